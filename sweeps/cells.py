@@ -1,0 +1,107 @@
+"""Cell and Trial: entries of the table and what may fill them; the published grids as data."""
+
+from dataclasses import dataclass
+from itertools import product
+
+from vit_trainer.config import FinetuneConfig
+from vit_trainer.data import DATASETS
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and with how many images per step a cell is trained."""
+
+    total_steps: int
+    """Optimiser steps, warm-up included."""
+    warmup_steps: int
+    """Optimiser steps of linear warm-up."""
+    global_batch_size: int = 512
+    """Images per optimiser step."""
+
+    @classmethod
+    def official(cls, dataset: str) -> "Schedule":
+        """The published schedule of a data set."""
+        info = DATASETS[dataset]
+        return cls(info.total_steps, info.warmup_steps, info.global_batch_size)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of the table. Its candidates (learning rates, seeds) compete only among themselves."""
+
+    upstream: str
+    model: str
+    dataset: str
+    resolution: int
+    schedule: Schedule
+    dropout: float
+
+    @property
+    def name(self) -> str:
+        """Readable and unique within a sweep: `ViT-B_16 cifar10 384px 10000 steps d0.1 from imagenet21k`."""
+        return (
+            f"{self.model} {self.dataset} {self.resolution}px {self.schedule.total_steps} steps "
+            f"d{self.dropout:g} from {self.upstream}"
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A cell with its nuisance values: one run."""
+
+    cell: Cell
+    base_lr: float
+    seed: int
+
+    @property
+    def config(self) -> FinetuneConfig:
+        """What train() is called with; raises InputError for values that make no sense."""
+        cell = self.cell
+        return FinetuneConfig(
+            model=cell.model,
+            dataset=cell.dataset,
+            upstream=cell.upstream,
+            resolution=cell.resolution,
+            dropout=cell.dropout,
+            base_lr=self.base_lr,
+            total_steps=cell.schedule.total_steps,
+            warmup_steps=cell.schedule.warmup_steps,
+            global_batch_size=cell.schedule.global_batch_size,
+            seed=self.seed,
+        )
+
+    @property
+    def trial_id(self) -> str:
+        return self.config.trial_id
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Models x datasets x dropouts, as the published table has them."""
+
+    models: tuple[str, ...]
+    datasets: tuple[str, ...]
+    dropouts: tuple[float, ...] = (0.0, 0.1)
+
+
+PAPER = Grid(
+    models=("R50+ViT-B_16", "ViT-B_16", "ViT-B_32", "ViT-L_16", "ViT-L_32"),
+    datasets=("cifar10", "cifar100", "imagenet2012"),
+)
+"""The official table, in its order; 384 px, from imagenet21k."""
+
+MINI = Grid(models=tuple(f"{name}-mini" for name in PAPER.models), datasets=("digits-even", "digits-odd"))
+"""The same question on a laptop: the five architectures in miniature, two data sets of real digits."""
+
+
+def cells_of(grid: Grid) -> list[Cell]:
+    """A grid's cells in the order of the table, each by the official recipe of its model and data set.
+
+    Raises:
+        InputError: a name that doesn't exist, or a dropout outside [0, 1).
+    """
+    cells = []
+    for model, dataset, dropout in product(grid.models, grid.datasets, grid.dropouts):
+        config = FinetuneConfig.official(model, dataset, dropout=dropout)
+        cells.append(Cell(config.upstream, model, dataset, config.resolution, Schedule.official(dataset), dropout))
+    return cells

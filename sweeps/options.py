@@ -1,0 +1,85 @@
+"""SweepOptions: the flags that every sweep understands, and what they make of its cells."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from sweeps.cells import MINI, PAPER, Cell, Grid, Trial
+from vit_trainer.architectures import MODELS
+from vit_trainer.config import FinetuneConfig
+from vit_trainer.data import DATASETS
+from vit_trainer.errors import InputError, one_of
+from vit_trainer.run_dir import RunDir
+
+_SEVERAL = Parameter(consume_multiple=True, negative=(), show_default=False)
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Which cells and candidates, where, and how."""
+
+    preset: Literal["auto", "paper", "mini"] = "auto"
+    """paper: the published grid. mini: its miniature, minutes on a laptop. auto: paper if the Ray cluster has GPUs."""
+    models: Annotated[tuple[str, ...], _SEVERAL] = ()
+    """Models, such as ViT-B_16 (ViT-B_16-mini in the miniature); the preset's unless given."""
+    datasets: Annotated[tuple[str, ...], _SEVERAL] = ()
+    """Data sets, such as cifar10 (digits-even in the miniature); the preset's unless given."""
+    dropouts: Annotated[tuple[float, ...], _SEVERAL] = ()
+    """Dropout probabilities in [0, 1); 0.0 and 0.1 unless given."""
+    base_lrs: Annotated[tuple[str, ...], _SEVERAL] = ()
+    """Candidate base learning rates, or `official` for the published one alone; the paper's four unless given."""
+    seeds: Annotated[tuple[int, ...], _SEVERAL] = (0,)
+    """Seeds; each is another candidate of its cell."""
+    storage: Path = Path("sweep-results")
+    """Folder for run folders and the MLflow file. The same command with the same storage goes on where it stopped."""
+    tracking_uri: str | None = None
+    """MLflow server or store; a SQLite file in the storage unless given."""
+    plan: Annotated[bool, Parameter(negative=())] = False
+    """Print what would run and its predicted cost, and start nothing."""
+    early_stopping: bool = True
+    """Stop candidates that fall behind others of their cell (ASHA)."""
+
+    def grid(self, preset: Literal["paper", "mini"]) -> Grid:
+        """The preset's grid, narrowed or replaced by what was asked for.
+
+        Raises:
+            InputError: a model or data set that doesn't exist, or not in this preset.
+        """
+        grid = MINI if preset == "mini" else PAPER
+        models = [name for name in MODELS if name.endswith("-mini") == (preset == "mini")]
+        datasets = [name for name in DATASETS if name.startswith("digits-") == (preset == "mini")]
+        for kind, given, valid in (("model", self.models, models), ("dataset", self.datasets, datasets)):
+            for name in given:
+                if name not in valid:
+                    raise one_of(f"{kind} of --preset {preset}", name, valid)
+        return Grid(self.models or grid.models, self.datasets or grid.datasets, self.dropouts or grid.dropouts)
+
+    def candidates(self, cells: list[Cell]) -> list[Trial]:
+        """Every candidate of every cell: its learning rates times the seeds.
+
+        Raises:
+            InputError: a learning rate or seed that makes no sense.
+        """
+        trials = [
+            Trial(cell, base_lr, seed) for cell in cells for base_lr in self._base_lrs_of(cell) for seed in self.seeds
+        ]
+        for trial in trials:
+            _ = trial.config  # checks the values
+        return trials
+
+    def _base_lrs_of(self, cell: Cell) -> tuple[float, ...]:
+        if not self.base_lrs:
+            return DATASETS[cell.dataset].base_lrs
+        if self.base_lrs == ("official",):
+            return (FinetuneConfig.official(cell.model, cell.dataset).base_lr,)
+        try:
+            return tuple(float(rate) for rate in self.base_lrs)
+        except ValueError:
+            given = " ".join(self.base_lrs)
+            raise InputError(f"base_lrs {given!r} are no numbers: give rates such as 0.01 0.03, or official") from None
+
+    def run_dir(self, trial: Trial) -> RunDir:
+        """The run folder of a trial."""
+        return RunDir(self.storage.resolve() / "runs" / trial.trial_id)

@@ -1,0 +1,34 @@
+"""The table: how accurate is each model on each data set, with and without dropout?
+
+Paper: An Image is Worth 16x16 Words (arXiv 2010.11929); figures from google-research/vision_transformer.
+Command: python sweeps/paper_grid.py
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # also as a script, from any folder
+
+from sweeps.cells import cells_of
+from sweeps.options import SweepOptions
+from sweeps.sweep import choose_preset, run_sweep
+from vit_trainer.command_line import new_app, run
+
+app = new_app("Runs the paper's fine-tuning table, or its miniature where there is no GPU.", name="paper_grid.py")
+
+DEFAULTS = SweepOptions()
+
+
+@app.default
+def paper_grid(*, options: Annotated[SweepOptions, Parameter(name="*")] = DEFAULTS) -> int:
+    """Run the models x data sets x dropouts of the published table, each with its candidate learning rates."""
+    preset = choose_preset(options, "sweeps/paper_grid.py")
+    cells = cells_of(options.grid(preset))
+    return run_sweep(f"paper_grid-{preset}", options.candidates(cells), options)
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,120 @@
+"""run_sweep(): plan, skip what is done, run the rest on Ray, watch, summarise."""
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from sweeps.board import Board, Result
+from sweeps.cells import Trial
+from sweeps.options import SweepOptions
+from sweeps.plan import longest_first, plan_lines
+from vit_trainer.checkpoint_files import require_checkpoint
+from vit_trainer.config import Execution
+from vit_trainer.data import require_dataset
+from vit_trainer.errors import InputError
+from vit_trainer.tracking import BackgroundShipper, default_tracking_uri
+
+
+def choose_preset(options: SweepOptions, script: str) -> Literal["paper", "mini"]:
+    """What `--preset auto` means here, said in one line: the paper's grid with GPUs, else the miniature."""
+    if options.preset != "auto":
+        return options.preset
+    from sweeps.tuner import count_gpus
+
+    if num_gpus := count_gpus():
+        print(f"{num_gpus} GPUs in the Ray cluster: running the paper's grid. For the miniature: --preset mini")
+        return "paper"
+    print(f"No GPU in the Ray cluster: running the miniature. For the paper's grid: python {script} --preset paper")
+    return "mini"
+
+
+def run_sweep(name: str, trials: list[Trial], options: SweepOptions) -> int:
+    """Bring every trial of a sweep to its end and print the table.
+
+    Args:
+        name: of the sweep; also of its MLflow experiment.
+        trials: every candidate of every cell.
+
+    Returns:
+        The exit code: 0 if every cell has a number, 1 if one has not.
+
+    Raises:
+        InputError: weights, data or the storage can't be used; raised before Ray starts.
+    """
+    trials = longest_first(list({trial.trial_id: trial for trial in trials}.values()))
+    results = {trial.trial_id: _settled(options.run_dir(trial).result(), options) for trial in trials}
+    if options.plan:
+        print("\n".join(plan_lines(trials, sum(result is not None for result in results.values()))))
+        return 0
+    pending = [trial for trial in trials if results[trial.trial_id] is None]
+    _check(pending, options)
+    board = Board(trials)
+    for trial_id, result in results.items():
+        if result is not None:
+            board.ended(trial_id, result)
+    tracking_uri = options.tracking_uri or default_tracking_uri(options.storage)
+    print(f"{name}: {len(trials)} trials, {len(trials) - len(pending)} of them done, in {options.storage.resolve()}")
+    if pending:
+        _run(name, trials, pending, options, tracking_uri, board)
+    return _summarise(trials, board, options, tracking_uri)
+
+
+def _settled(result: Mapping[str, Any] | None, options: SweepOptions) -> Result | None:
+    """The result if it needs no further work: finished, or stopped where early stopping is still asked for."""
+    if result is None or result["status"] == "failed":
+        return None
+    return None if result["status"] == "stopped" and not options.early_stopping else result
+
+
+def _check(pending: list[Trial], options: SweepOptions) -> None:
+    for model, upstream in dict.fromkeys((trial.cell.model, trial.cell.upstream) for trial in pending):
+        require_checkpoint(model, upstream)
+    for dataset in dict.fromkeys(trial.cell.dataset for trial in pending):
+        require_dataset(dataset)
+    try:
+        (options.storage / "runs").mkdir(parents=True, exist_ok=True)
+        probe = options.storage / f".write-probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"storage {options.storage} cannot be written: {error.strerror}; give a writable folder"
+        ) from error
+
+
+def _run(
+    name: str, trials: list[Trial], pending: list[Trial], options: SweepOptions, tracking_uri: str, board: Board
+) -> None:
+    from sweeps.tuner import run_trials
+
+    artifacts = options.storage / "mlflow-artifacts"
+    shipper = BackgroundShipper(tracking_uri, name, artifacts, {"sweep": name, "command": " ".join(sys.argv)})
+
+    def ship(trial: Trial) -> None:
+        shipper.ship(options.run_dir(trial), _tags(trial))
+
+    for trial in trials:
+        ship(trial)
+    with board:
+        run_trials(trials, pending, options, Execution(), board, ship)
+    shipper.close()
+    if shipper.failure:
+        print(f"MLflow at {tracking_uri} did not get everything: {shipper.failure}", file=sys.stderr)
+
+
+def _tags(trial: Trial) -> dict[str, str]:
+    return {"cell": trial.cell.name, "model": trial.cell.model, "dataset": trial.cell.dataset}
+
+
+def _summarise(trials: list[Trial], board: Board, options: SweepOptions, tracking_uri: str) -> int:
+    board.console.print(board.table())
+    failed = False
+    for trial in trials:
+        result = options.run_dir(trial).result()
+        if result is None or result["status"] == "failed":
+            failed = True
+            cause = "no result" if result is None else result.get("cause")
+            print(f"failed: {trial.trial_id}: {cause}", file=sys.stderr)
+    print(f"compare the runs: {sys.executable} -m mlflow ui --backend-store-uri {tracking_uri}")
+    return 1 if failed else 0

@@ -1,0 +1,145 @@
+"""FinetuneConfig: what a trial is. Execution: how it is run. Standard library only."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vit_trainer.architectures import MODELS
+from vit_trainer.data import DATASETS
+from vit_trainer.errors import InputError, one_of
+
+UPSTREAMS = ("imagenet21k", "imagenet21k+imagenet2012", "imagenet21k+imagenet2012-224", "digits", "scratch")
+"""What a fine-tune starts from: released checkpoints, the miniatures' checkpoints, or random weights."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """One trial: every value that changes its result, and nothing else.
+
+    GPUs, processes, micro-batches, workers and paths are not here, since the result doesn't depend on them.
+    Values are checked, never repaired: a bad one raises `InputError`.
+    """
+
+    model: str
+    """A key of MODELS."""
+    dataset: str
+    """A key of DATASETS."""
+    upstream: str = "imagenet21k"
+    """One of UPSTREAMS, or `npz-<first 12 hex digits of its SHA-256>` for weights from a file of one's own."""
+    resolution: int = 384
+    """Side of the input image in pixels; a multiple of the model's stride."""
+    dropout: float = 0.0
+    """Probability in [0, 1) at the official places: position embedding, attention output, GELU, second dense."""
+    base_lr: float = 0.03
+    """Learning rate after warm-up; positive."""
+    total_steps: int = 10_000
+    """Optimiser steps in the whole run, warm-up included; at least 1."""
+    warmup_steps: int = 500
+    """Optimiser steps of linear warm-up; in [0, total_steps)."""
+    global_batch_size: int = 512
+    """Images per optimiser step = micro_batch_size * num_processes * accumulation_steps."""
+    seed: int = 0
+    """Decides image order, crops, flips and dropout masks; in [0, 2**32)."""
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise one_of("model", self.model, list(MODELS))
+        if self.dataset not in DATASETS:
+            raise one_of("dataset", self.dataset, list(DATASETS))
+        if self.upstream not in UPSTREAMS and not self.upstream.startswith("npz-"):
+            raise one_of("upstream", self.upstream, list(UPSTREAMS))
+        architecture = MODELS[self.model]
+        if not architecture.accepts(self.resolution):
+            stride = architecture.stride
+            near = max(stride, round(self.resolution / stride) * stride)
+            raise InputError(
+                f"resolution {self.resolution} does not fit {self.model}: give a multiple of {stride}, such as {near}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout {self.dropout} is outside [0, 1): give the probability of dropping a value")
+        if not (math.isfinite(self.base_lr) and self.base_lr > 0):
+            raise InputError(f"base_lr {self.base_lr} is not positive: give a learning rate such as 0.03")
+        if self.total_steps < 1:
+            raise InputError(f"total_steps {self.total_steps} is below 1: give the number of optimiser steps")
+        if not 0 <= self.warmup_steps < self.total_steps:
+            raise InputError(f"warmup_steps {self.warmup_steps} is outside [0, total_steps={self.total_steps})")
+        if self.global_batch_size < 1:
+            raise InputError(f"global_batch_size {self.global_batch_size} is below 1: give images per step")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed {self.seed} is outside [0, 2**32): give a whole number such as 0")
+
+    @classmethod
+    def official(cls, model: str, dataset: str, **overrides: Any) -> "FinetuneConfig":
+        """The published recipe for a model on a data set, with some values replaced.
+
+        Rates as in the official configs (vit.py:35): 0.03, but 0.01 for ViT-B_16 on CIFAR-10.
+
+        Raises:
+            InputError: an override that is no field; the message names the nearest one.
+        """
+        if model not in MODELS:
+            raise one_of("model", model, list(MODELS))
+        if dataset not in DATASETS:
+            raise one_of("dataset", dataset, list(DATASETS))
+        info = DATASETS[dataset]
+        values: dict[str, Any] = {
+            "upstream": info.upstream,
+            "resolution": MODELS[model].resolution,
+            "base_lr": 0.01 if (model, dataset) == ("ViT-B_16", "cifar10") else info.official_base_lr,
+            "total_steps": info.total_steps,
+            "warmup_steps": info.warmup_steps,
+            "global_batch_size": info.global_batch_size,
+        }
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in overrides:
+            if name not in names:
+                raise one_of("field", name, names)
+        return cls(model, dataset, **(values | overrides))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    @property
+    def trial_id(self) -> str:
+        """A readable prefix and a hash of every field: the trial's name for ever.
+
+        >>> FinetuneConfig("ViT-B_16", "cifar10", dropout=0.1).trial_id
+        'ViT-B_16-cifar10-d0.1-lr0.03-s0-8d02d1'
+        """
+        digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        return f"{self.model}-{self.dataset}-d{self.dropout:g}-lr{self.base_lr:g}-s{self.seed}-{digest[:6]}"
+
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a trial is run. Nothing here changes what it learns, beyond rounding."""
+
+    micro_batch_size: int | None = None
+    """Images per forward and backward; None: as many as usually fit, at most one process's share of a step."""
+    precision: Precision = "auto"
+    """Numbers in matrix products; auto: bfloat16 on GPUs that have it, else float32. Weights are float32."""
+    evaluation_batch_size: int = 256
+    """Images per forward pass of an evaluation; the result doesn't depend on it."""
+    num_evaluations: int | None = None
+    """Validations per run, evenly spaced, the last at the last step; None: what the data set's recipe says."""
+    log_every_steps: int = 50
+    """Optimiser steps between rows of the journal that hold only the training loss."""
+    checkpoint: str | None = None
+    """A local .npz with the weights to start from, instead of the upstream's."""
+    save_weights: bool = False
+    """Whether a finished trial leaves model.safetensors."""
+
+    def __post_init__(self) -> None:
+        for name in ("micro_batch_size", "evaluation_batch_size", "num_evaluations", "log_every_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} {value} is below 1: give a whole number of at least 1")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise one_of("precision", self.precision, ["auto", "float32", "bfloat16"])

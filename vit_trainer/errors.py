@@ -1,0 +1,38 @@
+"""What can go wrong, as a tree: the class says whose fault it is, the message what to do."""
+
+
+class VitTrainerError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class InputError(VitTrainerError, ValueError):
+    """Something that the user gave cannot be used; the command line prints it as one line and exits with 2."""
+
+
+class CheckpointError(InputError):
+    """A weights file that is missing, damaged, unsafe or made for another model."""
+
+
+class DataError(InputError):
+    """A data set that is missing, incomplete or damaged."""
+
+
+class NonFiniteLossError(VitTrainerError):
+    """The loss became NaN or infinite: the run stops at that step, its last checkpoint stays."""
+
+
+class LeaseLostError(VitTrainerError):
+    """Another process has taken over this run folder, so this one must stop writing."""
+
+
+def one_of(kind: str, given: str, valid: list[str]) -> InputError:
+    """The error for an unknown name: what was given, the nearest valid name first, then the others.
+
+    >>> print(one_of("model", "ViT-B16", ["ViT-L_16", "ViT-B_16"]))
+    unknown model 'ViT-B16'; did you mean 'ViT-B_16'? Valid: ViT-B_16, ViT-L_16
+    """
+    import difflib
+
+    ranked = sorted(valid, key=lambda name: -difflib.SequenceMatcher(None, given.lower(), name.lower()).ratio())
+    hint = f"; did you mean {ranked[0]!r}?" if difflib.get_close_matches(given, ranked, n=1, cutoff=0.6) else "."
+    return InputError(f"unknown {kind} {given!r}{hint} Valid: {', '.join(ranked)}")

@@ -1,0 +1,61 @@
+"""Makes the miniature checkpoints: pre-training on digits that no fine-tuning ever sees.
+
+As in the paper's own pre-training: Adam, weight decay, warm-up, linear decay, the same augmentation.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import nn
+
+from vit_trainer.architectures import MODELS
+from vit_trainer.checkpoint_files import write_npz
+from vit_trainer.checkpoints import export_arrays
+from vit_trainer.config import FinetuneConfig
+from vit_trainer.data import DATASETS, load_dataset
+from vit_trainer.data.splits import MicroBatch
+from vit_trainer.evaluate import evaluate
+from vit_trainer.models import build_model
+from vit_trainer.randomness import image_order
+
+PEAK_LR = 1e-3
+WEIGHT_DECAY = 0.05
+
+
+def pretrain_miniature(model_name: str, path: Path, *, total_steps: int, seed: int = 0) -> float:
+    """Train a miniature from random weights on `digits-pretrain` and write it as an official-format .npz.
+
+    Returns:
+        Accuracy in [0, 1] on the validation split of `digits-pretrain`.
+    """
+    config = FinetuneConfig.official(
+        model_name, "digits-pretrain", total_steps=total_steps, warmup_steps=total_steps // 10, seed=seed
+    )
+    torch.manual_seed(seed)
+    architecture, data = MODELS[model_name], load_dataset(config.dataset)
+    num_classes = DATASETS[config.dataset].num_classes
+    model = build_model(architecture, num_classes=num_classes, resolution=config.resolution)
+    nn.init.normal_(model.pos_embed, std=0.02)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, weight_decay=WEIGHT_DECAY)
+    device = torch.device("cpu")
+    micro_batches = (
+        MicroBatch(
+            step,
+            slice(0, config.global_batch_size),
+            image_order(seed, step * config.global_batch_size, config.global_batch_size, len(data.train)),
+        )
+        for step in range(total_steps)
+    )
+    batches = data.train.train_batches(micro_batches, seed=seed, resolution=config.resolution, device=device)
+    for step, (images, labels) in enumerate(batches):
+        warm_up, decay = step / config.warmup_steps, (total_steps - step) / (total_steps - config.warmup_steps)
+        optimizer.param_groups[0]["lr"] = PEAK_LR * min(warm_up, decay)
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    write_npz(path, export_arrays(model, architecture))
+    accelerator = Accelerator(cpu=True)
+    return evaluate(model, data.validation, accelerator, resolution=config.resolution, batch_size=256).accuracy
