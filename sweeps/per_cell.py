@@ -59,7 +59,7 @@ class PerCellASHA(FIFOScheduler):
 
     def __init__(self, trials: list[Trial]) -> None:
         """trials: all of the sweep, also those that are done; see `replay` for these."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.decisions: dict[str, Decision] = {}
         self._trials = {trial.trial_id: trial for trial in trials}
         self._cells: dict[Cell, _CellState] = {}
@@ -134,7 +134,7 @@ def trial_id_of(trial: TuneTrial) -> str:
 
 
 def _asha(total_steps: int) -> AsyncHyperBandScheduler:
-    return AsyncHyperBandScheduler(  # type: ignore[no-untyped-call]
+    return AsyncHyperBandScheduler(
         time_attr="step",
         metric=METRIC,
         mode="max",
