@@ -1,16 +1,19 @@
-"""Files of official .npz checkpoints: where they are, reading and writing them. Imports no torch."""
+"""Files of official .npz checkpoints: where they are, checking, reading and writing them. Imports no torch."""
 
 import hashlib
 import io
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_trainer.architectures import MODELS
+from vit_trainer.checkpoint_format import Contents, check_fits
 from vit_trainer.errors import CheckpointError
 from vit_trainer.run_dir import write_atomically
 
@@ -18,6 +21,15 @@ Arrays = dict[str, NDArray[np.float32]]
 """Array names of the released files, such as `embedding/kernel`, and their values."""
 
 MINIATURES = Path(__file__).parent / "miniatures"
+
+OFFICIAL_SOURCE = "https://storage.googleapis.com/vit_models"
+
+RELEASED: dict[str, tuple[str, ...]] = {
+    "imagenet21k": ("ViT-B_16", "ViT-B_32", "ViT-L_16", "ViT-L_32", "ViT-H_14", "R50+ViT-B_16"),
+    "imagenet21k+imagenet2012": ("ViT-B_16", "ViT-B_32", "ViT-L_16", "ViT-L_32", "R50+ViT-B_16"),
+    "imagenet21k+imagenet2012-224": ("ViT-B_16", "ViT-L_16"),
+}
+"""Upstreams whose files can be fetched, and the models that each was released for."""
 
 
 def cache_folder() -> Path:
@@ -31,22 +43,54 @@ def checkpoint_path(model: str, upstream: str) -> Path:
     """The file with a model's upstream weights; it may not exist."""
     if upstream == "digits":
         return MINIATURES / f"{model}.npz"
-    folder, suffix = (upstream.removesuffix("-224"), "-224") if upstream.endswith("-224") else (upstream, "")
-    return cache_folder() / folder / f"{model}{suffix}.npz"
+    folder, name = released_name(model, upstream)
+    return cache_folder() / folder / name
+
+
+def released_name(model: str, upstream: str) -> tuple[str, str]:
+    """Folder and file name below `OFFICIAL_SOURCE` or a mirror of it.
+
+    >>> released_name("ViT-B_16", "imagenet21k+imagenet2012-224")
+    ('imagenet21k+imagenet2012', 'ViT-B_16-224.npz')
+    """
+    suffix = "-224" if upstream.endswith("-224") else ""
+    return upstream.removesuffix("-224"), f"{model}{suffix}.npz"
 
 
 def require_checkpoint(model: str, upstream: str) -> Path | None:
-    """The file with a model's upstream weights, or None where it starts from scratch.
+    """The file with a model's upstream weights, or None where it starts from scratch. Only its headers are read.
 
     Raises:
-        CheckpointError: the file isn't there; says which one to put where.
+        CheckpointError: the file isn't there (says which one to put where), or doesn't fit the model.
     """
     if upstream == "scratch":
         return None
     path = checkpoint_path(model, upstream)
     if not path.is_file():
-        raise CheckpointError(f"no {upstream} checkpoint of {model}: put the official file at {path}")
+        if upstream == "digits":
+            advice = f"python -m vit_trainer pretrain-mini {model} makes it; official models have none"
+        elif model in RELEASED.get(upstream, ()):
+            advice = (
+                f"run python -m vit_trainer fetch {model} --upstream {upstream}, or put the official file at {path}"
+            )
+        else:
+            advice = f"none was released; put a file in the official format at {path}"
+        raise CheckpointError(f"no {upstream} checkpoint of {model}: {advice}")
+    check_checkpoint(path, model)
     return path
+
+
+def check_checkpoint(path: Path, model: str, *, source: str | None = None) -> Contents:
+    """Check by its headers that a file holds a model's weights, in milliseconds whatever its size.
+
+    Args:
+        source: what to call the file in errors; its path unless given.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, unsafe, or another model's: then says which one's.
+    """
+    source = source or str(path)
+    return check_fits(read_shapes(path, source=source), MODELS[model], source=source)
 
 
 def file_upstream(path: Path) -> str:
@@ -75,18 +119,70 @@ def read_npz(path: Path) -> Arrays:
     Raises:
         CheckpointError: the file is missing, truncated, no .npz, or holds pickled objects.
     """
+    with _named_errors(path, str(path)), np.load(path, allow_pickle=False) as file:
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise CheckpointError(f"{path} holds one array, not an .npz archive: give an official checkpoint")
+        return {name: file[name] for name in file.files}
+
+
+def read_shapes(path: Path, *, source: str | None = None) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays in an .npz, from their headers alone.
+
+    Args:
+        source: what to call the file in errors; its path unless given.
+
+    Raises:
+        CheckpointError: as `read_npz`, or an array isn't float32.
+    """
+    source = source or str(path)
+    shapes = {}
+    with _named_errors(path, source), zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            if not member.endswith(".npy"):
+                continue
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+            name = member.removesuffix(".npy")
+            if dtype.hasobject:
+                raise CheckpointError(f"{source} holds pickled objects ({name}), which could run code: refused")
+            if dtype != np.float32:
+                raise CheckpointError(f"{source}: {name} is {dtype}, not float32: give an official file")
+            shapes[name] = shape
+    return shapes
+
+
+def check_whole(path: Path, *, source: str | None = None) -> None:
+    """Read a whole .npz and compare every array with its checksum: a second or two per GB.
+
+    Args:
+        source: what to call the file in errors; its path unless given.
+
+    Raises:
+        CheckpointError: the file is truncated or a bit of it is wrong.
+    """
+    source = source or str(path)
+    with _named_errors(path, source), zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise CheckpointError(f"{source} is damaged (wrong checksum of {damaged}): fetch it again")
+
+
+@contextmanager
+def _named_errors(path: Path, source: str) -> Iterator[None]:
+    """Whatever goes wrong in reading an .npz, as one line that names the file."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise CheckpointError(f"{path} holds one array, not an .npz archive: give an official checkpoint")
-            return {name: file[name] for name in file.files}
+        yield
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}: put the official .npz file there") from error
     except IsADirectoryError as error:
         raise CheckpointError(f"{path} is a folder: give the .npz file itself") from error
+    except CheckpointError:
+        raise
     except ValueError as error:
         if "allow_pickle" in str(error):
-            raise CheckpointError(f"{path} holds pickled objects, which could run code: refused") from error
-        raise CheckpointError(f"{path} is damaged ({error}): fetch it again") from error
-    except (zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
-        raise CheckpointError(f"{path} is truncated or no .npz archive ({error}): fetch it again") from error
+            raise CheckpointError(f"{source} holds pickled objects, which could run code: refused") from error
+        raise CheckpointError(f"{source} is damaged ({error}): fetch it again") from error
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, zlib.error) as error:
+        raise CheckpointError(f"{source} is truncated or no .npz archive ({error}): fetch it again") from error

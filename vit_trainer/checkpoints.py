@@ -1,89 +1,23 @@
-"""Official .npz checkpoints as arrays: load them into a model, check that they fit, and make them from one.
+"""Official .npz checkpoints as arrays: load them into a model, and make them from one.
 
 The arrays of a file and the parameters of the timm model are the same numbers in other layouts; `tensor_map` lists
 the pairs once, and loading, writing and checking all follow it.
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from vit_trainer.architectures import MODELS, Architecture
-from vit_trainer.checkpoint_files import Arrays
+from vit_trainer.checkpoint_files import Arrays, check_checkpoint, read_npz
+from vit_trainer.checkpoint_format import Layout, check_fits, tensor_map, token_grid
 from vit_trainer.errors import CheckpointError
-
-Layout = Literal["same", "flat", "conv", "dense", "heads_in", "heads_in_bias", "heads_out"]
-
-POSITION_EMBEDDING = "Transformer/posembed_input/pos_embedding"
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An array of the file and the parameter that holds the same numbers."""
-
-    array: str
-    parameter: str
-    layout: Layout = "same"
-    third: int | None = None
-    """Which third of timm's joint query, key and value parameter; None: all of the parameter."""
-
-
-def tensor_map(architecture: Architecture, *, pre_logits: bool = False, head: bool = True) -> list[Pair]:
-    """Every pair of (array in the .npz, parameter of the model), in the order of the forward pass."""
-    pairs = []
-    if architecture.resnet_stages:
-        backbone = "patch_embed.backbone"
-        pairs.append(Pair("conv_root/kernel", f"{backbone}.stem.conv.weight", "conv"))
-        pairs += _norm("gn_root", f"{backbone}.stem.norm", "flat")
-        for stage, num_units in enumerate(architecture.resnet_stages):
-            for unit in range(num_units):
-                there, here = f"block{stage + 1}/unit{unit + 1}", f"{backbone}.stages.{stage}.blocks.{unit}"
-                names = {"conv1": "gn1", "conv2": "gn2", "conv3": "gn3"} | (
-                    {"conv_proj": "gn_proj"} if unit == 0 else {}
-                )
-                for conv, norm in names.items():
-                    conv_here = "downsample.conv" if conv == "conv_proj" else conv
-                    norm_here = "downsample.norm" if conv == "conv_proj" else conv.replace("conv", "norm")
-                    pairs.append(Pair(f"{there}/{conv}/kernel", f"{here}.{conv_here}.weight", "conv"))
-                    pairs += _norm(f"{there}/{norm}", f"{here}.{norm_here}", "flat")
-    pairs.append(Pair("embedding/kernel", "patch_embed.proj.weight", "conv"))
-    pairs.append(Pair("embedding/bias", "patch_embed.proj.bias"))
-    pairs.append(Pair("cls", "cls_token"))
-    pairs.append(Pair(POSITION_EMBEDDING, "pos_embed"))
-    for block in range(architecture.depth):
-        there, here = f"Transformer/encoderblock_{block}", f"blocks.{block}"
-        attention = f"{there}/MultiHeadDotProductAttention_1"
-        pairs += _norm(f"{there}/LayerNorm_0", f"{here}.norm1")
-        for third, name in enumerate(("query", "key", "value")):
-            pairs.append(Pair(f"{attention}/{name}/kernel", f"{here}.attn.qkv.weight", "heads_in", third))
-            pairs.append(Pair(f"{attention}/{name}/bias", f"{here}.attn.qkv.bias", "heads_in_bias", third))
-        pairs.append(Pair(f"{attention}/out/kernel", f"{here}.attn.proj.weight", "heads_out"))
-        pairs.append(Pair(f"{attention}/out/bias", f"{here}.attn.proj.bias"))
-        pairs += _norm(f"{there}/LayerNorm_2", f"{here}.norm2")
-        pairs += _dense(f"{there}/MlpBlock_3/Dense_0", f"{here}.mlp.fc1")
-        pairs += _dense(f"{there}/MlpBlock_3/Dense_1", f"{here}.mlp.fc2")
-    pairs += _norm("Transformer/encoder_norm", "norm")
-    if pre_logits:
-        pairs += _dense("pre_logits", "head.pre_logits")
-    if head:
-        pairs += _dense("head", "head.head" if pre_logits else "head")
-    return pairs
-
-
-def _norm(there: str, here: str, layout: Layout = "same") -> list[Pair]:
-    return [Pair(f"{there}/scale", f"{here}.weight", layout), Pair(f"{there}/bias", f"{here}.bias", layout)]
-
-
-def _dense(there: str, here: str) -> list[Pair]:
-    return [Pair(f"{there}/kernel", f"{here}.weight", "dense"), Pair(f"{there}/bias", f"{here}.bias")]
+from vit_trainer.models import build_model
 
 
 def _to_parameter(array: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
@@ -116,11 +50,23 @@ def _to_array(parameter: NDArray[np.float32], layout: Layout, num_heads: int) ->
     return parameter
 
 
-def export_arrays(model: VisionTransformer, architecture: Architecture) -> Arrays:
-    """The model's weights under the released array names and layouts, as float32."""
-    parameters = {name: tensor.detach().float().cpu().numpy() for name, tensor in model.state_dict().items()}
+def to_parameters(arrays: Arrays, architecture: Architecture, *, head: bool = True) -> Arrays:
+    """Official arrays that fit the architecture as timm's parameters; views of them where possible.
+
+    Args:
+        head: whether the head, and `pre_logits` if there is one, is among them.
+    """
+    pre_logits = head and "pre_logits/kernel" in arrays
+    parts: dict[str, list[NDArray[np.float32]]] = {}
+    for pair in tensor_map(architecture, pre_logits=pre_logits, head=head):
+        parts.setdefault(pair.parameter, []).append(_to_parameter(arrays[pair.array], pair.layout))
+    return {name: np.concatenate(part) if len(part) > 1 else part[0] for name, part in parts.items()}
+
+
+def to_arrays(parameters: Arrays, architecture: Architecture) -> Arrays:
+    """timm's parameters as official arrays: the reverse of `to_parameters`, bit for bit."""
     arrays: Arrays = {}
-    for pair in tensor_map(architecture, pre_logits=isinstance(model.head, nn.Sequential)):
+    for pair in tensor_map(architecture, pre_logits="head.pre_logits.weight" in parameters):
         parameter = parameters[pair.parameter]
         if pair.third is not None:
             parameter = np.split(parameter, 3)[pair.third]
@@ -128,23 +74,16 @@ def export_arrays(model: VisionTransformer, architecture: Architecture) -> Array
     return arrays
 
 
-def looks_like(arrays: Mapping[str, NDArray[np.float32]]) -> str:
-    """The name of the model whose file this seems to be, for error messages."""
-    kernel = arrays.get("embedding/kernel")
-    if kernel is None:
-        return "no Vision Transformer"
-    depth = sum(name.endswith("/LayerNorm_0/scale") for name in arrays)
-    for name, architecture in MODELS.items():
-        shape = (architecture.patch_size, architecture.patch_size, architecture.patch_channels, architecture.width)
-        if kernel.shape == shape and depth == architecture.depth:
-            return name
-    return f"a model with patch {kernel.shape[0]}, width {kernel.shape[-1]} and depth {depth}"
+def export_arrays(model: VisionTransformer, architecture: Architecture) -> Arrays:
+    """The model's weights under the released array names and layouts, as float32."""
+    parameters = {name: tensor.detach().float().cpu().numpy() for name, tensor in model.state_dict().items()}
+    return to_arrays(parameters, architecture)
 
 
 def load_arrays(
     model: VisionTransformer,
     architecture: Architecture,
-    arrays: Mapping[str, NDArray[np.float32]],
+    arrays: Arrays,
     *,
     keep_head: bool = False,
     source: str = "the checkpoint",
@@ -152,44 +91,59 @@ def load_arrays(
     """Copy official arrays into a model from `build_model`, resizing position embeddings to its resolution.
 
     Args:
-        keep_head: load the file's head (and `pre_logits`, if the model has it); otherwise the head stays zero.
+        keep_head: load the file's head, and `pre_logits`; the model must have the same. Otherwise the head stays zero.
         source: what to call the arrays in errors.
 
     Raises:
         CheckpointError: an array is missing or has another shape; the model stays as it was.
     """
-    pre_logits = isinstance(model.head, nn.Sequential)
-    target = model.state_dict()
-    loaded: dict[str, list[Tensor]] = {}
-    for pair in tensor_map(architecture, pre_logits=pre_logits and keep_head, head=keep_head):
-        if pair.array not in arrays:
-            raise CheckpointError(
-                f"{source} lacks {pair.array}; it looks like {looks_like(arrays)}: give the right file"
-            )
-        array = arrays[pair.array]
+    for name, array in arrays.items():
         if array.dtype != np.float32:
-            raise CheckpointError(f"{source}: {pair.array} is {array.dtype}, not float32: give an official file")
-        expected = target[pair.parameter].shape
-        if pair.third is not None:
-            expected = torch.Size([expected[0] // 3, *expected[1:]])
-        try:
-            tensor = torch.from_numpy(np.ascontiguousarray(_to_parameter(array, pair.layout)))
-        except ValueError:
-            tensor = torch.empty(0)  # too few dimensions for the layout
-        if pair.array == POSITION_EMBEDDING and tensor.ndim == 3 and tensor.shape[-1] == architecture.width:
-            tensor = resize_position_embedding(tensor, token_grid(expected[1]))
-        if tensor.shape != expected:
+            raise CheckpointError(f"{source}: {name} is {array.dtype}, not float32: give an official file")
+    contents = check_fits({name: array.shape for name, array in arrays.items()}, architecture, source=source)
+    if keep_head:
+        pre_logits = model.state_dict().get("head.pre_logits.weight")
+        expected = (None if pre_logits is None else len(pre_logits), model.num_classes)
+        if (contents.representation_size, contents.num_classes) != expected:
             raise CheckpointError(
-                f"{source}: {pair.array} has shape {array.shape}, which does not fit; "
-                f"it looks like {looks_like(arrays)}"
+                f"{source} has a head of {contents.num_classes} classes on {contents.representation_size or 'no'} "
+                f"pre_logits, the model one of {expected[1]} on {expected[0] or 'no'}: its head cannot be kept"
             )
-        loaded.setdefault(pair.parameter, []).append(tensor)
-    model.load_state_dict({name: torch.cat(parts) for name, parts in loaded.items()}, strict=False)
+    parameters = to_parameters(arrays, architecture, head=keep_head)
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in parameters.items()}
+    tensors["pos_embed"] = resize_position_embedding(tensors["pos_embed"], token_grid(model.pos_embed.shape[1]))
+    model.load_state_dict(tensors, strict=False)
 
 
-def token_grid(num_tokens: int) -> int:
-    """Side of the square grid of `num_tokens` tokens, one of which is the class token."""
-    return math.isqrt(num_tokens - 1)
+def pretrained_model(
+    model_name: str, path: Path, *, resolution: int, num_classes: int | None = None, dropout: float = 0.0
+) -> VisionTransformer:
+    """A model with the weights of an official file, its position embeddings resized.
+
+    Args:
+        model_name: a key of MODELS.
+        resolution: side of the images in pixels.
+        num_classes: outputs of a new head, which is zero; None keeps the file's head, with `pre_logits` if it has it.
+        dropout: probability in [0, 1) at the official places.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, unsafe, another model's, or has no head to keep.
+    """
+    architecture = MODELS[model_name]
+    contents = check_checkpoint(path, model_name)
+    keep_head = num_classes is None
+    num_outputs = contents.num_classes if num_classes is None else num_classes
+    if num_outputs is None:
+        raise CheckpointError(f"{path} has no head to keep: give a file with head/kernel and head/bias")
+    model = build_model(
+        architecture,
+        num_classes=num_outputs,
+        resolution=resolution,
+        dropout=dropout,
+        representation_size=contents.representation_size if keep_head else None,
+    )
+    load_arrays(model, architecture, read_npz(path), keep_head=keep_head, source=str(path))
+    return model
 
 
 def resize_position_embedding(table: Tensor, grid: int) -> Tensor:

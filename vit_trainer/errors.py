@@ -17,6 +17,10 @@ class DataError(InputError):
     """A data set that is missing, incomplete or damaged."""
 
 
+class DownloadError(InputError):
+    """A file that couldn't be downloaded; the message says which one to put where."""
+
+
 class NonFiniteLossError(VitTrainerError):
     """The loss became NaN or infinite: the run stops at that step, its last checkpoint stays."""
 

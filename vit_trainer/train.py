@@ -16,8 +16,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.checkpoint_files import read_npz, require_checkpoint
-from vit_trainer.checkpoints import load_arrays
+from vit_trainer.checkpoint_files import require_checkpoint
+from vit_trainer.checkpoints import pretrained_model
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data import DATASETS, load_dataset
 from vit_trainer.data.splits import MicroBatch
@@ -116,7 +116,7 @@ def _train(
     )
 
     # Model.
-    raw_model = pretrained_model(config, execution)
+    raw_model = initial_model(config, execution)
     keys = dropout_keys_of(raw_model)
     model: nn.Module = accelerator.prepare(raw_model)
     model.train()
@@ -241,19 +241,16 @@ def _micro_batch_size(config: FinetuneConfig, execution: Execution, accelerator:
     return execution.micro_batch_size
 
 
-def pretrained_model(config: FinetuneConfig, execution: Execution) -> VisionTransformer:
+def initial_model(config: FinetuneConfig, execution: Execution) -> VisionTransformer:
     """The model of a trial at step 0: upstream weights, position embeddings resized, a zero head."""
-    architecture = MODELS[config.model]
-    model = build_model(
-        architecture,
-        num_classes=DATASETS[config.dataset].num_classes,
-        resolution=config.resolution,
-        dropout=config.dropout,
-    )
+    num_classes = DATASETS[config.dataset].num_classes
     path = Path(execution.checkpoint) if execution.checkpoint else require_checkpoint(config.model, config.upstream)
-    if path is not None:
-        load_arrays(model, architecture, read_npz(path), source=str(path))
-    return model
+    if path is None:
+        architecture = MODELS[config.model]
+        return build_model(architecture, num_classes=num_classes, resolution=config.resolution, dropout=config.dropout)
+    return pretrained_model(
+        config.model, path, resolution=config.resolution, num_classes=num_classes, dropout=config.dropout
+    )
 
 
 def steps_of_evaluations(config: FinetuneConfig, execution: Execution) -> set[int]:

@@ -1,0 +1,100 @@
+"""fetch(): official checkpoints from the web, a mirror or a folder into the cache. Imports no torch."""
+
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from vit_trainer.checkpoint_files import (
+    OFFICIAL_SOURCE,
+    RELEASED,
+    check_checkpoint,
+    check_whole,
+    checkpoint_path,
+    released_name,
+)
+from vit_trainer.downloads import Watcher, download
+from vit_trainer.errors import InputError, one_of
+
+
+def fetch(model: str, upstream: str, *, watcher: Watcher, source: str | None = None) -> tuple[Path, bool]:
+    """Have a model's official file in the cache folder: checked, whole, downloaded once for all who ask.
+
+    Args:
+        model: a key of MODELS.
+        upstream: a key of RELEASED.
+        source: a mirror of `OFFICIAL_SOURCE` as an address or a folder, or the .npz file itself.
+
+    Returns:
+        Where the file lies, and whether it had to be downloaded.
+
+    Raises:
+        InputError: no such file was released.
+        CheckpointError: the file at the source is damaged or another model's; it isn't put in place.
+        DownloadError: the source can't be reached; says which file to put where.
+    """
+    if upstream not in RELEASED:
+        raise one_of("upstream to fetch", upstream, list(RELEASED))
+    if source is None and model not in RELEASED[upstream]:
+        raise InputError(f"no {upstream} file of {model} was released; valid: {', '.join(RELEASED[upstream])}")
+
+    def check(path: Path, name: str) -> None:
+        check_checkpoint(path, model, source=name)
+        check_whole(path, source=name)
+
+    path = checkpoint_path(model, upstream)
+    address = file_address(source or OFFICIAL_SOURCE, model, upstream)
+    return path, download(address, path, check=check, watcher=watcher)
+
+
+def file_address(source: str, model: str, upstream: str) -> str:
+    """Where a model's file is at a source.
+
+    >>> file_address(OFFICIAL_SOURCE, "R50+ViT-B_16", "imagenet21k")
+    'https://storage.googleapis.com/vit_models/imagenet21k/R50%2BViT-B_16.npz'
+    """
+    if source.endswith(".npz"):
+        return source
+    folder, name = released_name(model, upstream)
+    if "://" in source:
+        return f"{source.rstrip('/')}/{quote(folder)}/{quote(name)}"
+    in_folder = Path(source) / folder / name
+    return str(in_folder if in_folder.exists() or not (Path(source) / name).exists() else Path(source) / name)
+
+
+class ProgressBar:
+    """Shows a download on stderr: a bar in a terminal, nothing that moves elsewhere."""
+
+    def __init__(self, title: str) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task(title, total=None, start=False)
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def waiting(self, path: Path) -> None:
+        """Say why nothing moves."""
+        self._console.print(f"another process is downloading {path}: waiting for it", soft_wrap=True, highlight=False)
+
+    def received(self, num_bytes: int, total_bytes: int | None) -> None:
+        """Move the bar; the speed counts from where this download began."""
+        if not self._progress.tasks[0].started:
+            self._progress.start()
+            self._progress.start_task(self._task)
+        self._progress.update(self._task, completed=num_bytes, total=total_bytes)
