@@ -1,13 +1,14 @@
-"""python -m vit_trainer train | pretrain-mini"""
+"""python -m vit_trainer train | evaluate | fetch | export | pretrain-mini"""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from vit_trainer.command_line import new_app, run
-from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.run_dir import Row, RunDir
+from vit_trainer.config import Execution, FinetuneConfig, Precision
+from vit_trainer.run_dir import Row, RunDir, write_atomically
 
 app = new_app("Fine-tunes one Vision Transformer by the official protocol.", name="python -m vit_trainer")
 
@@ -57,7 +58,7 @@ def train(
     storage
         Folder in which the run folder is made.
     """
-    from vit_trainer.checkpoint_files import file_upstream, require_checkpoint
+    from vit_trainer.checkpoint_files import check_checkpoint, file_upstream, require_checkpoint
 
     overrides = {
         "upstream": upstream,
@@ -73,6 +74,8 @@ def train(
     config = FinetuneConfig.official(model, dataset, dropout=dropout, seed=seed, **given)
     if execution.checkpoint is None:
         require_checkpoint(config.model, config.upstream)
+    else:
+        check_checkpoint(Path(execution.checkpoint), config.model)
 
     from vit_trainer.train import train as run_trial
 
@@ -91,6 +94,153 @@ def _print_row(row: Row) -> None:
         f"{row['images_per_second']:.0f} images/s",
         flush=True,
     )
+
+
+@app.command
+def evaluate(
+    *,
+    model: str,
+    dataset: str,
+    upstream: str | None = None,
+    checkpoint: Path | None = None,
+    split: Literal["train", "validation", "test"] = "test",
+    resolution: int | None = None,
+    batch_size: int = 256,
+    precision: Precision = "auto",
+    json_to: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
+) -> None:
+    """Evaluate a checkpoint with its own head on every image of a split, without training.
+
+    Several processes share the images: torchrun --nproc-per-node 8 -m vit_trainer evaluate ...
+
+    Parameters
+    ----------
+    model
+        A name such as ViT-B_16, or ViT-B_16-mini.
+    dataset
+        A name such as imagenet2012, or digits-pretrain; its classes must be the head's.
+    upstream
+        Whose weights: imagenet21k+imagenet2012, imagenet21k+imagenet2012-224, imagenet21k, digits.
+    checkpoint
+        A local .npz instead of the upstream's.
+    split
+        The part of the data set.
+    resolution
+        Side of the input image in pixels; that of the checkpoint's position embeddings unless given.
+    batch_size
+        Images per forward pass and process; the result doesn't depend on it.
+    precision
+        Numbers in matrix products; auto is bfloat16 on GPUs that have it, else float32.
+    json_to
+        File for the result as JSON; - prints it instead of the line for people.
+    """
+    from vit_trainer.checkpoint_files import require_weights
+    from vit_trainer.data import DATASETS
+    from vit_trainer.errors import InputError, one_of
+
+    if dataset not in DATASETS:
+        raise one_of("dataset", dataset, list(DATASETS))
+    if batch_size < 1:
+        raise InputError(f"batch-size {batch_size} is below 1: give a whole number of at least 1")
+    path = require_weights(model, upstream=upstream, file=checkpoint)
+    if json_to is not None and not Path(json_to).resolve().parent.is_dir():
+        raise InputError(f"cannot write {json_to}: its folder does not exist; make it first")
+
+    from vit_trainer.evaluate import evaluate_checkpoint
+    from vit_trainer.processes import start_accelerator
+
+    accelerator = start_accelerator(precision)
+    result = evaluate_checkpoint(
+        model, path, dataset, accelerator, split=split, resolution=resolution, batch_size=batch_size
+    )
+    if accelerator.is_main_process:
+        text = json.dumps(result.to_dict(), indent=1)
+        if json_to is not None and json_to != "-":
+            write_atomically(Path(json_to), f"{text}\n".encode())
+        sums = result.sums
+        line = (
+            f"{model} at {result.resolution} px on {dataset} {split}: top-1 {100 * sums.accuracy:.2f}%, "
+            f"top-5 {100 * sums.accuracy_top5:.2f}% of {sums.num_images} images, "
+            f"{result.images_per_second:.0f} images/s"
+        )
+        print(text if json_to == "-" else line)
+    accelerator.end_training()
+
+
+@app.command
+def fetch(*models: str, upstream: str = "imagenet21k", source: str | None = None) -> None:
+    """Download official checkpoints into $VIT_CHECKPOINTS, else the user's cache folder, and check them.
+
+    Goes on with what broke off; several processes or nodes may ask at once.
+
+    Parameters
+    ----------
+    models
+        Names such as ViT-B_16.
+    upstream
+        imagenet21k, imagenet21k+imagenet2012, or imagenet21k+imagenet2012-224.
+    source
+        A mirror's address or a folder with the same layout (<upstream>/<model>.npz), or one .npz file.
+    """
+    from vit_trainer.architectures import MODELS
+    from vit_trainer.checkpoint_files import RELEASED, check_checkpoint
+    from vit_trainer.errors import InputError, one_of
+    from vit_trainer.fetch import ProgressBar
+    from vit_trainer.fetch import fetch as fetch_checkpoint
+
+    if not models:
+        raise InputError(f"no model given: name one or more of {', '.join(RELEASED['imagenet21k'])}")
+    for model in models:
+        if model not in MODELS:
+            raise one_of("model", model, list(MODELS))
+    for model in models:
+        with ProgressBar(f"{upstream}/{model}") as bar:
+            path, downloaded = fetch_checkpoint(model, upstream, source=source, watcher=bar)
+        contents, size = check_checkpoint(path, model), path.stat().st_size
+        print(
+            f"{path}: {model}, {contents.resolution(MODELS[model])} px, {contents.num_classes or 'no'} classes, "
+            f"{size / 1e6:.1f} MB" + ("" if downloaded else ", was there already"),
+            flush=True,
+        )
+
+
+@app.command
+def export(
+    *,
+    model: str,
+    output: Path,
+    upstream: str | None = None,
+    checkpoint: Path | None = None,
+    resolution: int | None = None,
+) -> None:
+    """Write weights as .safetensors for plain timm, with the same logits, or as an official .npz.
+
+    Parameters
+    ----------
+    model
+        A name such as ViT-B_16.
+    output
+        File that ends in .safetensors or .npz.
+    upstream
+        Whose weights: imagenet21k, imagenet21k+imagenet2012, imagenet21k+imagenet2012-224, digits.
+    checkpoint
+        A local .npz instead, or a .safetensors such as a run folder's model.safetensors.
+    resolution
+        Side in pixels that the position embeddings are resized to; unchanged unless given.
+    """
+    from vit_trainer.architectures import MODELS
+    from vit_trainer.checkpoint_files import require_weights
+    from vit_trainer.errors import one_of
+
+    if model not in MODELS:
+        raise one_of("model", model, list(MODELS))
+    own_weights = checkpoint is not None and checkpoint.suffix == ".safetensors" and upstream is None
+    weights = checkpoint if own_weights else require_weights(model, upstream=upstream, file=checkpoint)
+    assert weights is not None
+
+    from vit_trainer.exports import export_weights
+
+    print(f"{output}: load it with {export_weights(model, weights, output, resolution=resolution)}")
 
 
 @app.command

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.checkpoint_format import Contents, check_fits
-from vit_trainer.errors import CheckpointError
+from vit_trainer.config import UPSTREAMS
+from vit_trainer.errors import CheckpointError, InputError, one_of
 from vit_trainer.run_dir import write_atomically
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -77,6 +78,28 @@ def require_checkpoint(model: str, upstream: str) -> Path | None:
             advice = f"none was released; put a file in the official format at {path}"
         raise CheckpointError(f"no {upstream} checkpoint of {model}: {advice}")
     check_checkpoint(path, model)
+    return path
+
+
+def require_weights(model: str, *, upstream: str | None = None, file: Path | None = None) -> Path:
+    """The file that a command is to read: the upstream's or one's own, whichever was given.
+
+    Raises:
+        InputError: an unknown name, or both or neither were given.
+        CheckpointError: the file isn't there, or doesn't fit the model.
+    """
+    if model not in MODELS:
+        raise one_of("model", model, list(MODELS))
+    if (upstream is None) == (file is None):
+        raise InputError("give either an upstream, such as imagenet21k+imagenet2012, or a checkpoint file")
+    if file is not None:
+        check_checkpoint(file, model)
+        return file
+    known = [name for name in UPSTREAMS if name != "scratch"]
+    if upstream not in known:
+        raise one_of("upstream with weights", str(upstream), known)
+    path = require_checkpoint(model, upstream)
+    assert path is not None
     return path
 
 

@@ -66,7 +66,9 @@ def to_parameters(arrays: Arrays, architecture: Architecture, *, head: bool = Tr
 def to_arrays(parameters: Arrays, architecture: Architecture) -> Arrays:
     """timm's parameters as official arrays: the reverse of `to_parameters`, bit for bit."""
     arrays: Arrays = {}
-    for pair in tensor_map(architecture, pre_logits="head.pre_logits.weight" in parameters):
+    pre_logits = "head.pre_logits.weight" in parameters
+    head = pre_logits or "head.weight" in parameters
+    for pair in tensor_map(architecture, pre_logits=pre_logits, head=head):
         parameter = parameters[pair.parameter]
         if pair.third is not None:
             parameter = np.split(parameter, 3)[pair.third]

@@ -1,6 +1,9 @@
 """Evaluation by exact sums: every image counts once, and there is one division at the end."""
 
+import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -8,7 +11,14 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from vit_trainer.architectures import MODELS
+from vit_trainer.checkpoint_files import check_checkpoint
+from vit_trainer.checkpoints import pretrained_model
+from vit_trainer.data import DATASETS, load_dataset, require_dataset
 from vit_trainer.data.splits import Split
+from vit_trainer.errors import CheckpointError, InputError
+
+SplitName = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +26,9 @@ class Evaluation:
     """Sums over the evaluated images."""
 
     num_correct: int
-    """Images whose highest logit is their label's."""
+    """Images whose highest logit is their label's; of equal logits the first counts as the highest."""
+    num_correct_top5: int
+    """Images whose label's logit is among the five highest."""
     loss_sum: float
     """Sum of the cross-entropies, in nats."""
     num_images: int
@@ -25,6 +37,11 @@ class Evaluation:
     def accuracy(self) -> float:
         """Top-1 accuracy in [0, 1]."""
         return self.num_correct / self.num_images
+
+    @property
+    def accuracy_top5(self) -> float:
+        """Top-5 accuracy in [0, 1]."""
+        return self.num_correct_top5 / self.num_images
 
     @property
     def loss(self) -> float:
@@ -45,12 +62,109 @@ def evaluate(
     """
     model.eval()
     mine = np.arange(accelerator.process_index, len(split), accelerator.num_processes)
-    sums = torch.zeros(3, dtype=torch.float64, device=accelerator.device)
+    sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
     for images, labels in split.evaluation_batches(mine, batch_size, resolution=resolution, device=accelerator.device):
         logits: Tensor = model(images).float()
-        sums[0] += (logits.argmax(1) == labels).sum()
-        sums[1] += F.cross_entropy(logits, labels, reduction="sum")
-        sums[2] += len(labels)
+        ranks = label_ranks(logits, labels)
+        sums[0] += (ranks < 1).sum()
+        sums[1] += (ranks < 5).sum()
+        sums[2] += F.cross_entropy(logits, labels, reduction="none").double().sum()
+        sums[3] += len(labels)
     model.train()
-    correct, loss_sum, count = accelerator.reduce(sums, reduction="sum").tolist()
-    return Evaluation(round(correct), loss_sum, round(count))
+    correct, correct_top5, loss_sum, count = accelerator.reduce(sums, reduction="sum").tolist()
+    return Evaluation(round(correct), round(correct_top5), loss_sum, round(count))
+
+
+def label_ranks(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many classes come before the label's: (batch,) from logits (batch, num_classes) and labels (batch,).
+
+    Equal logits are ordered by class, so there is one answer on every device; a label whose logit is NaN is last.
+    """
+    own = logits.gather(1, labels[:, None])
+    earlier = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    return (~(logits <= own) | ((logits == own) & earlier)).sum(1)
+
+
+@dataclass(frozen=True)
+class CheckpointEvaluation:
+    """How good a checkpoint is with its own head, and on what."""
+
+    model: str
+    checkpoint: str
+    """Path of the file."""
+    dataset: str
+    split: SplitName
+    resolution: int
+    """Side of the images in pixels."""
+    num_processes: int
+    seconds: float
+    """Reading and resizing the images included, loading the model not."""
+    sums: Evaluation
+
+    @property
+    def images_per_second(self) -> float:
+        """Of all processes together."""
+        return self.sums.num_images / self.seconds
+
+    def to_dict(self) -> dict[str, str | int | float]:
+        """As JSON values, the metrics under the names that a trial gives them."""
+        prefix = "val" if self.split == "validation" else self.split
+        return {
+            "model": self.model,
+            "checkpoint": self.checkpoint,
+            "dataset": self.dataset,
+            "split": self.split,
+            "resolution": self.resolution,
+            f"{prefix}/accuracy": self.sums.accuracy,
+            f"{prefix}/accuracy_top5": self.sums.accuracy_top5,
+            f"{prefix}/loss": self.sums.loss,
+            "num_correct": self.sums.num_correct,
+            "num_correct_top5": self.sums.num_correct_top5,
+            "num_images": self.sums.num_images,
+            "num_processes": self.num_processes,
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+        }
+
+
+def evaluate_checkpoint(
+    model_name: str,
+    path: Path,
+    dataset: str,
+    accelerator: Accelerator,
+    *,
+    split: SplitName = "test",
+    resolution: int | None = None,
+    batch_size: int = 256,
+) -> CheckpointEvaluation:
+    """Evaluate an official file with its own head (and `pre_logits`), without training. Every process calls this.
+
+    Args:
+        split: of its images, those of `train` too are seen whole.
+        resolution: side of the images in pixels; None: what the file's position embeddings are for.
+        batch_size: images per forward pass and process; the result doesn't depend on it.
+
+    Raises:
+        InputError: the file, the data set or the resolution can't be used, or the head is for other classes.
+    """
+    architecture, contents = MODELS[model_name], check_checkpoint(path, model_name)
+    if resolution is None:
+        resolution = contents.resolution(architecture)
+    elif not architecture.accepts(resolution):
+        raise InputError(f"resolution {resolution} does not fit {model_name}: give a multiple of {architecture.stride}")
+    num_classes = DATASETS[dataset].num_classes
+    if contents.num_classes != num_classes:
+        raise CheckpointError(
+            f"the head of {path} has {contents.num_classes or 'no'} classes, {dataset} has {num_classes}: "
+            "choose a checkpoint and a data set of the same classes, or fine-tune with python -m vit_trainer train"
+        )
+    require_dataset(dataset)
+    model = accelerator.prepare_model(pretrained_model(model_name, path, resolution=resolution), evaluation_mode=True)
+    images: Split = getattr(load_dataset(dataset), split)
+    accelerator.wait_for_everyone()
+    start = time.perf_counter()
+    sums = evaluate(model, images, accelerator, resolution=resolution, batch_size=batch_size)
+    seconds = time.perf_counter() - start
+    return CheckpointEvaluation(
+        model_name, str(path), dataset, split, resolution, accelerator.num_processes, seconds, sums
+    )

@@ -25,6 +25,7 @@ from vit_trainer.errors import InputError, LeaseLostError, NonFiniteLossError
 from vit_trainer.evaluate import evaluate
 from vit_trainer.models import build_model, dropout_keys_of
 from vit_trainer.optim import OfficialSGD, learning_rate
+from vit_trainer.processes import start_accelerator
 from vit_trainer.randomness import dropout_keys, image_order
 from vit_trainer.run_dir import Row, RunDir, write_atomically
 from vit_trainer.state import TrainState
@@ -72,7 +73,7 @@ def train(
         LeaseLostError: another process took the run over; nothing is recorded.
     """
     execution = execution or Execution()
-    accelerator = _start(execution)
+    accelerator = start_accelerator(execution.precision)
     writes = accelerator.is_main_process
     micro_batch_size = _micro_batch_size(config, execution, accelerator)
     if writes:
@@ -214,15 +215,6 @@ def _train(
         weights = {name: tensor.cpu().contiguous() for name, tensor in raw_model.state_dict().items()}
         write_atomically(run_dir.weights_path, save(weights))
     return TrainResult("finished", progress.step, metrics)
-
-
-def _start(execution: Execution) -> Accelerator:
-    bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    if execution.precision == "bfloat16":
-        bfloat16 = True
-    elif execution.precision == "float32":
-        bfloat16 = False
-    return Accelerator(mixed_precision="bf16" if bfloat16 else "no")
 
 
 def _micro_batch_size(config: FinetuneConfig, execution: Execution, accelerator: Accelerator) -> int:

@@ -1,0 +1,18 @@
+"""start_accelerator(): how a process finds its device, its precision and the others."""
+
+import torch
+from accelerate import Accelerator
+
+from vit_trainer.config import Precision
+
+
+def start_accelerator(precision: Precision = "auto") -> Accelerator:
+    """Join the processes that RANK, WORLD_SIZE and so on tell of; one process if there are none.
+
+    Args:
+        precision: of matrix products; auto: bfloat16 on GPUs that have it, else float32. Weights are float32.
+    """
+    bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if precision != "auto":
+        bfloat16 = precision == "bfloat16"
+    return Accelerator(mixed_precision="bf16" if bfloat16 else "no")
