@@ -142,10 +142,13 @@ def read_npz(path: Path) -> Arrays:
     Raises:
         CheckpointError: the file is missing, truncated, no .npz, or holds pickled objects.
     """
-    with _named_errors(path, str(path)), np.load(path, allow_pickle=False) as file:
+    # Opened here, since np.load leaves a path open when it is no archive.
+    with _named_errors(path, str(path)), path.open("rb") as stream:
+        file = np.load(stream, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise CheckpointError(f"{path} holds one array, not an .npz archive: give an official checkpoint")
-        return {name: file[name] for name in file.files}
+        with file:
+            return {name: file[name] for name in file.files}
 
 
 def read_shapes(path: Path, *, source: str | None = None) -> dict[str, tuple[int, ...]]:

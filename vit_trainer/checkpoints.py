@@ -108,8 +108,8 @@ def load_arrays(
         expected = (None if pre_logits is None else len(pre_logits), model.num_classes)
         if (contents.representation_size, contents.num_classes) != expected:
             raise CheckpointError(
-                f"{source} has a head of {contents.num_classes} classes on {contents.representation_size or 'no'} "
-                f"pre_logits, the model one of {expected[1]} on {expected[0] or 'no'}: its head cannot be kept"
+                f"the head of {source} cannot be kept: it has {contents.num_classes or 'no'} classes and "
+                f"{contents.representation_size or 'no'} pre_logits, the model {expected[1]} and {expected[0] or 'no'}"
             )
     parameters = to_parameters(arrays, architecture, head=keep_head)
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in parameters.items()}

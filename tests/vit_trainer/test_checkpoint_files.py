@@ -1,0 +1,137 @@
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from vit_trainer.architectures import MODELS
+from vit_trainer.checkpoint_files import (
+    RELEASED,
+    check_checkpoint,
+    check_whole,
+    checkpoint_path,
+    read_npz,
+    read_shapes,
+    require_checkpoint,
+    require_weights,
+    write_npz,
+)
+from vit_trainer.config import UPSTREAMS
+from vit_trainer.errors import CheckpointError, InputError
+
+MODEL = "ViT-B_16-mini"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_CHECKPOINTS", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_files_lie_as_they_do_at_the_source(cache):
+    assert checkpoint_path("R50+ViT-B_16", "imagenet21k") == cache / "imagenet21k" / "R50+ViT-B_16.npz"
+    path = checkpoint_path("ViT-B_16", "imagenet21k+imagenet2012-224")
+    assert path == cache / "imagenet21k+imagenet2012" / "ViT-B_16-224.npz"
+    assert set(RELEASED) < set(UPSTREAMS)
+
+
+def test_what_was_written_is_read_back_and_its_headers_too(tmp_path, make_arrays):
+    arrays = make_arrays(MODELS["R50+ViT-B_16-mini"])
+    write_npz(tmp_path / "a.npz", arrays)
+    back = read_npz(tmp_path / "a.npz")
+    assert list(back) == list(arrays)
+    assert all(np.array_equal(back[name], arrays[name]) for name in arrays)
+    assert read_shapes(tmp_path / "a.npz") == {name: array.shape for name, array in arrays.items()}
+
+
+def test_a_check_reads_no_more_than_the_headers(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_2_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 3)}
+    )  # 12 TB that are not there
+    with zipfile.ZipFile(tmp_path / "large.npz", "w") as archive:
+        archive.writestr("head/kernel.npy", header.getvalue())
+    assert read_shapes(tmp_path / "large.npz") == {"head/kernel": (1 << 40, 3)}
+
+
+def test_a_missing_file_says_how_to_get_it(cache):
+    with pytest.raises(CheckpointError) as caught:
+        require_checkpoint("ViT-L_32", "imagenet21k")
+    assert str(caught.value) == (
+        "no imagenet21k checkpoint of ViT-L_32: run python -m vit_trainer fetch ViT-L_32 --upstream imagenet21k, "
+        f"or put the official file at {cache}/imagenet21k/ViT-L_32.npz"
+    )
+    with pytest.raises(CheckpointError, match=r"none was released; put a file in the official format at .*ViT-H_14"):
+        require_checkpoint("ViT-H_14", "imagenet21k+imagenet2012")
+    with pytest.raises(CheckpointError, match="no digits checkpoint of ViT-H_14: python -m vit_trainer pretrain-mini"):
+        require_checkpoint("ViT-H_14", "digits")
+    assert require_checkpoint("ViT-H_14", "scratch") is None
+
+
+def test_a_wrong_file_is_found_before_anything_starts(cache, make_arrays):
+    path = checkpoint_path(MODEL, "imagenet21k")
+    path.parent.mkdir(parents=True)
+    write_npz(path, make_arrays(MODELS["R50+ViT-B_16-mini"]))
+    with pytest.raises(CheckpointError, match=r"looks like R50\+ViT-B_16-mini; give a file of ViT-B_16-mini"):
+        require_checkpoint(MODEL, "imagenet21k")
+
+
+def test_pickled_objects_are_refused_unread(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    np.savez(tmp_path / "a.npz", cls=np.array([Trap()], dtype=object))
+    for read in (read_npz, read_shapes):
+        with pytest.raises(CheckpointError, match=r"a\.npz holds pickled objects.*could run code: refused"):
+            read(tmp_path / "a.npz")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_a_truncated_file_is_named(tmp_path, make_arrays, keep):
+    path = tmp_path / "a.npz"
+    write_npz(path, make_arrays(MODELS[MODEL]))
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    for read in (read_npz, read_shapes, check_whole):
+        with pytest.raises(CheckpointError, match=r"a\.npz is (truncated|damaged).*: fetch it again"):
+            read(path)
+
+
+def test_one_wrong_byte_is_found(tmp_path, make_arrays):
+    path = tmp_path / "a.npz"
+    np.savez(path, **make_arrays(MODELS[MODEL]))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    check_checkpoint(path, MODEL)
+    for read in (read_npz, check_whole):
+        with pytest.raises(CheckpointError, match=r"a\.npz is .*: fetch it again"):
+            read(path)
+
+
+def test_other_things_than_checkpoints_are_refused(tmp_path):
+    np.save(tmp_path / "one.npy", np.zeros(3, np.float32))
+    np.savez(tmp_path / "double.npz", cls=np.zeros((1, 1, 48)))
+    (tmp_path / "text.npz").write_text("not a checkpoint")
+    for name, problem in [("one.npy", "npz"), ("text.npz", "no .npz archive"), ("double.npz", "cls is float64, not")]:
+        with pytest.raises(CheckpointError, match=f"{name}.*{problem}"):
+            check_checkpoint(tmp_path / name, MODEL)
+    with pytest.raises(CheckpointError, match="is a folder"):
+        check_checkpoint(tmp_path, MODEL)
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*nothing\.npz"):
+        check_checkpoint(tmp_path / "nothing.npz", MODEL)
+
+
+def test_a_command_takes_one_source_of_weights(tmp_path, cache, make_arrays):
+    path = tmp_path / "own.npz"
+    write_npz(path, make_arrays(MODELS[MODEL]))
+    assert require_weights(MODEL, file=path) == path
+    for given in ({}, {"upstream": "digits", "file": path}):
+        with pytest.raises(InputError, match="give either an upstream"):
+            require_weights(MODEL, **given)
+    with pytest.raises(InputError, match="unknown upstream with weights 'scratch'"):
+        require_weights(MODEL, upstream="scratch")
+    with pytest.raises(InputError, match="unknown model 'ViT-B16-mini'; did you mean 'ViT-B_16-mini'"):
+        require_weights("ViT-B16-mini", upstream="digits")

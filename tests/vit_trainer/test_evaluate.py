@@ -1,0 +1,148 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from vit_trainer.architectures import MODELS
+from vit_trainer.checkpoint_files import write_npz
+from vit_trainer.checkpoints import pretrained_model
+from vit_trainer.data import load_dataset
+from vit_trainer.data.splits import InMemorySplit
+from vit_trainer.errors import CheckpointError, InputError
+from vit_trainer.evaluate import evaluate, evaluate_checkpoint, label_ranks
+
+MODEL = "ViT-B_16-mini"
+
+
+@pytest.fixture
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+@pytest.fixture
+def checkpoint(tmp_path, make_arrays) -> Path:
+    write_npz(tmp_path / "own.npz", make_arrays(MODELS[MODEL], grid=8))
+    return tmp_path / "own.npz"
+
+
+def start(*arguments: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "vit_trainer", "evaluate", "--model", MODEL, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | (environment or {}),
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_ranks_order_equal_logits_by_class_and_put_nan_last():
+    nan = float("nan")
+    logits = torch.tensor([[1.0, 3, 2], [2, 2, 2], [2, 2, 2], [1, nan, 2], [0, nan, 2], [3, 3, 1]])
+    assert label_ranks(logits, torch.tensor([1, 0, 2, 0, 1, 1])).tolist() == [0, 0, 2, 2, 3, 1]
+
+
+def test_the_sums_are_those_of_all_images_at_once(checkpoint, accelerator):
+    split = load_dataset("digits-pretrain").test
+    model = pretrained_model(MODEL, checkpoint, resolution=32)
+    everything = split.evaluation_batches(np.arange(len(split)), len(split), resolution=32, device=torch.device("cpu"))
+    images, labels = next(everything)
+    with torch.inference_mode():
+        logits = model.eval()(images).double().numpy()
+    order = np.argsort(-logits, axis=1)
+    hits = order == labels.numpy()[:, None]
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
+    for batch_size in (1, 7, 64, len(split)):
+        sums = evaluate(model, split, accelerator, resolution=32, batch_size=batch_size)
+        assert (sums.num_correct, sums.num_correct_top5) == (hits[:, 0].sum(), hits[:, :5].sum())
+        assert sums.num_images == len(split) == 180
+        assert sums.loss == pytest.approx(losses.mean(), rel=1e-5)
+    assert 0 < sums.num_correct < sums.num_correct_top5 < sums.num_images
+
+
+def test_fewer_classes_than_five_are_all_among_the_top_five(accelerator):
+    split = InMemorySplit(np.zeros((3, 1, 1, 3), np.uint8), np.array([0, 1, 1]))
+
+    class Constant(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[0.0, 1.0]]).repeat(len(images), 1)
+
+    sums = evaluate(Constant(), split, accelerator, resolution=1, batch_size=2)
+    assert (sums.accuracy, sums.accuracy_top5) == (2 / 3, 1.0)
+
+
+def test_two_processes_count_the_same_as_one(tmp_path, checkpoint, accelerator):
+    gang = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    arguments = ("--checkpoint", str(checkpoint), "--dataset", "digits-pretrain", "--split", "validation")
+    processes = [
+        start(
+            *arguments,
+            "--batch-size=7",
+            "--json=-",
+            environment=gang | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]
+    (printed, _), (silence, _) = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert silence == ""
+    two = json.loads(printed)
+    one = evaluate_checkpoint(MODEL, checkpoint, "digits-pretrain", accelerator, split="validation").to_dict()
+    assert set(two) == set(one)
+    assert (one["num_processes"], two["num_processes"]) == (1, 2)
+    for key in ("num_correct", "num_correct_top5", "num_images", "val/accuracy", "val/accuracy_top5", "resolution"):
+        assert two[key] == one[key]
+    assert two["val/loss"] == pytest.approx(one["val/loss"], rel=1e-6)
+    assert two["val/accuracy"] == two["num_correct"] / 180
+    assert two["images_per_second"] == pytest.approx(180 / two["seconds"])
+
+
+def test_the_resolution_is_the_files_unless_given(tmp_path, make_arrays, accelerator):
+    write_npz(tmp_path / "48.npz", make_arrays(MODELS[MODEL], grid=12))
+    at_48 = evaluate_checkpoint(MODEL, tmp_path / "48.npz", "digits-pretrain", accelerator)
+    at_32 = evaluate_checkpoint(MODEL, tmp_path / "48.npz", "digits-pretrain", accelerator, resolution=32)
+    assert (at_48.resolution, at_32.resolution) == (48, 32)
+    assert at_48.sums != at_32.sums
+    with pytest.raises(InputError, match="resolution 30 does not fit ViT-B_16-mini: give a multiple of 4"):
+        evaluate_checkpoint(MODEL, tmp_path / "48.npz", "digits-pretrain", accelerator, resolution=30)
+
+
+def test_a_head_for_other_classes_is_refused(tmp_path, make_arrays, checkpoint, accelerator):
+    with pytest.raises(CheckpointError, match=r"head of .*own\.npz has 10 classes, digits-even has 5: choose"):
+        evaluate_checkpoint(MODEL, checkpoint, "digits-even", accelerator)
+    write_npz(tmp_path / "headless.npz", make_arrays(MODELS[MODEL], grid=8, num_classes=None))
+    with pytest.raises(CheckpointError, match="has no classes, digits-even has 5"):
+        evaluate_checkpoint(MODEL, tmp_path / "headless.npz", "digits-even", accelerator)
+
+
+def test_pre_logits_are_kept(tmp_path, make_arrays, accelerator):
+    write_npz(tmp_path / "a.npz", make_arrays(MODELS[MODEL], grid=8, representation_size=24))
+    model = pretrained_model(MODEL, tmp_path / "a.npz", resolution=32)
+    split = load_dataset("digits-pretrain").test
+    expected = evaluate(model, split, accelerator, resolution=32, batch_size=180)
+    assert model.head.pre_logits.out_features == 24
+    assert (
+        evaluate_checkpoint(MODEL, tmp_path / "a.npz", "digits-pretrain", accelerator, batch_size=180).sums == expected
+    )
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, make_arrays):
+    write_npz(tmp_path / "other.npz", make_arrays(MODELS["R50+ViT-B_16-mini"]))
+    process = start("--checkpoint", str(tmp_path / "other.npz"), "--dataset", "digits-pretrain")
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stdout) == (2, "")
+    assert stderr.startswith(f"error: {tmp_path}/other.npz does not fit ViT-B_16-mini: embedding/kernel has shape")
+    assert stderr.endswith("give a file of ViT-B_16-mini, or choose model R50+ViT-B_16-mini\n")
+    assert stderr.count("\n") == 1
