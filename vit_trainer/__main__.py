@@ -94,7 +94,7 @@ def _print_row(row: Row) -> None:
 
 
 @app.command
-def pretrain_mini(*models: str, output: Path | None = None, total_steps: int = 6000) -> None:
+def pretrain_mini(*models: str, output: Path | None = None, total_steps: int = 4000) -> None:
     """Make the miniature checkpoints anew: train on digits that no fine-tuning sees, write official-format .npz files.
 
     Parameters

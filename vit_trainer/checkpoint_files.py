@@ -76,10 +76,12 @@ def read_npz(path: Path) -> Arrays:
         CheckpointError: the file is missing, truncated, no .npz, or holds pickled objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise CheckpointError(f"{path} holds one array, not an .npz archive: give an official checkpoint")
-            return {name: file[name] for name in file.files}
+        with path.open("rb") as opened:
+            if not zipfile.is_zipfile(opened):
+                raise CheckpointError(f"{path} is truncated or no .npz archive: fetch it again")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}: put the official .npz file there") from error
     except IsADirectoryError as error:

