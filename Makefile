@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/python sweeps/paper_grid.py --preset mini --storage $(STORAGE)
 	@echo "The same cell without pre-training:"
 	$(BIN)/python -m vit_trainer train --model ViT-B_16-mini --dataset digits-even --upstream scratch --storage $(STORAGE)
-	@echo "To compare the runs: $(BIN)/mlflow ui --backend-store-uri sqlite:///$(abspath $(STORAGE))/mlflow.db"
+	@echo "To compare the runs: $(BIN)/mlflow ui --workers 1 --backend-store-uri sqlite:///$(abspath $(STORAGE))/mlflow.db"
 
 test: setup
 	$(BIN)/python -m pytest

@@ -135,7 +135,12 @@ def run_trials(
 ) -> None:
     """Run the pending trials in their order, as many at once as the cluster holds."""
     # Tune's own loggers and tables repeat what journals and board hold; what fails is in result.json.
-    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+    # Ctrl-C is this process's business.
+    os.environ |= {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if not _join():
         os.environ.pop("RAY_ADDRESS", None)  # "local" would send the new cluster's own processes astray

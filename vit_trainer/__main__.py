@@ -94,7 +94,7 @@ def _print_row(row: Row) -> None:
 
 
 @app.command
-def pretrain_mini(*models: str, output: Path | None = None, total_steps: int = 4000) -> None:
+def pretrain_mini(*models: str, output: Path | None = None, total_steps: int | None = None) -> None:
     """Make the miniature checkpoints anew: train on digits that no fine-tuning sees, write official-format .npz files.
 
     Parameters
@@ -104,7 +104,7 @@ def pretrain_mini(*models: str, output: Path | None = None, total_steps: int = 4
     output
         Folder for the files; the project's own unless given.
     total_steps
-        Optimiser steps of 64 images.
+        Optimiser steps of 64 images; enough for each unless given.
     """
     from vit_trainer.architectures import MODELS
     from vit_trainer.checkpoint_files import MINIATURES

@@ -24,14 +24,18 @@ from vit_trainer.randomness import image_order
 
 PEAK_LR = 1e-3
 WEIGHT_DECAY = 0.1
+TOTAL_STEPS = {"ViT-B_32-mini": 12_000}
+"""Optimiser steps where DEFAULT_TOTAL_STEPS are too few: with 16 tokens of 48 features, learning is slow."""
+DEFAULT_TOTAL_STEPS = 4_000
 
 
-def pretrain_miniature(model_name: str, path: Path, *, total_steps: int, seed: int = 0) -> float:
+def pretrain_miniature(model_name: str, path: Path, *, total_steps: int | None = None, seed: int = 0) -> float:
     """Train a miniature from random weights on `digits-pretrain` and write it as an official-format .npz.
 
     Returns:
         Accuracy in [0, 1] on the validation split of `digits-pretrain`.
     """
+    total_steps = total_steps or TOTAL_STEPS.get(model_name, DEFAULT_TOTAL_STEPS)
     config = FinetuneConfig.official(
         model_name, "digits-pretrain", total_steps=total_steps, warmup_steps=total_steps // 10, seed=seed
     )

@@ -77,6 +77,7 @@ def train(
     writes = accelerator.is_main_process
     if writes:
         run_dir.open_for_writing(config.to_dict())
+    accelerator.wait_for_everyone()
     try:
         result = _train(config, run_dir, execution, accelerator, report)
     except LeaseLostError:

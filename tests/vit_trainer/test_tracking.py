@@ -65,6 +65,17 @@ def test_how_a_run_ended(storage: Path, status: str, shown: str) -> None:
     assert (run.info.status, run.data.tags["cause"]) == (shown, "the reason")
 
 
+def test_a_failed_run_that_goes_on_is_running_again(storage: Path) -> None:
+    run_dir = new_run(storage, "retried")
+    run_dir.write_result({"status": "failed", "step": 10, "cause": "the reason"})
+    shipper(storage).ship(run_dir, {})
+    run_dir.open_for_writing(CONFIG)
+    assert run_dir.result() is None
+    shipper(storage).ship(run_dir, {})
+    (run,) = runs_of(storage, "retried")
+    assert run.info.status == "RUNNING"
+
+
 def test_the_background_shipper_ships_everything_before_it_closes(storage: Path) -> None:
     background = BackgroundShipper(default_tracking_uri(storage), "a-sweep", storage / "artifacts", {})
     run_dirs = [new_run(storage, f"background-{i}") for i in range(3)]
