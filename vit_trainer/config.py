@@ -108,7 +108,7 @@ class FinetuneConfig:
         """A readable prefix and a hash of every field: the trial's name for ever.
 
         >>> FinetuneConfig("ViT-B_16", "cifar10", dropout=0.1).trial_id
-        'ViT-B_16-cifar10-d0.1-lr0.03-s0-8d02d1'
+        'ViT-B_16-cifar10-d0.1-lr0.03-s0-4916bc'
         """
         digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
         return f"{self.model}-{dataset_id(self.dataset)}-d{self.dropout:g}-lr{self.base_lr:g}-s{self.seed}-{digest[:6]}"
