@@ -64,7 +64,8 @@ class ClassFolders:
         digest = hashlib.sha256()
         for part in sorted(self.files):
             for path in self.paths(part):
-                digest.update(f"{path}\0{(self.root / path).stat().st_size}\0".encode(errors="surrogateescape"))
+                size = os.stat(f"{self.root}/{path}").st_size  # pathlib would take several times as long
+                digest.update(f"{path}\0{size}\0".encode(errors="surrogateescape"))
         readable = re.sub(r"[^A-Za-z0-9._-]+", "_", self.root.resolve().name)
         return f"{readable}-{digest.hexdigest()[:12]}"
 
