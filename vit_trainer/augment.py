@@ -133,7 +133,8 @@ def resize_crops(images: Tensor, crops: Crops, resolution: int) -> Tensor:
 def resize_cuts(pixels: Tensor, sizes: list[tuple[int, int]], flip: Tensor, resolution: int) -> Tensor:
     """What `resize_crops` does, for crops of different sizes that have been cut out before.
 
-    One image at a time: padding them to the largest costs 5 times as much, gathering from all at once twice.
+    One image at a time: on a CPU core, padding 64 of them to the largest took 5 to 9 times as long, gathering the
+    pixels of all at once 2 to 4 times. Not measured on a GPU.
 
     Args:
         pixels: uint8, every crop's (height, width, 3) one after the other, on the device where the work is to be done.
