@@ -37,7 +37,7 @@ def train(
     model
         A name such as ViT-B_16, or ViT-B_16-mini.
     dataset
-        A name such as cifar10, or digits-even.
+        A name such as cifar10 or digits-even, or the path of a folder with train/ and val/ (or test/) class folders.
     upstream
         What to start from: imagenet21k, imagenet21k+imagenet2012, digits, scratch.
     resolution

@@ -16,7 +16,7 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.checkpoint_files import write_npz
 from vit_trainer.checkpoints import export_arrays
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import DATASETS, load_dataset
+from vit_trainer.data import dataset_info, load_dataset
 from vit_trainer.data.splits import MicroBatch
 from vit_trainer.evaluate import evaluate
 from vit_trainer.models import build_model
@@ -41,7 +41,7 @@ def pretrain_miniature(model_name: str, path: Path, *, total_steps: int | None =
     )
     torch.manual_seed(seed)
     architecture, data = MODELS[model_name], load_dataset(config.dataset)
-    num_classes = DATASETS[config.dataset].num_classes
+    num_classes = dataset_info(config.dataset).num_classes
     model = build_model(architecture, num_classes=num_classes, resolution=config.resolution)
     nn.init.normal_(model.pos_embed, std=0.02)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, weight_decay=WEIGHT_DECAY)

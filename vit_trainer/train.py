@@ -20,7 +20,7 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.checkpoint_files import read_npz, require_checkpoint
 from vit_trainer.checkpoints import load_arrays
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.data import DATASETS, load_dataset
+from vit_trainer.data import dataset_info, load_dataset
 from vit_trainer.data.splits import MicroBatch
 from vit_trainer.errors import InputError, LeaseLostError, NonFiniteLossError
 from vit_trainer.evaluate import evaluate
@@ -108,7 +108,7 @@ def _train(
     torch.manual_seed(config.seed)
 
     # Data.
-    data = load_dataset(config.dataset)
+    data = load_dataset(config.dataset, num_workers=execution.num_workers, skip_unreadable=execution.skip_unreadable)
     evaluated = partial(
         evaluate,
         accelerator=accelerator,
@@ -249,7 +249,7 @@ def pretrained_model(config: FinetuneConfig, execution: Execution) -> VisionTran
     architecture = MODELS[config.model]
     model = build_model(
         architecture,
-        num_classes=DATASETS[config.dataset].num_classes,
+        num_classes=dataset_info(config.dataset).num_classes,
         resolution=config.resolution,
         dropout=config.dropout,
     )
@@ -261,7 +261,7 @@ def pretrained_model(config: FinetuneConfig, execution: Execution) -> VisionTran
 
 def steps_of_evaluations(config: FinetuneConfig, execution: Execution) -> set[int]:
     """After which steps to validate: evenly spaced, the last step among them."""
-    count = min(execution.num_evaluations or DATASETS[config.dataset].num_evaluations, config.total_steps)
+    count = min(execution.num_evaluations or dataset_info(config.dataset).num_evaluations, config.total_steps)
     return {config.total_steps * (i + 1) // count for i in range(count)}
 
 
