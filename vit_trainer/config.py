@@ -100,7 +100,7 @@ class FinetuneConfig:
         return cls(model, dataset, **(values | overrides))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values: equal configs give equal ones, and a folder of classes has its id, not its path."""
+        """The fields as JSON values, equal for equal configs; a folder of classes by its id, not its path."""
         numbers = {"dropout": float(self.dropout), "base_lr": float(self.base_lr)}
         return dataclasses.asdict(self) | numbers | {"dataset": dataset_id(self.dataset)}
 
