@@ -65,7 +65,8 @@ def _digits(num_classes: int, num_train: int, num_validation: int, num_test: int
         warmup_steps=8,
         global_batch_size=64,
         upstream="digits",
-        base_lrs=(0.01, 0.03),
+        official_base_lr=0.003,
+        base_lrs=(0.003, 0.01),
         num_evaluations=8,
     )
 
