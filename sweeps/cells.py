@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import DATASETS
+from vit_trainer.data import dataset_info
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Schedule:
     @classmethod
     def official(cls, dataset: str) -> "Schedule":
         """The published schedule of a data set."""
-        info = DATASETS[dataset]
+        info = dataset_info(dataset)
         return cls(info.total_steps, info.warmup_steps, info.global_batch_size)
 
 
@@ -103,5 +103,6 @@ def cells_of(grid: Grid) -> list[Cell]:
     cells = []
     for model, dataset, dropout in product(grid.models, grid.datasets, grid.dropouts):
         config = FinetuneConfig.official(model, dataset, dropout=dropout)
-        cells.append(Cell(config.upstream, model, dataset, config.resolution, Schedule.official(dataset), dropout))
+        schedule = Schedule.official(config.dataset)
+        cells.append(Cell(config.upstream, model, config.dataset, config.resolution, schedule, dropout))
     return cells

@@ -144,7 +144,8 @@ def _run_process(start: Start, connection: Connection, rank: int, port: int) -> 
 
     try:
         train(start.config, RunDir(start.run_path), start.execution, report)
-    except (LeaseLostError, EOFError, BrokenPipeError):
+    except (LeaseLostError, EOFError, BrokenPipeError) as error:
+        print(f"{start.config.trial_id}, rank {rank}: {error!r}", file=sys.stderr)
         return 1  # whoever started this trial is gone, or has given it to another process
     except Exception:
         sys.excepthook(*sys.exc_info())

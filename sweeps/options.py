@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from sweeps.cells import MINI, PAPER, Cell, Grid, Trial
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import DATASETS
+from vit_trainer.data import DATASETS, dataset_info, is_folder
 from vit_trainer.errors import InputError, one_of
 from vit_trainer.run_dir import RunDir
 
@@ -25,7 +25,7 @@ class SweepOptions:
     models: Annotated[tuple[str, ...], _SEVERAL] = ()
     """Models, such as ViT-B_16 (ViT-B_16-mini in the miniature); the preset's unless given."""
     datasets: Annotated[tuple[str, ...], _SEVERAL] = ()
-    """Data sets, such as cifar10 (digits-even in the miniature); the preset's unless given."""
+    """Data sets, such as cifar10 (digits-even in the miniature) or ./folder-of-classes; the preset's unless given."""
     dropouts: Annotated[tuple[float, ...], _SEVERAL] = ()
     """Dropout probabilities in [0, 1); 0.0 and 0.1 unless given."""
     base_lrs: Annotated[tuple[str, ...], _SEVERAL] = ()
@@ -50,6 +50,8 @@ class SweepOptions:
         grid = MINI if preset == "mini" else PAPER
         models = [name for name in MODELS if name.endswith("-mini") == (preset == "mini")]
         datasets = [name for name in DATASETS if name.startswith("digits-") == (preset == "mini")]
+        if preset == "paper":
+            datasets += [name for name in self.datasets if is_folder(name)]
         for kind, given, valid in (("model", self.models, models), ("dataset", self.datasets, datasets)):
             for name in given:
                 if name not in valid:
@@ -71,7 +73,7 @@ class SweepOptions:
 
     def _base_lrs_of(self, cell: Cell) -> tuple[float, ...]:
         if not self.base_lrs:
-            return DATASETS[cell.dataset].base_lrs
+            return dataset_info(cell.dataset).base_lrs
         if self.base_lrs == ("official",):
             return (FinetuneConfig.official(cell.model, cell.dataset).base_lr,)
         try:

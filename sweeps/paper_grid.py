@@ -10,7 +10,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # also as a script, from any folder
+if not __package__:  # started as a script, from any folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from sweeps.cells import cells_of
 from sweeps.options import SweepOptions

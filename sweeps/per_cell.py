@@ -88,14 +88,14 @@ class PerCellASHA(FIFOScheduler):
         del cell.live[trial_id]
         return False
 
-    def replay(self, trial_id: str, rows: list[Row], *, stopped: bool, failed: bool) -> None:
+    def replay(self, trial_id: str, rows: list[Row], *, stopped: bool) -> None:
         """Take in what a candidate reported in an earlier session, without deciding about it again."""
         cell = self._cells[self._trials[trial_id].cell]
         candidate = cell.live[trial_id]
         for row in rows:
             if METRIC in row and row["step"] < self._trials[trial_id].cell.schedule.total_steps:
                 cell.asha.on_trial_result(None, candidate, {"step": row["step"], METRIC: row[METRIC]})
-        if stopped or failed:
+        if stopped:
             del cell.live[trial_id]
 
     def give_up(self, trial_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from sweeps.cells import Trial
 from vit_trainer.architectures import MODELS
-from vit_trainer.data import DATASETS
+from vit_trainer.data import dataset_info
 
 TRAIN_FLOPS_PER_FORWARD = 3
 """A backward pass costs twice a forward pass."""
@@ -12,7 +12,7 @@ A100_FLOPS_PER_SECOND = 0.45 * 312e12
 
 def trial_flops(trial: Trial) -> float:
     """Floating-point operations of a trial's training and evaluations."""
-    config, info = trial.config, DATASETS[trial.cell.dataset]
+    config, info = trial.config, dataset_info(trial.cell.dataset)
     trained = TRAIN_FLOPS_PER_FORWARD * config.total_steps * config.global_batch_size
     evaluated = info.num_evaluations * info.num_validation + info.num_test
     return (trained + evaluated) * MODELS[config.model].forward_flops(config.resolution)

@@ -37,7 +37,7 @@ def run_sweep(name: str, trials: list[Trial], options: SweepOptions) -> int:
         trials: every candidate of every cell.
 
     Returns:
-        The exit code: 0 if every cell has a number, 1 if one has not.
+        The exit code: 0 if every trial has its result, 1 if one failed; it is named with its cause.
 
     Raises:
         InputError: weights, data or the storage can't be used; raised before Ray starts.
@@ -96,9 +96,14 @@ def _run(
 
     for trial in trials:
         ship(trial)
-    with board:
-        run_trials(trials, pending, options, Execution(), board, ship)
-    shipper.close()
+    try:
+        with board:
+            run_trials(trials, pending, options, Execution(), board, ship)
+    except KeyboardInterrupt:
+        print("Interrupted: the same command goes on from the last checkpoints.", file=sys.stderr)
+        raise
+    finally:
+        shipper.close()
     if shipper.failure:
         print(f"MLflow at {tracking_uri} did not get everything: {shipper.failure}", file=sys.stderr)
 
@@ -116,5 +121,5 @@ def _summarise(trials: list[Trial], board: Board, options: SweepOptions, trackin
             failed = True
             cause = "no result" if result is None else result.get("cause")
             print(f"failed: {trial.trial_id}: {cause}", file=sys.stderr)
-    print(f"compare the runs: {sys.executable} -m mlflow ui --backend-store-uri {tracking_uri}")
+    print(f"To compare the runs: {sys.executable} -m mlflow ui --workers 1 --backend-store-uri {tracking_uri}")
     return 1 if failed else 0

@@ -72,6 +72,8 @@ class _Follower(Callback):
         run_dir = self._options.run_dir(trial)
         decision = self._asha.decisions.get(trial_id)
         result = run_dir.result()
+        if result is None and decision is None:
+            died = died or "ended without a result"
         if decision is not None or died is not None:
             # The trial's own process stands still or is gone, so the driver takes the folder over.
             run_dir.open_for_writing(trial.config.to_dict())
@@ -85,7 +87,7 @@ class _Follower(Callback):
             else:
                 result = {"status": "failed", "step": step, "cause": died}
             run_dir.write_result(result)
-        assert result is not None, f"{trial_id} ended without a result"
+        assert result is not None
         if result["status"] == "failed":
             self._asha.give_up(trial_id)
         self._board.ended(trial_id, result)
@@ -133,9 +135,15 @@ def run_trials(
 ) -> None:
     """Run the pending trials in their order, as many at once as the cluster holds."""
     # Tune's own loggers and tables repeat what journals and board hold; what fails is in result.json.
-    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+    # Ctrl-C is this process's business.
+    os.environ |= {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if not _join():
+        os.environ.pop("RAY_ADDRESS", None)  # "local" would send the new cluster's own processes astray
         ray.init(address="local", include_dashboard=False, **RAY_LOGS)
     resources = ray.cluster_resources()
     cluster_gpus = int(resources.get("GPU", 0))
@@ -148,8 +156,8 @@ def run_trials(
     waiting = {trial.trial_id for trial in pending}
     for trial in trials:
         run_dir = options.run_dir(trial)
-        if trial.trial_id not in waiting and (result := run_dir.result()) is not None:
-            asha.replay(trial.trial_id, run_dir.journal(), stopped=result["status"] == "stopped", failed=False)
+        result = run_dir.result() if trial.trial_id not in waiting else None
+        asha.replay(trial.trial_id, run_dir.journal(), stopped=result is not None and result["status"] == "stopped")
     starts = [
         Start(trial.config, str(options.run_dir(trial).path), execution, num_processes=1, num_threads=num_threads)
         for trial in pending

@@ -38,7 +38,7 @@ def train(
     model
         A name such as ViT-B_16, or ViT-B_16-mini.
     dataset
-        A name such as cifar10, or digits-even.
+        A name such as cifar10 or digits-even, or the path of a folder with train/ and val/ (or test/) class folders.
     upstream
         What to start from: imagenet21k, imagenet21k+imagenet2012, digits, scratch.
     resolution
@@ -107,6 +107,8 @@ def evaluate(
     resolution: int | None = None,
     batch_size: int = 256,
     precision: Precision = "auto",
+    num_workers: int | None = None,
+    skip_unreadable: bool = False,
     json_to: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
 ) -> None:
     """Evaluate a checkpoint with its own head on every image of a split, without training.
@@ -118,7 +120,7 @@ def evaluate(
     model
         A name such as ViT-B_16, or ViT-B_16-mini.
     dataset
-        A name such as imagenet2012, or digits-pretrain; its classes must be the head's.
+        A name such as imagenet2012 or digits-pretrain, or the path of a folder of classes; classes must be the head's.
     upstream
         Whose weights: imagenet21k+imagenet2012, imagenet21k+imagenet2012-224, imagenet21k, digits.
     checkpoint
@@ -131,17 +133,21 @@ def evaluate(
         Images per forward pass and process; the result doesn't depend on it.
     precision
         Numbers in matrix products; auto is bfloat16 on GPUs that have it, else float32.
+    num_workers
+        Processes that decode image files, 0 for none; as many as there are cores for them unless given.
+    skip_unreadable
+        Leave unreadable image files out, named and counted, instead of failing.
     json_to
         File for the result as JSON; - prints it instead of the line for people.
     """
     from vit_trainer.checkpoint_files import require_weights
-    from vit_trainer.data import DATASETS
-    from vit_trainer.errors import InputError, one_of
+    from vit_trainer.data import dataset_info
+    from vit_trainer.errors import InputError
 
-    if dataset not in DATASETS:
-        raise one_of("dataset", dataset, list(DATASETS))
+    dataset_info(dataset)  # raises unless it is known
     if batch_size < 1:
         raise InputError(f"batch-size {batch_size} is below 1: give a whole number of at least 1")
+    Execution(num_workers=num_workers)  # raises if it is negative
     path = require_weights(model, upstream=upstream, file=checkpoint)
     if json_to is not None and not Path(json_to).resolve().parent.is_dir():
         raise InputError(f"cannot write {json_to}: its folder does not exist; make it first")
@@ -151,7 +157,15 @@ def evaluate(
 
     accelerator = start_accelerator(precision)
     result = evaluate_checkpoint(
-        model, path, dataset, accelerator, split=split, resolution=resolution, batch_size=batch_size
+        model,
+        path,
+        dataset,
+        accelerator,
+        split=split,
+        resolution=resolution,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        skip_unreadable=skip_unreadable,
     )
     if accelerator.is_main_process:
         text = json.dumps(result.to_dict(), indent=1)
@@ -244,7 +258,7 @@ def export(
 
 
 @app.command
-def pretrain_mini(*models: str, output: Path | None = None, total_steps: int = 6000) -> None:
+def pretrain_mini(*models: str, output: Path | None = None, total_steps: int | None = None) -> None:
     """Make the miniature checkpoints anew: train on digits that no fine-tuning sees, write official-format .npz files.
 
     Parameters
@@ -254,7 +268,7 @@ def pretrain_mini(*models: str, output: Path | None = None, total_steps: int = 6
     output
         Folder for the files; the project's own unless given.
     total_steps
-        Optimiser steps of 64 images.
+        Optimiser steps of 64 images; enough for each unless given.
     """
     from vit_trainer.architectures import MODELS
     from vit_trainer.checkpoint_files import MINIATURES

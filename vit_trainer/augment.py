@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -127,3 +128,26 @@ def resize_crops(images: Tensor, crops: Crops, resolution: int) -> Tensor:
     pixels = (images.permute(0, 3, 1, 2).float() - 127.5) / 127.5
     with torch.autocast(device.type, enabled=False):
         return rows[:, None] @ pixels @ columns.transpose(1, 2)[:, None]
+
+
+def resize_cuts(pixels: Tensor, sizes: list[tuple[int, int]], flip: Tensor, resolution: int) -> Tensor:
+    """What `resize_crops` does, for crops of different sizes that have been cut out before.
+
+    One image at a time: on a CPU core, padding 64 of them to the largest took 5 to 9 times as long, gathering the
+    pixels of all at once 2 to 4 times. Not measured on a GPU.
+
+    Args:
+        pixels: uint8, every crop's (height, width, 3) one after the other, on the device where the work is to be done.
+        sizes: (height, width) of each crop in pixels.
+        flip: (batch,) bool, on the same device.
+        resolution: R, in pixels.
+
+    Returns:
+        (batch, 3, R, R) float32.
+    """
+    images = torch.empty(len(sizes), 3, resolution, resolution, device=pixels.device)
+    cuts = pixels.split([3 * height * width for height, width in sizes])
+    for image, cut, (height, width) in zip(images, cuts, sizes, strict=True):
+        planes = cut.view(1, height, width, 3).permute(0, 3, 1, 2).float()
+        image.copy_(F.interpolate(planes, size=(resolution, resolution), mode="bilinear", align_corners=False)[0])
+    return torch.where(flip[:, None, None, None], images.flip(3), images).sub_(127.5).div_(127.5)

@@ -172,7 +172,7 @@ def read_shapes(path: Path, *, source: str | None = None) -> dict[str, tuple[int
                 shape, _, dtype = read(file)
             name = member.removesuffix(".npy")
             if dtype.hasobject:
-                raise CheckpointError(f"{source} holds pickled objects ({name}), which could run code: refused")
+                raise CheckpointError(f"{source} holds pickled objects, which could run code: refused")
             if dtype != np.float32:
                 raise CheckpointError(f"{source}: {name} is {dtype}, not float32: give an official file")
             shapes[name] = shape

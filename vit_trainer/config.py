@@ -5,10 +5,11 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.data import DATASETS
+from vit_trainer.data import dataset_id, dataset_info, is_folder
 from vit_trainer.errors import InputError, one_of
 
 UPSTREAMS = ("imagenet21k", "imagenet21k+imagenet2012", "imagenet21k+imagenet2012-224", "digits", "scratch")
@@ -26,7 +27,7 @@ class FinetuneConfig:
     model: str
     """A key of MODELS."""
     dataset: str
-    """A key of DATASETS."""
+    """A key of DATASETS, or the path of a folder of classes; see `data.is_folder`."""
     upstream: str = "imagenet21k"
     """One of UPSTREAMS, or `npz-<first 12 hex digits of its SHA-256>` for weights from a file of one's own."""
     resolution: int = 384
@@ -47,8 +48,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise one_of("model", self.model, list(MODELS))
-        if self.dataset not in DATASETS:
-            raise one_of("dataset", self.dataset, list(DATASETS))
+        dataset_info(self.dataset)  # raises unless it is known
         if self.upstream not in UPSTREAMS and not self.upstream.startswith("npz-"):
             raise one_of("upstream", self.upstream, list(UPSTREAMS))
         architecture = MODELS[self.model]
@@ -82,9 +82,9 @@ class FinetuneConfig:
         """
         if model not in MODELS:
             raise one_of("model", model, list(MODELS))
-        if dataset not in DATASETS:
-            raise one_of("dataset", dataset, list(DATASETS))
-        info = DATASETS[dataset]
+        if is_folder(dataset):
+            dataset = str(Path(dataset).expanduser().resolve())  # a trial's process may have another current folder
+        info = dataset_info(dataset)
         values: dict[str, Any] = {
             "upstream": info.upstream,
             "resolution": MODELS[model].resolution,
@@ -100,18 +100,19 @@ class FinetuneConfig:
         return cls(model, dataset, **(values | overrides))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return dataclasses.asdict(self)
+        """The fields as JSON values, equal for equal configs; a folder of classes by its id, not its path."""
+        numbers = {"dropout": float(self.dropout), "base_lr": float(self.base_lr)}
+        return dataclasses.asdict(self) | numbers | {"dataset": dataset_id(self.dataset)}
 
     @property
     def trial_id(self) -> str:
         """A readable prefix and a hash of every field: the trial's name for ever.
 
         >>> FinetuneConfig("ViT-B_16", "cifar10", dropout=0.1).trial_id
-        'ViT-B_16-cifar10-d0.1-lr0.03-s0-8d02d1'
+        'ViT-B_16-cifar10-d0.1-lr0.03-s0-4916bc'
         """
         digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
-        return f"{self.model}-{self.dataset}-d{self.dropout:g}-lr{self.base_lr:g}-s{self.seed}-{digest[:6]}"
+        return f"{self.model}-{dataset_id(self.dataset)}-d{self.dropout:g}-lr{self.base_lr:g}-s{self.seed}-{digest[:6]}"
 
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -133,6 +134,10 @@ class Execution:
     """Optimiser steps between rows of the journal that hold only the training loss."""
     checkpoint: str | None = None
     """A local .npz with the weights to start from, instead of the upstream's."""
+    num_workers: int | None = None
+    """Processes that decode image files, 0 for none; None: as many as PyTorch has threads (OMP_NUM_THREADS)."""
+    skip_unreadable: bool = False
+    """Whether to go on without images that are damaged or, of imagenet2012, missing; each damaged one is named."""
     save_weights: bool = False
     """Whether a finished trial leaves model.safetensors."""
 
@@ -141,5 +146,7 @@ class Execution:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} {value} is below 1: give a whole number of at least 1")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise InputError(f"num_workers {self.num_workers} is below 0: give a number of processes, or 0 for none")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise one_of("precision", self.precision, ["auto", "float32", "bfloat16"])

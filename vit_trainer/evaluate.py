@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vit_trainer.architectures import MODELS
 from vit_trainer.checkpoint_files import check_checkpoint
 from vit_trainer.checkpoints import pretrained_model
-from vit_trainer.data import DATASETS, load_dataset, require_dataset
+from vit_trainer.data import dataset_info, load_dataset, require_dataset
 from vit_trainer.data.splits import Split
 from vit_trainer.errors import CheckpointError, InputError
 
@@ -136,6 +136,8 @@ def evaluate_checkpoint(
     split: SplitName = "test",
     resolution: int | None = None,
     batch_size: int = 256,
+    num_workers: int | None = None,
+    skip_unreadable: bool = False,
 ) -> CheckpointEvaluation:
     """Evaluate an official file with its own head (and `pre_logits`), without training. Every process calls this.
 
@@ -143,6 +145,7 @@ def evaluate_checkpoint(
         split: of its images, those of `train` too are seen whole.
         resolution: side of the images in pixels; None: what the file's position embeddings are for.
         batch_size: images per forward pass and process; the result doesn't depend on it.
+        num_workers, skip_unreadable: see `config.Execution`; what was skipped isn't among `num_images`.
 
     Raises:
         InputError: the file, the data set or the resolution can't be used, or the head is for other classes.
@@ -152,7 +155,7 @@ def evaluate_checkpoint(
         resolution = contents.resolution(architecture)
     elif not architecture.accepts(resolution):
         raise InputError(f"resolution {resolution} does not fit {model_name}: give a multiple of {architecture.stride}")
-    num_classes = DATASETS[dataset].num_classes
+    num_classes = dataset_info(dataset).num_classes
     if contents.num_classes != num_classes:
         raise CheckpointError(
             f"the head of {path} has {contents.num_classes or 'no'} classes, {dataset} has {num_classes}: "
@@ -160,7 +163,8 @@ def evaluate_checkpoint(
         )
     require_dataset(dataset)
     model = accelerator.prepare_model(pretrained_model(model_name, path, resolution=resolution), evaluation_mode=True)
-    images: Split = getattr(load_dataset(dataset), split)
+    data = load_dataset(dataset, num_workers=num_workers, skip_unreadable=skip_unreadable)
+    images: Split = getattr(data, split)
     accelerator.wait_for_everyone()
     start = time.perf_counter()
     sums = evaluate(model, images, accelerator, resolution=resolution, batch_size=batch_size)

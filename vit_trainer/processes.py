@@ -12,9 +12,8 @@ def start_accelerator(precision: Precision = "auto") -> Accelerator:
     Args:
         precision: of matrix products; auto: bfloat16 on GPUs that have it, else float32. Weights are float32.
     """
-    has_gpu = torch.cuda.is_available()
-    bfloat16 = has_gpu and torch.cuda.is_bf16_supported()
+    bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     if precision != "auto":
         bfloat16 = precision == "bfloat16"
-    # Without `cpu`, Accelerate ignores WORLD_SIZE on a machine that has no GPU: each process would be the only one.
-    return Accelerator(mixed_precision="bf16" if bfloat16 else "no", cpu=not has_gpu)
+    # Without `cpu`, Accelerate ignores WORLD_SIZE on a machine without an accelerator: each process would be alone.
+    return Accelerator(mixed_precision="bf16" if bfloat16 else "no", cpu=not torch.accelerator.is_available())

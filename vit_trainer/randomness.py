@@ -18,6 +18,7 @@ class Stream(IntEnum):
     CROP = 1
     FLIP = 2
     DROPOUT = 3
+    HOLD_OUT = 4
 
 
 def raw_bits(stream: Stream, seed: int, step: int, attempt: int, size: int) -> NDArray[np.uint64]:

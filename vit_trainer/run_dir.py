@@ -80,6 +80,8 @@ class RunDir:
     def open_for_writing(self, config: Mapping[str, Any]) -> None:
         """Create the folder if need be, take the lease over, and write the config or check that it agrees.
 
+        A result from before is taken away: whoever opens a run for writing goes on with it.
+
         Raises:
             InputError: the folder can't be written, or belongs to a trial with another config.
         """
@@ -89,6 +91,8 @@ class RunDir:
             lease = {"writer": self._lease, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
             write_atomically(self.lease_path, json.dumps(lease).encode())
             present = self.config()
+            if present in (None, dict(config)):
+                self.result_path.unlink(missing_ok=True)
             if present is None:
                 write_atomically(self.config_path, json.dumps(dict(config), indent=1, sort_keys=True).encode())
         except OSError as error:

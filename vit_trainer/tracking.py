@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MLFLOW_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Has the UI open on the table of runs, where it would show pages for language models."""
 METRICS_PER_BATCH = 1000
 """MLflow's limit for one log_batch call."""
 
@@ -43,12 +45,16 @@ class Shipper:
         """
         from mlflow import MlflowClient
 
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # creating a store is no news
         self._client: MlflowClient = MlflowClient(tracking_uri)
         self._tags = dict(tags)
         found = self._client.get_experiment_by_name(experiment)
         location = artifacts.resolve().as_uri() if tracking_uri.startswith("sqlite:") else None
         self._experiment_id: str = (
-            found.experiment_id if found else self._client.create_experiment(experiment, artifact_location=location)
+            found.experiment_id
+            if found
+            else self._client.create_experiment(experiment, artifact_location=location, tags=EXPERIMENT_TAGS)
         )
         self._run_ids: dict[str, str] = {}
         self._num_shipped: dict[str, int] = {}
@@ -68,6 +74,8 @@ class Shipper:
         self._log(run_id, [(row, row["step"], int(row["time"] * 1000)) for row in rows[first:]])
         self._num_shipped[run_dir.trial_id] = len(rows)
         if result is None:
+            if self._client.get_run(run_id).info.status != "RUNNING":
+                self._client.update_run(run_id, status="RUNNING")  # it failed or was stopped, and now goes on
             return
         ended = int(rows[-1]["time"] * 1000) if rows else int(time.time() * 1000)
         self._log(run_id, [(result, result["step"], ended)])

@@ -2,6 +2,7 @@
 
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.checkpoint_files import require_checkpoint
 from vit_trainer.checkpoints import pretrained_model
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.data import DATASETS, load_dataset
+from vit_trainer.data import dataset_info, load_dataset
 from vit_trainer.data.splits import MicroBatch
 from vit_trainer.errors import InputError, LeaseLostError, NonFiniteLossError
 from vit_trainer.evaluate import evaluate
@@ -75,18 +76,19 @@ def train(
     execution = execution or Execution()
     accelerator = start_accelerator(execution.precision)
     writes = accelerator.is_main_process
-    micro_batch_size = _micro_batch_size(config, execution, accelerator)
     if writes:
         run_dir.open_for_writing(config.to_dict())
+    accelerator.wait_for_everyone()
     try:
-        result = _train(config, run_dir, execution, accelerator, micro_batch_size, report)
+        result = _train(config, run_dir, execution, accelerator, report)
     except LeaseLostError:
         raise
     except Exception as error:
         if writes:
             cause = f"{type(error).__name__}: {error}".splitlines()[0]
             rows = run_dir.journal()
-            run_dir.write_result(TrainResult("failed", rows[-1]["step"] if rows else 0, {}, cause).to_dict())
+            result = TrainResult("failed", rows[-1]["step"] if rows else 0, {}, cause)
+            run_dir.write_result(result.to_dict() | {"traceback": traceback.format_exc()})
         raise
     if writes:
         run_dir.write_result(result.to_dict())
@@ -99,7 +101,6 @@ def _train(
     run_dir: RunDir,
     execution: Execution,
     accelerator: Accelerator,
-    micro_batch_size: int,
     report: Report | None,
 ) -> TrainResult:
     device, writes = accelerator.device, accelerator.is_main_process
@@ -108,7 +109,7 @@ def _train(
     torch.manual_seed(config.seed)
 
     # Data.
-    data = load_dataset(config.dataset)
+    data = load_dataset(config.dataset, num_workers=execution.num_workers, skip_unreadable=execution.skip_unreadable)
     evaluated = partial(
         evaluate,
         accelerator=accelerator,
@@ -136,6 +137,7 @@ def _train(
     num_gpus = accelerator.num_processes if device.type == "cuda" else 0
     evaluation_steps = steps_of_evaluations(config, execution)
     share = config.global_batch_size // accelerator.num_processes
+    micro_batch_size = _micro_batch_size(config, execution, accelerator)
     batches = data.train.train_batches(
         _micro_batches(
             config, progress.step, accelerator.process_index * share, share, micro_batch_size, len(data.train)
@@ -235,7 +237,7 @@ def _micro_batch_size(config: FinetuneConfig, execution: Execution, accelerator:
 
 def initial_model(config: FinetuneConfig, execution: Execution) -> VisionTransformer:
     """The model of a trial at step 0: upstream weights, position embeddings resized, a zero head."""
-    num_classes = DATASETS[config.dataset].num_classes
+    num_classes = dataset_info(config.dataset).num_classes
     path = Path(execution.checkpoint) if execution.checkpoint else require_checkpoint(config.model, config.upstream)
     if path is None:
         architecture = MODELS[config.model]
@@ -247,7 +249,7 @@ def initial_model(config: FinetuneConfig, execution: Execution) -> VisionTransfo
 
 def steps_of_evaluations(config: FinetuneConfig, execution: Execution) -> set[int]:
     """After which steps to validate: evenly spaced, the last step among them."""
-    count = min(execution.num_evaluations or DATASETS[config.dataset].num_evaluations, config.total_steps)
+    count = min(execution.num_evaluations or dataset_info(config.dataset).num_evaluations, config.total_steps)
     return {config.total_steps * (i + 1) // count for i in range(count)}
 
 

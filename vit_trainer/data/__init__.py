@@ -1,14 +1,18 @@
 """DATASETS: name -> what is known of a data set before any of it is read; load_dataset() reads it.
 
-Importing this module reads nothing and imports only the standard library.
+A name with a slash is the path of a folder of classes; `dataset_info()` looks both kinds up. Importing this module
+reads nothing and imports only the standard library.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_trainer.errors import DataError
+from vit_trainer.errors import InputError, one_of
 
 if TYPE_CHECKING:
     from vit_trainer.data.splits import Splits
@@ -61,7 +65,8 @@ def _digits(num_classes: int, num_train: int, num_validation: int, num_test: int
         warmup_steps=8,
         global_batch_size=64,
         upstream="digits",
-        base_lrs=(0.01, 0.03),
+        official_base_lr=0.003,
+        base_lrs=(0.003, 0.01),
         num_evaluations=8,
     )
 
@@ -75,23 +80,99 @@ DATASETS |= {
 }
 
 
+def is_folder(name: str) -> bool:
+    """Whether a data set is named by the path of a folder of classes: one with a slash, such as ./pets."""
+    return os.sep in name
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """What is known of a data set: a row of DATASETS, or what a folder of classes holds.
+
+    Of a folder, names and sizes of its files are listed (once per process), none is opened. Its recipe is that of
+    the paper's smaller data sets: CIFAR's schedule and candidates.
+
+    Raises:
+        InputError: a name that doesn't exist; the message names the nearest one.
+        DataError: a path where there is no folder of classes; says what has to be there.
+    """
+    if is_folder(name):
+        return _listed_folder(name)[1]
+    if name not in DATASETS:
+        raise InputError(f"{one_of('dataset', name, list(DATASETS))}; or the path of a folder of classes, as ./{name}")
+    return DATASETS[name]
+
+
+def dataset_id(name: str) -> str:
+    """What a data set is called in trial ids and config.json: its name, without a slash.
+
+    Of a folder of classes: its own name and a hash of its contents (every image's part, class, file name and size),
+    so a copy elsewhere is the same data set, and an image added, removed or changed makes it another.
+    """
+    return _listed_folder(name)[0] if is_folder(name) else name
+
+
+@lru_cache(maxsize=64)
+def _listed_folder(path: str) -> tuple[str, DatasetInfo]:
+    from vit_trainer.data.class_folders import HELD_OUT_PERCENT, find_class_folders
+    from vit_trainer.data.holdout import held_out_per_class
+
+    folders = find_class_folders(Path(path))
+    train_counts = folders.counts("train")
+    num_train = sum(train_counts)
+    if folders.validation == "train":
+        num_validation = sum(held_out_per_class(train_counts, HELD_OUT_PERCENT))
+        num_train -= num_validation
+    else:
+        num_validation = sum(folders.counts(folders.validation))
+    num_test = sum(folders.counts(folders.test))
+    info = DatasetInfo(len(folders.classes), num_train, num_validation, num_test, 10_000, 500, base_lrs=_CIFAR_LRS)
+    return folders.contents_id(), info
+
+
+def data_folder() -> Path:
+    """Where the files of named data sets are: $VIT_DATA, else vit_trainer/data in the user's cache folder."""
+    if folder := os.environ.get("VIT_DATA"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vit_trainer" / "data"
+
+
 def require_dataset(name: str) -> None:
-    """Check that a data set can be read here, without reading it.
+    """Check that a data set can be read here, without reading it; CIFAR's files are downloaded if need be.
 
     Raises:
         DataError: it can't; says what to put where.
     """
-    if not name.startswith("digits-"):
-        raise DataError(f"data set {name} cannot be read yet: choose from digits-even, digits-odd")
+    dataset_info(name)
+    if name.startswith("cifar"):
+        from vit_trainer.data.cifar import CIFAR, fetch_cifar
+
+        fetch_cifar(CIFAR[name], data_folder())
+    elif name == "imagenet2012":
+        from vit_trainer.data.class_folders import find_class_folders
+
+        find_class_folders(data_folder() / name, test="val")
 
 
-def load_dataset(name: str) -> Splits:
+def load_dataset(name: str, *, num_workers: int | None = None, skip_unreadable: bool = False) -> Splits:
     """Read a data set's images, or find them, as train, validation and test.
+
+    Args:
+        num_workers: processes that decode image files; see `config.Execution`, as for `skip_unreadable`.
 
     Raises:
         DataError: the files are missing or damaged; says what to put where.
     """
-    require_dataset(name)
-    from vit_trainer.data.digits import load_digits_subset
+    info = dataset_info(name)
+    if name.startswith("digits-"):
+        from vit_trainer.data.digits import load_digits_subset
 
-    return load_digits_subset(name.removeprefix("digits-"))
+        return load_digits_subset(name.removeprefix("digits-"))
+    if name.startswith("cifar"):
+        from vit_trainer.data.cifar import CIFAR, load_cifar
+
+        return load_cifar(CIFAR[name], data_folder())
+    from vit_trainer.data.image_files import load_class_folders, load_imagenet
+
+    if name == "imagenet2012":
+        return load_imagenet(data_folder() / name, info, num_workers=num_workers, skip_unreadable=skip_unreadable)
+    return load_class_folders(Path(name), num_workers=num_workers, skip_unreadable=skip_unreadable)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_trainer.augment import random_crops, resize_crops, whole_images
+from vit_trainer.data.holdout import held_out_per_class
+from vit_trainer.randomness import Stream, raw_bits
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,24 @@ class Splits:
     train: Split
     validation: Split
     test: Split
+
+
+def held_out(labels: NDArray[np.int64], percent: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which images train and which validate: ascending indices, the same for the same labels for ever.
+
+    Every class gives its share, chosen by one fixed permutation of all images; see `held_out_per_class`.
+
+    Args:
+        labels: (num_images,), classes numbered from 0, none empty.
+        percent: share to hold out.
+    """
+    counts = np.bincount(labels)
+    order = np.lexsort((raw_bits(Stream.HOLD_OUT, 0, 0, 0, len(labels)), labels))
+    place_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    shares = held_out_per_class(counts.tolist(), percent)
+    is_held_out = np.zeros(len(labels), dtype=bool)
+    is_held_out[order[place_in_class < np.repeat(shares, counts)]] = True
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
 class InMemorySplit:

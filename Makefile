@@ -1,0 +1,41 @@
+# Everything a newcomer needs: `make demo` and `make test` set up what they use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STORAGE ?= sweep-results
+
+.PHONY: demo test test-slow lint format setup clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The miniature grid; then one cell from random weights, to see what pre-training is worth.
+demo: setup
+	$(BIN)/python sweeps/paper_grid.py --preset mini --storage $(STORAGE)
+	@echo "The same cell without pre-training:"
+	$(BIN)/python -m vit_trainer train --model ViT-B_16-mini --dataset digits-even --upstream scratch --storage $(STORAGE)
+	@echo "To compare the runs: $(BIN)/mlflow ui --workers 1 --backend-store-uri sqlite:///$(abspath $(STORAGE))/mlflow.db"
+
+test: setup
+	$(BIN)/python -m pytest
+
+# What takes longer than the default suite allows.
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(STORAGE) .mypy_cache .ruff_cache .pytest_cache

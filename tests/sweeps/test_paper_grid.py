@@ -1,0 +1,101 @@
+"""The whole thing: real Ray, real training, real MLflow, in the smallest grid that shows it."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vit_trainer.run_dir import RunDir
+
+SCRIPT = Path(__file__).parents[2] / "sweeps" / "paper_grid.py"
+GRID = ["--preset", "mini", "--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.0"]
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The script as a user starts it, from a folder of theirs."""
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *GRID, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=200,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("user")
+
+
+@pytest.fixture(scope="module")
+def first(folder: Path) -> subprocess.CompletedProcess[str]:
+    """One candidate that trains and one whose rate makes the loss no number."""
+    return run(folder, "--base-lrs", "0.01", "1e38")
+
+
+def run_dirs(folder: Path) -> dict[str, RunDir]:
+    return {path.name: RunDir(path) for path in (folder / "sweep-results" / "runs").iterdir()}
+
+
+def accuracy_in_table(output: str) -> str:
+    (entry,) = re.findall(r"ViT-B_32-mini │\s+(\d+\.\d\d)", output)
+    return str(entry)
+
+
+def test_a_failing_trial_is_named_and_takes_no_other_down(
+    first: subprocess.CompletedProcess[str], folder: Path
+) -> None:
+    assert first.returncode == 1, first.stderr
+    failures = [line for line in first.stderr.splitlines() if line.startswith("failed:")]
+    assert len(failures) == 1
+    assert "lr1e+38" in failures[0]
+    assert "NonFiniteLossError: the training loss is nan" in failures[0]
+    by_status = {str((run_dir.result() or {})["status"]): run_dir for run_dir in run_dirs(folder).values()}
+    assert set(by_status) == {"finished", "failed"}
+    result = by_status["finished"].result()
+    assert result is not None
+    assert accuracy_in_table(first.stdout) == f"{100 * result['test/accuracy']:.2f}"
+    assert result["test/accuracy"] > 0.9
+
+
+def test_mlflow_has_one_run_per_trial_with_what_the_ui_compares(
+    first: subprocess.CompletedProcess[str], folder: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/sweep-results/mlflow.db")
+    experiment = client.get_experiment_by_name("paper_grid-mini")
+    assert experiment is not None
+    runs = {run.data.tags["trial_id"]: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == set(run_dirs(folder))
+    for trial_id, run_dir in run_dirs(folder).items():
+        run_, result = runs[trial_id], run_dir.result()
+        assert result is not None
+        assert run_.data.params["model"] == "ViT-B_32-mini"
+        assert run_.data.tags["sweep"] == "paper_grid-mini"
+        assert run_.data.tags["cell"].startswith("ViT-B_32-mini digits-even")
+        assert run_.info.status == {"finished": "FINISHED", "failed": "FAILED"}[result["status"]]
+        if result["status"] == "finished":
+            assert run_.data.metrics["test/accuracy"] == result["test/accuracy"]
+            assert {"runtime_hours", "gpu_hours", "lr", "images_per_second"} <= set(run_.data.metrics)
+            steps = [metric.step for metric in client.get_metric_history(run_.info.run_id, "train/loss")]
+            assert sorted(set(steps)) == [row["step"] for row in run_dir.journal()]
+
+
+def test_the_same_command_again_runs_nothing_and_prints_the_same_table(
+    first: subprocess.CompletedProcess[str], folder: Path
+) -> None:
+    before = {trial_id: run_dir.journal_path.stat().st_mtime_ns for trial_id, run_dir in run_dirs(folder).items()}
+    start = time.monotonic()
+    again = run(folder, "--base-lrs", "0.01")
+    assert time.monotonic() - start < 20
+    assert again.returncode == 0, again.stderr
+    assert "1 trials, 1 of them done" in again.stdout
+    assert accuracy_in_table(again.stdout) == accuracy_in_table(first.stdout)
+    assert before == {
+        trial_id: run_dir.journal_path.stat().st_mtime_ns for trial_id, run_dir in run_dirs(folder).items()
+    }

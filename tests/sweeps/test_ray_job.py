@@ -1,0 +1,64 @@
+"""The sweep as a job on a running Ray cluster, submitted as on a real one."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vit_trainer.run_dir import RunDir
+
+ROOT = Path(__file__).parents[2]
+
+ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "token"}
+"""Ray turns its token on by itself for the cluster it starts, but not for who talks to it."""
+START_CLUSTER = """
+import ray, sys
+context = ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
+print(context.dashboard_url, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def dashboard() -> Iterator[str]:
+    """The address of a cluster that lives as long as the test."""
+    environment = {key: value for key, value in ENVIRONMENT.items() if key != "RAY_ADDRESS"}
+    with subprocess.Popen(
+        [sys.executable, "-c", START_CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as cluster:
+        assert cluster.stdout is not None
+        yield "http://" + cluster.stdout.readline().strip()
+        assert cluster.stdin is not None
+        cluster.stdin.close()
+
+
+@pytest.mark.slow
+def test_a_submitted_sweep_runs_with_the_code_that_was_sent(dashboard: str, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    for package in ("sweeps", "vit_trainer"):
+        shutil.copytree(ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
+    marked = code / "sweeps" / "sweep.py"
+    marked.write_text(marked.read_text().replace("of them done", "of them done by what was sent"))
+    grid = ["--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.0", "--base-lrs", "0.01"]
+    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", dashboard]
+    submit += ["--working-dir", str(code), "--", sys.executable, "sweeps/paper_grid.py", *grid]
+    done = subprocess.run(
+        [*submit, "--storage", str(tmp_path / "storage")],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No GPU in the Ray cluster: running the miniature." in done.stdout
+    assert "of them done by what was sent" in done.stdout
+    (path,) = (tmp_path / "storage" / "runs").iterdir()
+    result = RunDir(path).result()
+    assert result is not None
+    assert result["status"] == "finished"

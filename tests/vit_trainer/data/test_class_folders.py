@@ -1,0 +1,171 @@
+"""Folders of classes as data sets: what is listed, what they are called, and what is wrong with a bad one."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sweeps.cells import Grid, cells_of
+from sweeps.options import SweepOptions
+from vit_trainer.config import FinetuneConfig
+from vit_trainer.data import DATASETS, dataset_id, dataset_info, load_dataset, require_dataset
+from vit_trainer.data.class_folders import find_class_folders
+from vit_trainer.errors import DataError, InputError
+
+Write = Callable[..., Path]
+
+
+def test_classes_are_numbered_by_name(image_folder: Write) -> None:
+    root = image_folder(classes=("n02", "n01", "n10"))
+    (root / "train" / "n01" / ".hidden.JPEG").touch()
+    (root / "train" / "n01" / "notes.txt").touch()
+    (root / "train" / "readme.txt").touch()
+    (root / "train" / ".cache").mkdir()
+    folders = find_class_folders(root)
+    assert folders.classes == ("n01", "n02", "n10")
+    assert folders.counts("train") == [12, 12, 12]
+    assert folders.paths("val")[:2] == ["val/n01/n01_0.JPEG", "val/n01/n01_1.JPEG"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "counts", "places"),
+    [
+        (("train", "val"), (33, 3, 15), ("train", "val")),
+        (("train", "test"), (33, 3, 15), ("train", "test")),
+        (("train", "val", "test"), (36, 15, 15), ("val", "test")),
+    ],
+)
+def test_parts_become_splits(
+    image_folder: Write, parts: tuple[str, ...], counts: tuple[int, int, int], places: tuple[str, str]
+) -> None:
+    root = image_folder(parts=parts)
+    folders, info = find_class_folders(root), dataset_info(str(root))
+    assert (folders.validation, folders.test) == places
+    assert (info.num_train, info.num_validation, info.num_test) == counts
+    assert info.num_classes == 3
+    splits = load_dataset(str(root), num_workers=0)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == counts
+
+
+def test_a_trial_keeps_its_name_when_the_folder_moves(image_folder: Write, tmp_path: Path) -> None:
+    root = image_folder("my pets")
+    copy = tmp_path / "elsewhere" / "my pets"
+    shutil.copytree(root, copy)
+    ours, theirs = (FinetuneConfig.official("ViT-B_16", str(path)) for path in (root, copy))
+    assert ours.trial_id == theirs.trial_id
+    assert ours.to_dict() == theirs.to_dict()
+    assert ours.trial_id.startswith("ViT-B_16-my_pets-")
+    assert "/" not in ours.trial_id
+    assert str(tmp_path) not in str(ours.to_dict())
+
+
+@pytest.mark.parametrize("change", ["pixels", "added", "removed", "renamed"])
+def test_other_contents_under_the_same_name_are_another_data_set(
+    image_folder: Write, tmp_path: Path, change: str
+) -> None:
+    root = image_folder()
+    copy = tmp_path / "elsewhere" / "pets"
+    shutil.copytree(root, copy)
+    image = copy / "val" / "n01440764" / "n01440764_0.JPEG"
+    if change == "pixels":
+        shutil.copy(copy / "val" / "n01440764" / "n01440764_1.JPEG", image)
+    elif change == "added":
+        shutil.copy(image, image.with_name("more.JPEG"))
+    elif change == "removed":
+        image.unlink()
+    else:
+        image.rename(image.with_name("renamed.JPEG"))
+    assert dataset_id(str(root)) != dataset_id(str(copy))
+    assert dataset_id(str(root)).startswith("pets-")
+
+
+def test_a_relative_path_becomes_absolute(image_folder: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = image_folder()
+    monkeypatch.chdir(root.parent)
+    assert FinetuneConfig.official("ViT-B_16", "./pets").dataset == str(root)
+    (cell,) = cells_of(Grid(("ViT-B_16",), ("./pets",), (0.0,)))
+    assert cell.dataset == str(root)
+    grid = SweepOptions(preset="paper", datasets=("./pets", "cifar10")).grid("paper")
+    assert grid.datasets == ("./pets", "cifar10")
+    assert SweepOptions().candidates([cell])[0].trial_id.startswith("ViT-B_16-pets-")
+
+
+def test_named_data_sets_are_what_they_were() -> None:
+    assert dataset_id("cifar10") == "cifar10"
+    assert dataset_info("cifar10") is DATASETS["cifar10"]
+    assert FinetuneConfig("ViT-B_16", "cifar10", dropout=0.1).trial_id == "ViT-B_16-cifar10-d0.1-lr0.03-s0-4916bc"
+
+
+def test_an_unknown_name_says_which_are_known() -> None:
+    with pytest.raises(
+        InputError, match=r"unknown dataset 'cifar'; did you mean 'cifar10'\?.*folder of classes, as ./c"
+    ):
+        FinetuneConfig.official("ViT-B_16", "cifar")
+
+
+def remove(*parts: str) -> Callable[[Path], None]:
+    return lambda root: [shutil.rmtree(root / part) for part in parts] and None
+
+
+def empty_class(root: Path) -> None:
+    for image in (root / "train" / "n02105855").iterdir():
+        image.unlink()
+
+
+def no_classes(root: Path) -> None:
+    for folder in (root / "train").iterdir():
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove("train", "val"), "no train/ in ROOT: put train/ and val/"),
+        (remove("train"), "no train/ in ROOT: put train/ and val/"),
+        (remove("val"), "no val/ or test/ in ROOT: put train/ and val/"),
+        (remove("."), "no folder of classes at ROOT: put train/ and val/"),
+        (no_classes, "no class folders in ROOT/train: put train/ and val/"),
+        (empty_class, "no images in ROOT/train/n02105855: put files there that end with .bmp, .jpeg"),
+        (remove("train/n01440764", "train/n02105855"), "only one class in ROOT/train (n03000247): give at least two"),
+        (remove("val/n02105855"), "such as n02105855 in train/ but not in val/"),
+        (remove("train/n02105855"), "such as n02105855 in val/ but not in train/"),
+    ],
+)
+def test_a_bad_folder_is_refused_in_one_line(image_folder: Write, damage: Callable[[Path], None], message: str) -> None:
+    root = image_folder()
+    damage(root)
+    with pytest.raises(DataError) as raised:
+        FinetuneConfig.official("ViT-B_16", str(root))
+    assert message.replace("ROOT", str(root)) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_imagenet_is_found_in_the_data_folder(
+    image_folder: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIT_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=f"no folder of classes at {tmp_path / 'imagenet2012'}: put train/ and val/"):
+        require_dataset("imagenet2012")
+    root = image_folder("imagenet2012", parts=("train", "val"))
+    (root / "test").mkdir()  # ILSVRC's unlabelled test images
+    require_dataset("imagenet2012")
+    with pytest.raises(DataError, match="has 3 classes, not 1000: unpack"):
+        load_dataset("imagenet2012")
+
+
+def test_imagenet_has_to_be_complete(image_folder: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIT_DATA", str(tmp_path))
+    classes = tuple(f"n{i:08}" for i in range(1000))
+    root = tmp_path / "imagenet2012"
+    for part, count in (("train", 2), ("val", 1)):
+        for name in classes:
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                (root / part / name / f"{i}.JPEG").touch()
+    with pytest.raises(
+        DataError, match="train has 2,000 images, not 1,281,167: unpack imagenet2012 anew, or give --skip"
+    ):
+        load_dataset("imagenet2012")
+    splits = load_dataset("imagenet2012", skip_unreadable=True)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (1000, 1000, 1000)

@@ -1,0 +1,105 @@
+"""Pixels against what TensorFlow computed in the official pipeline.
+
+golden/crop_stats.npz: of 100,000 official crops of three image sizes, 21 quantiles (0%, 5%, .. 100%) of relative area,
+aspect ratio and height, means of (top, left, height, width), and the share of whole images.
+golden/preprocess.npz: random images, and what the official resize made of them whole and of one crop each.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from vit_trainer.augment import Crops, random_crops, resize_crops, resize_cuts, whole_images
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+SIZES = [(32, 32), (375, 500), (500, 333)]
+
+
+def crops_of(height: int, width: int, *, num_steps: int = 1, step: int = 0, seed: int = 0) -> list[Crops]:
+    size = np.full(512, height), np.full(512, width)
+    return [random_crops(seed, step + i, slice(0, 512), *size) for i in range(num_steps)]
+
+
+def distance(sample: NDArray[np.float64], quantiles: NDArray[np.float64]) -> float:
+    """Kolmogorov-Smirnov distance, as far as quantiles show it: how far the sample's CDF passes them by."""
+    levels = np.linspace(0, 1, len(quantiles))
+    ordered = np.sort(sample)
+    up_to = np.searchsorted(ordered, quantiles + 1e-9, side="right") / len(sample)
+    below = np.searchsorted(ordered, quantiles - 1e-9, side="left") / len(sample)
+    return float(np.maximum(levels - up_to, below - levels).max())
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_crops_follow_the_official_distribution(height: int, width: int) -> None:
+    golden, size = np.load(GOLDEN / "crop_stats.npz"), f"{height}x{width}"
+    crops = crops_of(height, width, num_steps=200)
+    top, left, h, w = (np.concatenate([getattr(c, edge) for c in crops]) for edge in ("top", "left", "height", "width"))
+    assert distance(h * w / (height * width), golden[f"area_q_{size}"]) <= 0.01
+    assert distance(w / h, golden[f"aspect_q_{size}"]) <= 0.01
+    assert distance(h, golden[f"height_q_{size}"]) <= 0.01
+    deviations = np.array([edge.std() for edge in (top, left, h, w)])
+    means = np.array([edge.mean() for edge in (top, left, h, w)])
+    assert np.all(np.abs(means - golden[f"mean_{size}"]) <= 0.015 * deviations)
+    assert abs(np.mean((h == height) & (w == width)) - golden[f"full_{size}"]) <= 0.001
+    assert (top + h).max() <= height
+    assert (left + w).max() <= width
+    flipped = np.concatenate([c.flip for c in crops])
+    assert abs(flipped.mean() - 0.5) < 0.01
+
+
+def test_the_distance_tells_torchvisions_crop_from_the_official_one() -> None:
+    rng = np.random.default_rng(0)
+    uniform_area = rng.uniform(0.05, 1, 100_000)  # RandomResizedCrop draws the area, not the height, uniformly
+    assert distance(uniform_area, np.load(GOLDEN / "crop_stats.npz")["area_q_375x500"]) > 0.05
+
+
+def test_a_crop_is_a_function_of_seed_step_and_position() -> None:
+    heights, widths = np.arange(40, 104), np.arange(140, 76, -1)
+    whole = random_crops(3, 5, slice(0, 64), heights, widths)
+    for positions in (slice(0, 16), slice(16, 48), slice(63, 64)):
+        part = random_crops(3, 5, positions, heights[positions], widths[positions])
+        for edge in ("top", "left", "height", "width", "flip"):
+            np.testing.assert_array_equal(getattr(part, edge), getattr(whole[positions], edge))
+    for seed, step in ((4, 5), (3, 6)):
+        other = random_crops(seed, step, slice(0, 64), heights, widths)
+        assert np.mean(other.top == whole.top) < 0.3
+        assert 0.2 < np.mean(other.flip == whole.flip) < 0.8
+
+
+@pytest.mark.parametrize("case", ["32x32_48", "32x32_24", "50x37_24", "37x50_64", "8x21_24"])
+@pytest.mark.parametrize("kind", ["eval", "crop"])
+def test_resizing_equals_the_official_one(case: str, kind: str) -> None:
+    golden = np.load(GOLDEN / "preprocess.npz")
+    image, expected = golden[f"in_{case}"], golden[f"{kind}_{case}"]
+    top, left, height, width = golden[f"box_{case}"] if kind == "crop" else (0, 0, *image.shape[:2])
+    crops = Crops(*(np.array([edge]) for edge in (top, left, height, width)), flip=np.array([False]))
+    batched = resize_crops(torch.from_numpy(image)[None], crops, len(expected))
+    cut = torch.from_numpy(image[top : top + height, left : left + width].copy()).ravel()
+    ragged = resize_cuts(cut, [(height, width)], torch.tensor([False]), len(expected))
+    for result in (batched, ragged):
+        assert np.abs(result[0].permute(1, 2, 0).numpy() - expected).max() <= 1e-5  # 5e-6 of the range [-1, 1]
+
+
+def test_cuts_of_all_sizes_become_what_their_crops_become() -> None:
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (16, 60, 45, 3), dtype=np.uint8)
+    crops = random_crops(0, 0, slice(0, 16), np.full(16, 60), np.full(16, 45))
+    boxes = list(zip(crops.top, crops.left, crops.height, crops.width, strict=True))
+    cuts = [image[t : t + h, x : x + w].ravel() for image, (t, x, h, w) in zip(images, boxes, strict=True)]
+    pixels, flip = torch.from_numpy(np.concatenate(cuts)), torch.from_numpy(crops.flip)
+    ragged = resize_cuts(pixels, [(int(h), int(w)) for _, _, h, w in boxes], flip, 32)
+    batched = resize_crops(torch.from_numpy(images), crops, 32)
+    assert crops.flip.any()
+    torch.testing.assert_close(ragged, batched, atol=1e-5, rtol=0)
+
+
+def test_a_whole_image_is_seen_to_its_borders_without_antialias() -> None:
+    image = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    image[:, 1::2] = 255  # antialiasing would make it grey
+    rows = resize_crops(image, whole_images(np.array([64]), np.array([64])), 64)[0, 0, :, 0]
+    assert rows.tolist() == [-1.0, 1.0] * 32
+    halved = resize_crops(image[:, :, :, :], whole_images(np.array([63]), np.array([64])), 21)[0, 0, :, 0]
+    assert halved.tolist() == [1.0, -1.0] * 10 + [1.0]

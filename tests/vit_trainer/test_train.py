@@ -1,0 +1,145 @@
+"""The loop, on real digits with the real miniature checkpoints."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vit_trainer.config import Execution, FinetuneConfig
+from vit_trainer.data import DATASETS, load_dataset
+from vit_trainer.errors import InputError, LeaseLostError, NonFiniteLossError
+from vit_trainer.run_dir import Row, RunDir
+from vit_trainer.train import train
+
+CONFIG = FinetuneConfig.official(
+    "ViT-B_32-mini", "digits-even", dropout=0.1, total_steps=8, warmup_steps=2, global_batch_size=16
+)
+EXECUTION = Execution(micro_batch_size=8, num_evaluations=4, save_weights=True)
+
+
+class Killed(BaseException):
+    """Stands in for the end of the process right after a report."""
+
+
+def weights(run_dir: RunDir) -> dict[str, torch.Tensor]:
+    return load_file(run_dir.weights_path)
+
+
+def test_four_steps_a_kill_and_four_more_are_eight(tmp_path: Path) -> None:
+    whole, broken = RunDir(tmp_path / "whole"), RunDir(tmp_path / "broken")
+    train(CONFIG, whole, EXECUTION)
+
+    def kill_at_step_4(row: Row) -> None:
+        if row["step"] == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(CONFIG, broken, EXECUTION, kill_at_step_4)
+    assert broken.result() is None
+    reports: list[Row] = []
+    train(CONFIG, RunDir(broken.path), EXECUTION, reports.append)
+
+    assert [row["step"] for row in reports] == [6, 8]
+    assert [row["step"] for row in broken.journal()] == [2, 4, 6, 8]
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(broken)[name]), name
+    for one, other in zip(whole.journal(), broken.journal(), strict=True):
+        assert one["train/loss"] == other["train/loss"]
+        assert one["val/accuracy"] == other["val/accuracy"]
+
+
+def test_the_journal_gets_the_row_that_a_crash_kept_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = RunDir(tmp_path)
+
+    def crash(self: RunDir, row: Row) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDir, "append", crash)  # between the checkpoint and the journal
+        with pytest.raises(Killed):
+            train(CONFIG, run_dir, EXECUTION)
+    assert run_dir.journal() == []
+    train(CONFIG, RunDir(tmp_path), EXECUTION)
+    assert [row["step"] for row in run_dir.journal()] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("micro_batch_size", [4, 16])
+def test_the_trajectory_does_not_depend_on_the_micro_batch(tmp_path: Path, micro_batch_size: int) -> None:
+    reference, other = RunDir(tmp_path / "8"), RunDir(tmp_path / "other")
+    train(CONFIG, reference, EXECUTION)
+    train(CONFIG, other, dataclasses.replace(EXECUTION, micro_batch_size=micro_batch_size))
+    for one, two in zip(reference.journal(), other.journal(), strict=True):
+        assert one["train/loss"] == pytest.approx(two["train/loss"], abs=1e-5)
+    for name, tensor in weights(reference).items():
+        torch.testing.assert_close(tensor, weights(other)[name], rtol=0, atol=1e-4)
+
+
+def test_a_result_holds_what_the_table_needs(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    train(CONFIG, run_dir, EXECUTION)
+    result = run_dir.result()
+    assert result is not None
+    assert result["status"] == "finished"
+    assert result["step"] == 8
+    num_test = DATASETS["digits-even"].num_test
+    assert (result["test/accuracy"] * num_test) == pytest.approx(round(result["test/accuracy"] * num_test))
+    assert result["runtime_hours"] > 0
+    assert result["gpu_hours"] == 0
+    assert not run_dir.checkpoint_path.exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    with pytest.raises(NonFiniteLossError, match="the training loss is nan at step"):
+        train(dataclasses.replace(CONFIG, base_lr=1e38), run_dir, EXECUTION)
+    result = run_dir.result()
+    assert result is not None
+    assert result["status"] == "failed"
+    assert result["cause"].startswith("NonFiniteLossError: the training loss is nan")
+    assert "Traceback" in result["traceback"]
+    assert all(math.isfinite(row["train/loss"]) for row in run_dir.journal())
+
+
+def test_a_run_that_was_taken_over_stops_and_records_nothing(tmp_path: Path) -> None:
+    def successor(row: Row) -> None:
+        RunDir(tmp_path).open_for_writing(CONFIG.to_dict())
+
+    with pytest.raises(LeaseLostError):
+        train(CONFIG, RunDir(tmp_path), EXECUTION, successor)
+    assert RunDir(tmp_path).result() is None
+    assert [row["step"] for row in RunDir(tmp_path).journal()] == [2]
+
+
+def test_a_micro_batch_that_does_not_divide_the_step_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="micro_batch_size 5 does not divide 16"):
+        train(CONFIG, RunDir(tmp_path), dataclasses.replace(EXECUTION, micro_batch_size=5))
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    one, other = RunDir(tmp_path / "0"), RunDir(tmp_path / "1")
+    train(CONFIG, one, EXECUTION)
+    train(dataclasses.replace(CONFIG, seed=1), other, EXECUTION)
+    assert one.journal()[-1]["train/loss"] != other.journal()[-1]["train/loss"]
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name.startswith("digits-")])
+def test_digits_have_the_sizes_that_are_planned_with(name: str) -> None:
+    info, splits = DATASETS[name], load_dataset(name)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (
+        info.num_train,
+        info.num_validation,
+        info.num_test,
+    )
+
+
+def test_fine_tuning_sees_no_image_of_the_pre_training_and_no_split_shares_one() -> None:
+    from vit_trainer.data.digits import subset_indices
+
+    pretrain = {int(i) for part in subset_indices("pretrain").values() for i in part}
+    seen: list[int] = [int(i) for subset in ("even", "odd") for part in subset_indices(subset).values() for i in part]
+    assert len(seen) == len(set(seen))
+    assert not pretrain & set(seen)
+    assert len(pretrain) + len(seen) == 1797

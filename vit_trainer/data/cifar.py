@@ -1,0 +1,204 @@
+"""CIFAR-10 and CIFAR-100 from the files that torchvision also uses: pickles by Alex Krizhevsky, 2009.
+
+Pickles can run code, so nothing is unpickled before its MD5 has been compared with the published one, and even then
+only arrays and plain values can come out.
+"""
+
+import fcntl
+import hashlib
+import io
+import os
+import pickle
+import shutil
+import sys
+import tarfile
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_trainer.data.splits import InMemorySplit, Splits, held_out
+from vit_trainer.errors import DataError
+from vit_trainer.run_dir import write_atomically
+
+HELD_OUT_PERCENT = 2
+TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class CifarFormat:
+    """Names and checksums of a data set's files, and what to look for in them."""
+
+    folder: str
+    """The unpacked folder, in the archive as in the data folder."""
+    archive: str
+    url: str
+    """Where the archive is published."""
+    archive_md5: str
+    train: tuple[tuple[str, str], ...]
+    """File names and MD5s of the training images, in the official order."""
+    test: tuple[tuple[str, str], ...]
+    """The same of the test images."""
+    labels: str
+    """Under which key the files hold the labels."""
+
+
+CIFAR: dict[str, CifarFormat] = {
+    "cifar10": CifarFormat(
+        folder="cifar-10-batches-py",
+        archive="cifar-10-python.tar.gz",
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        archive_md5="c58f30108f718f92721af3b95e74349a",
+        train=(
+            ("data_batch_1", "c99cafc152244af753f735de768cd75f"),
+            ("data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
+            ("data_batch_3", "54ebc095f3ab1f0389bbae665268c751"),
+            ("data_batch_4", "634d18415352ddfa80567beed471001a"),
+            ("data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
+        ),
+        test=(("test_batch", "40351d587109b95175f43aff81a1287e"),),
+        labels="labels",
+    ),
+    "cifar100": CifarFormat(
+        folder="cifar-100-python",
+        archive="cifar-100-python.tar.gz",
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        archive_md5="eb9058c3a382ffc7106e4002c42a8d85",
+        train=(("train", "16019d7e3df5f24257cddd939b257f8d"),),
+        test=(("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),),
+        labels="fine_labels",
+    ),
+}
+"""As published at https://www.cs.toronto.edu/~kriz/cifar.html and known to torchvision.datasets.CIFAR10, CIFAR100."""
+
+
+def load_cifar(files: CifarFormat, folder: Path) -> Splits:
+    """Read the images: 98% of train, the 2% that are held out of it, and test.
+
+    Raises:
+        DataError: the files are damaged, or missing and can't be downloaded; says what to put where.
+    """
+    fetch_cifar(files, folder)
+    images, labels = _read(files, files.train, folder)
+    train, validation = held_out(labels, HELD_OUT_PERCENT)
+    return Splits(
+        InMemorySplit(images[train], labels[train]),
+        InMemorySplit(images[validation], labels[validation]),
+        InMemorySplit(*_read(files, files.test, folder)),
+    )
+
+
+def fetch_cifar(files: CifarFormat, folder: Path) -> None:
+    """See to it that the unpacked files are in the data folder, once per node: others wait for the first who asks.
+
+    Raises:
+        DataError: they aren't there and can't be made; says what to put where.
+    """
+    if _is_unpacked(files, folder):
+        return
+    archive = folder / files.archive
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder / f".{files.archive}.lock"):
+            if _is_unpacked(files, folder):
+                return
+            if not archive.is_file():
+                _download(files.url, archive)
+            _unpack(files, archive)
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise DataError(
+            f"no {files.folder} in {folder}, and it can't be made ({error}): put it or {files.archive} there"
+        ) from error
+
+
+def _is_unpacked(files: CifarFormat, folder: Path) -> bool:
+    return all((folder / files.folder / name).is_file() for name, _ in (*files.train, *files.test))
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Held by one process of this node at a time; the system frees it when that process dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _download(url: str, path: Path) -> None:
+    part = path.with_name(f".{path.name}.part")
+    print(f"downloading {url} to {path}", file=sys.stderr)
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, part.open("wb") as file:
+        shutil.copyfileobj(response, file, length=1 << 20)
+    os.replace(part, path)
+
+
+def _unpack(files: CifarFormat, archive: Path) -> None:
+    """Put the files that are needed, and nothing else of the archive, in place."""
+    with archive.open("rb") as file:
+        _check(archive, hashlib.file_digest(file, "md5").hexdigest(), files.archive_md5)
+    unpacked = archive.parent / files.folder
+    unpacked.mkdir(exist_ok=True)
+    with tarfile.open(archive, "r:gz") as tar:
+        for name, _ in (*files.train, *files.test):
+            try:
+                member = tar.extractfile(f"{files.folder}/{name}")
+            except KeyError:
+                member = None
+            if member is None:
+                raise DataError(f"{archive} lacks {files.folder}/{name}: put the official archive there")
+            write_atomically(unpacked / name, member.read())
+
+
+def _check(path: Path, given: str, published: str) -> None:
+    if given != published:
+        raise DataError(
+            f"{path} is damaged or not the official file (MD5 {given}, not {published}): remove it and start again"
+        )
+
+
+def _read(
+    files: CifarFormat, names: tuple[tuple[str, str], ...], folder: Path
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (count, 32, 32, 3) and labels (count,) of several files, in order."""
+    images, labels = [], []
+    for name, published in names:
+        path = folder / files.folder / name
+        content = path.read_bytes()
+        _check(path, hashlib.md5(content, usedforsecurity=False).hexdigest(), published)
+        try:
+            batch = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+        except pickle.UnpicklingError as error:
+            raise DataError(f"{path} is no CIFAR file ({error}): remove it and start again") from error
+        images.append(batch["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        labels += batch[files.labels]
+    return np.ascontiguousarray(np.concatenate(images)), np.array(labels, dtype=np.int64)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Makes arrays and plain values, and calls nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        maker = {
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): _dtype,
+            ("numpy.core.multiarray", "_reconstruct"): np.ndarray.__new__,
+            ("numpy._core.multiarray", "_reconstruct"): np.ndarray.__new__,  # as NumPy 2 writes it
+            ("_codecs", "encode"): _encode,  # as Python 3 writes bytes for Python 2
+        }.get((module, name))
+        if maker is not None:
+            return maker
+        raise pickle.UnpicklingError(f"it holds {module}.{name}, which no CIFAR file does")
+
+
+def _dtype(code: str, align: int, copy: int) -> np.dtype[Any]:
+    """Python 2 wrote align and copy as 0 and 1, which NumPy 2.4 deprecates."""
+    return np.dtype(code, bool(align), bool(copy))
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    return text.encode(encoding)

@@ -1,0 +1,120 @@
+"""ClassFolders: which images lie in a folder of classes, from its listing alone. Standard library only.
+
+    root/train/<class>/<image>     root/val/<class>/<image>     root/test/<class>/<image>
+
+`val` or `test` must be there too. If both are, they are what they say. With one of them, that one is the test part
+(as ImageNet's val/ is), and validation is held out from train. Classes are numbered in the order of their names,
+ImageNet's thus by wnid. Names that begin with a dot and files that are no images are passed over.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vit_trainer.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp"})
+"""What an image's name ends with, in lower case. What is inside decides how it is decoded."""
+HELD_OUT_PERCENT = 2
+"""Share of train that is held out as validation where a folder has no part for it."""
+
+_LAYOUT = "put train/ and val/ (or test/) there, each with a folder of images per class"
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """The listing of a folder of classes."""
+
+    root: Path
+    classes: tuple[str, ...]
+    """Names of the class folders, in the order of their labels."""
+    files: Mapping[str, tuple[tuple[str, ...], ...]]
+    """`train` and the other parts that are used: per class, the names of its images, sorted."""
+
+    @property
+    def validation(self) -> str:
+        """The part that validation images come from: `val`, or `train` where they have to be held out."""
+        return "val" if len(self.files) == 3 else "train"
+
+    @property
+    def test(self) -> str:
+        """The part that test images come from."""
+        return "test" if "test" in self.files else "val"
+
+    def counts(self, part: str) -> list[int]:
+        """Images per class."""
+        return [len(names) for names in self.files[part]]
+
+    def paths(self, part: str) -> list[str]:
+        """Every image of a part, relative to the root, class after class."""
+        return [
+            f"{part}/{name}/{file}"
+            for name, files in zip(self.classes, self.files[part], strict=True)
+            for file in files
+        ]
+
+    def contents_id(self) -> str:
+        """The folder's own name, and 12 hex digits from the path and size of every image in it.
+
+        Sizes stand for the pixels: two different JPEGs of one name hardly ever have the same, and nothing is opened.
+        """
+        digest = hashlib.sha256()
+        for part in sorted(self.files):
+            for path in self.paths(part):
+                size = os.stat(f"{self.root}/{path}").st_size  # pathlib would take several times as long
+                digest.update(f"{path}\0{size}\0".encode(errors="surrogateescape"))
+        readable = re.sub(r"[^A-Za-z0-9._-]+", "_", self.root.resolve().name)
+        return f"{readable}-{digest.hexdigest()[:12]}"
+
+
+def find_class_folders(root: Path, test: str | None = None) -> ClassFolders:
+    """List a folder of classes.
+
+    Args:
+        test: the only part to use beside `train`; unless given, whichever of `val` and `test` are there.
+
+    Raises:
+        DataError: a part is missing or without classes, a class without images, there are fewer than two classes, or
+            the parts differ in them.
+    """
+    if not root.is_dir():
+        raise DataError(f"no folder of classes at {root}: {_LAYOUT}")
+    others = [part for part in ("val", "test") if (test is None or part == test) and (root / part).is_dir()]
+    if not (root / "train").is_dir() or not others:
+        missing = " or ".join(f"{part}/" for part in ((test,) if test else ("val", "test")))
+        raise DataError(f"no {missing if (root / 'train').is_dir() else 'train/'} in {root}: {_LAYOUT}")
+    try:
+        listed = {part: _list_part(root / part) for part in ("train", *others)}
+    except OSError as error:
+        raise DataError(f"cannot list {error.filename}: {error.strerror}; make it readable") from error
+    classes = sorted(listed["train"])
+    if len(classes) < 2:
+        raise DataError(f"only one class in {root / 'train'} ({classes[0]}): give at least two")
+    for part in others:
+        if surplus := sorted(listed[part].keys() ^ set(classes)):
+            place, other = (part, "train") if surplus[0] in listed[part] else ("train", part)
+            raise DataError(
+                f"the classes of {root} differ: {len(surplus)} are not in every part, such as {surplus[0]} "
+                f"in {place}/ but not in {other}/; give all parts the same class folders"
+            )
+    return ClassFolders(root, tuple(classes), {part: tuple(listed[part][name] for name in classes) for part in listed})
+
+
+def _list_part(folder: Path) -> dict[str, tuple[str, ...]]:
+    with os.scandir(folder) as entries:
+        classes = {entry.name: entry.path for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+    if not classes:
+        raise DataError(f"no class folders in {folder}: {_LAYOUT}")
+    files = {name: _list_images(path) for name, path in classes.items()}
+    if empty := sorted(name for name, found in files.items() if not found):
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"no images in {folder / empty[0]}: put files there that end with {suffixes}")
+    return files
+
+
+def _list_images(folder: str) -> tuple[str, ...]:
+    names = (name for name in os.listdir(folder) if not name.startswith("."))
+    return tuple(sorted(name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES))

@@ -1,0 +1,239 @@
+"""ImageFileSplit: images in files, decoded and cut by worker processes, resized on the device.
+
+Workers give crops as uint8, each in its own size: a fraction of the bytes of finished images. Images of any kind that
+Pillow knows are told apart by content, and grey or CMYK ones become RGB (ImageNet has a PNG and 22 CMYK images whose
+names end with .JPEG). Pillow decodes, because what it gives is the reference: simplejpeg gave the same pixels at 1.13
+times the speed (one core, 500x375, 92 kB), too little for another dependency, and torchvision's decoder is deprecated.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vit_trainer.augment import random_crops, resize_cuts, whole_images
+from vit_trainer.data import DatasetInfo
+from vit_trainer.data.class_folders import HELD_OUT_PERCENT, ClassFolders, find_class_folders
+from vit_trainer.data.splits import MicroBatch, Splits, held_out
+from vit_trainer.errors import DataError
+
+IMAGENET_HELD_OUT_PERCENT = 1
+
+
+class Cuts(NamedTuple):
+    """What a worker makes of a request. A tuple of tensors, which DataLoader can send and pin."""
+
+    pixels: Tensor
+    """uint8, every crop's (height, width, 3) one after the other."""
+    sizes: Tensor
+    """(count, 2) int64: heights and widths."""
+    flip: Tensor
+    """(count,) bool."""
+    labels: Tensor
+    """(count,) int64."""
+    unreadable: list[tuple[str, str]]
+    """Path and reason of each image that could not be read."""
+
+
+class CutReader(Dataset[Cuts]):
+    """Reads the images of a request and cuts out what is asked for. Holds no state, so workers need no order."""
+
+    def __init__(
+        self, root: Path, paths: NDArray[np.bytes_], labels: NDArray[np.int64], seed: int, *, replaces: bool
+    ) -> None:
+        """root, paths, labels: as `ImageFileSplit`; replaces: whether a training image has to be readable."""
+        self._root, self._paths, self._labels, self._seed, self._replaces = root, paths, labels, seed, replaces
+
+    def __getitem__(self, request: MicroBatch | NDArray[np.int64]) -> Cuts:
+        """Random crops for a micro-batch of training; the whole images for bare indices."""
+        unreadable: list[tuple[str, str]] = []
+        indices = request.indices if isinstance(request, MicroBatch) else request
+        replaces = self._replaces and isinstance(request, MicroBatch)
+        found = [self._read(index, unreadable, replaces=replaces) for index in indices.tolist()]
+        read = [pair for pair in found if pair is not None]
+        widths, heights = np.array([image.size for _, image in read], dtype=np.int64).reshape(-1, 2).T
+        if isinstance(request, MicroBatch) and len(read) == len(indices):
+            crops = random_crops(self._seed, request.step, request.positions, heights, widths)
+        else:
+            crops = whole_images(heights, widths)
+        left, top = crops.left, crops.top
+        boxes = np.stack([left, top, left + crops.width, top + crops.height], axis=1).tolist()
+        cuts = [np.asarray(image.crop(box)).ravel() for (_, image), box in zip(read, boxes, strict=True)]
+        return Cuts(
+            torch.from_numpy(np.concatenate([*cuts, np.empty(0, np.uint8)])),
+            torch.from_numpy(np.stack([crops.height, crops.width], axis=1)),
+            torch.from_numpy(crops.flip),
+            torch.from_numpy(self._labels[[index for index, _ in read]]),
+            unreadable,
+        )
+
+    def _read(self, index: int, unreadable: list[tuple[str, str]], *, replaces: bool) -> tuple[int, Image.Image] | None:
+        """The image, or else (if it has to be replaced) the first readable one after it: (its index, image)."""
+        for candidate in range(index, index + (len(self._paths) if replaces else 1)):
+            place = candidate % len(self._paths)
+            path = self._root / os.fsdecode(self._paths[place])
+            try:
+                return place, read_image(path)
+            except DataError as error:
+                unreadable.append((str(path), str(error)))
+        return None
+
+
+def read_image(path: Path) -> Image.Image:
+    """Decode an image file to RGB.
+
+    Raises:
+        DataError: it can't be read; the message is the reason alone.
+    """
+    try:
+        image = Image.open(BytesIO(path.read_bytes()))
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except UnidentifiedImageError as error:  # its own text holds an address, which differs each time
+        raise DataError("not an image that Pillow knows") from error
+    except OSError as error:
+        raise DataError(error.strerror or str(error)) from error
+    except Exception as error:  # damaged bytes make Pillow's decoders raise nearly anything
+        raise DataError(f"{type(error).__name__}: {error}") from error
+
+
+class ImageFileSplit:
+    """Images in files. What it gives depends neither on the number of workers nor on the micro-batch."""
+
+    def __init__(
+        self,
+        root: Path,
+        paths: NDArray[np.bytes_],
+        labels: NDArray[np.int64],
+        *,
+        num_workers: int | None = None,
+        skip_unreadable: bool = False,
+    ) -> None:
+        """paths: (num_images,) relative to the root; labels: (num_images,); the others as in `config.Execution`.
+
+        Bytes in one array, because workers would copy a list of a million strings by counting references to them.
+        """
+        assert len(paths) == len(labels)
+        self._root, self._paths, self._labels = root, paths, labels
+        self._num_workers = torch.get_num_threads() if num_workers is None else num_workers
+        self._skips = skip_unreadable
+        self.unreadable: dict[str, str] = {}
+        """Path and reason of every image that has been skipped so far."""
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def train_batches(
+        self, micro_batches: Iterable[MicroBatch], *, seed: int, resolution: int, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._batches(micro_batches, seed, resolution, device)
+
+    def evaluation_batches(
+        self, indices: NDArray[np.int64], batch_size: int, *, resolution: int, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        requests = (indices[first : first + batch_size] for first in range(0, len(indices), batch_size))
+        return self._batches(requests, 0, resolution, device)
+
+    def _batches(
+        self,
+        requests: Iterable[MicroBatch] | Iterable[NDArray[np.int64]],
+        seed: int,
+        resolution: int,
+        device: torch.device,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        loader = DataLoader(
+            CutReader(self._root, self._paths, self._labels, seed, replaces=self._skips),
+            batch_size=None,
+            sampler=requests,
+            num_workers=self._num_workers,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # it draws a seed for its workers, which nothing uses
+        )
+        for cuts in loader:
+            self._note(cuts.unreadable)
+            if not len(cuts.labels):
+                continue
+            pixels, flip, labels = (
+                part.to(device, non_blocking=True) for part in (cuts.pixels, cuts.flip, cuts.labels)
+            )
+            sizes = [(height, width) for height, width in cuts.sizes.tolist()]
+            yield resize_cuts(pixels, sizes, flip, resolution), labels
+
+    def _note(self, unreadable: list[tuple[str, str]]) -> None:
+        if not unreadable:
+            return
+        path, reason = unreadable[0]
+        if not self._skips:
+            others = f" and {len(unreadable) - 1} others of its batch" if len(unreadable) > 1 else ""
+            raise DataError(
+                f"cannot read image {path} ({reason}){others}: replace it, or give --skip-unreadable to go on without"
+            )
+        if len({path for path, _ in unreadable}) == len(self):
+            raise DataError(f"cannot read any of {len(self)} images, such as {path} ({reason}): replace them")
+        for path, reason in unreadable:
+            if path not in self.unreadable:
+                self.unreadable[path] = reason
+                print(f"skipped unreadable image {path} ({reason}): {len(self.unreadable)} so far", file=sys.stderr)
+
+
+def load_class_folders(root: Path, *, num_workers: int | None = None, skip_unreadable: bool = False) -> Splits:
+    """The splits of any folder of classes.
+
+    Raises:
+        DataError: as `find_class_folders`.
+    """
+    return _splits(find_class_folders(root), HELD_OUT_PERCENT, num_workers, skip_unreadable)
+
+
+def load_imagenet(
+    root: Path, info: DatasetInfo, *, num_workers: int | None = None, skip_unreadable: bool = False
+) -> Splits:
+    """ImageNet-2012 from train/ and val/ class folders of JPEGs; val/ is the test split, as in the published table.
+
+    Args:
+        info: how many classes and images there have to be.
+
+    Raises:
+        DataError: as `find_class_folders`, or classes or (unless told to skip them) images are missing.
+    """
+    folders = find_class_folders(root, test="val")
+    if len(folders.classes) != info.num_classes:
+        raise DataError(f"{root} has {len(folders.classes)} classes, not {info.num_classes}: unpack imagenet2012 anew")
+    for part, expected in (("train", info.num_train + info.num_validation), ("val", info.num_test)):
+        count = sum(folders.counts(part))
+        if count != expected and not skip_unreadable:
+            raise DataError(
+                f"{root / part} has {count:,} images, not {expected:,}: unpack imagenet2012 anew, "
+                "or give --skip-unreadable to go on with these"
+            )
+    return _splits(folders, IMAGENET_HELD_OUT_PERCENT, num_workers, skip_unreadable)
+
+
+def _splits(folders: ClassFolders, percent: int, num_workers: int | None, skip_unreadable: bool) -> Splits:
+    def split(part: str, chosen: NDArray[np.int64] | slice = slice(None)) -> ImageFileSplit:
+        paths = np.array([os.fsencode(path) for path in folders.paths(part)])
+        return ImageFileSplit(
+            folders.root,
+            paths[chosen],
+            _labels(folders, part)[chosen],
+            num_workers=num_workers,
+            skip_unreadable=skip_unreadable,
+        )
+
+    if folders.validation == "train":
+        train, validation = held_out(_labels(folders, "train"), percent)
+        return Splits(split("train", train), split("train", validation), split(folders.test))
+    return Splits(split("train"), split(folders.validation), split(folders.test))
+
+
+def _labels(folders: ClassFolders, part: str) -> NDArray[np.int64]:
+    return np.repeat(np.arange(len(folders.classes)), folders.counts(part))
