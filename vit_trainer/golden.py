@@ -119,12 +119,13 @@ class GoldenFolder:
 
     def checkpoint(self, name: str) -> Arrays | None:
         """The weights of an architecture: its file, or made again where meta.json names their seed; else None."""
-        seeds = self._meta.get("weights_seed", {})
-        arrays = self.arrays(f"{name}_ckpt")
+        arrays, seeds = self.arrays(f"{name}_ckpt"), self._meta.get("weights_seed")
         if arrays is not None or not isinstance(seeds, dict) or name not in seeds:
             return arrays
-        architecture = self.architectures[name]
-        return make_params(architecture, architecture.grid(self.resolution(name)), self.num_classes, seed=seeds[name])
+        seed, grid = seeds[name], self.architectures[name].grid(self.resolution(name))
+        if not isinstance(seed, int) or seed < 0:
+            raise self._malformed(f"`weights_seed.{name}` is {seed!r}, not a seed")
+        return make_params(self.architectures[name], grid, self.num_classes, seed=seed)
 
     def pretrained(self, facts: FinetuneFacts) -> Arrays | None:
         """The checkpoint that the fine-tuning path starts from: its file, or made again; else None."""
@@ -138,7 +139,12 @@ class GoldenFolder:
 
     def resolution(self, name: str) -> int:
         """Side in pixels of an architecture's images."""
-        return self._whole_number(self._meta.get("resolution", {}).get(name), f"resolution.{name}")
+        resolutions = self._meta.get("resolution")
+        given = resolutions.get(name) if isinstance(resolutions, dict) else None
+        resolution = self._whole_number(given, f"resolution.{name}")
+        if resolution < (stride := self.architectures[name].stride):
+            raise self._malformed(f"`resolution.{name}` is {resolution}, less than the model's stride of {stride}")
+        return resolution
 
     @property
     def num_classes(self) -> int:
@@ -168,9 +174,14 @@ class GoldenFolder:
     def _architecture(self, name: str, fields: Any) -> Architecture:
         try:
             stages = fields.get("resnet_stages")
-            return Architecture(**(fields | {"resnet_stages": tuple(stages) if stages else None}))
+            architecture = Architecture(**(fields | {"resnet_stages": tuple(stages) if stages else None}))
         except (AttributeError, TypeError) as error:
             raise self._malformed(f"`architectures.{name}`: {error}") from error
+        for field in ("patch_size", "width", "depth", "num_heads", "mlp_dim"):
+            self._whole_number(getattr(architecture, field), f"architectures.{name}.{field}")
+        if architecture.width % architecture.num_heads:
+            raise self._malformed(f"`architectures.{name}.width` is not a multiple of num_heads")
+        return architecture
 
     def _malformed(self, why: str) -> InputError:
         return InputError(f"{self._meta_path} is malformed ({why}): give a folder laid out like {SHIPPED.name}")

@@ -36,7 +36,7 @@ from vit_trainer.golden import (
 )
 from vit_trainer.models import build_model, dropout_keys_of
 from vit_trainer.optim import OfficialSGD, learning_rate
-from vit_trainer.reference import first_difference
+from vit_trainer.reference import LayerError, layer_errors
 from vit_trainer.train import backward
 
 NUM_CROPS = 100_000
@@ -150,7 +150,8 @@ def print_ladder(golden: GoldenFolder, *, full: bool = True) -> bool:
             ("yellow", "skipped") if rung.skipped else ("green", "pass") if rung.passed else ("red", "FAIL")
         )
         error, bound = ("", "") if rung.error is None else (f"{rung.error:.1e}", f"{rung.bound:.0e}")
-        console.print(f"{rung.name:<48}{error:>9}{bound:>9}  ", Text(verdict, style), rung.note)
+        line = Text(f"{rung.name:<48}{error:>9}{bound:>9}  ").append(verdict, style)
+        console.print(line.append(f"  {rung.note}" if rung.note else ""))
     compared = [rung for rung in rungs if not rung.skipped]
     failed = [rung for rung in compared if not rung.passed]
     if not compared:
@@ -188,7 +189,10 @@ def position_embeddings(golden: GoldenFolder) -> Iterator[Rung]:
 
 
 def forward(golden: GoldenFolder, name: str) -> Iterator[Rung]:
-    """Logits, features before the head, and logits under the golden dropout masks."""
+    """Logits, every layer, features before the head, and logits under the golden dropout masks.
+
+    The layers are compared with our own reading of the official code in float64, since no file holds them.
+    """
     given = golden.arrays(f"{name}_forward"), golden.checkpoint(name), golden.facts("forward", ForwardFacts)
     arrays, weights, facts = given
     if arrays is None or weights is None or facts is None:
@@ -197,6 +201,9 @@ def forward(golden: GoldenFolder, name: str) -> Iterator[Rung]:
     case = Case(golden.architectures[name], weights, golden.resolution(name), golden.num_classes)
     images = make_images(facts.batch, case.resolution, facts.image_seed)
     yield _logits(f"logits {name}", case, images, arrays, "logits", case.bounds.logits)
+    layers = list(layer_errors(case.model(), case.architecture, case.weights, images))
+    largest = max(layers, key=lambda layer: layer.error)
+    yield Rung(f"layers {name}, in float64", largest.error, largest.tolerance, _first_difference(layers))
     if "features" in arrays:
         model = case.model()
         with torch.no_grad():
@@ -470,9 +477,14 @@ def _logits(rung: str, case: Case, images: NDArray[np.float32], arrays: Arrays, 
         error = _error(model(torch.from_numpy(images)), arrays, name)
     if error <= bound:
         return Rung(rung, error, bound)
-    layer = first_difference(model, case.architecture, case.weights, images)
-    note = f"first differs: {layer}" if layer else "no layer differs from our float64 reference but by rounding"
-    return Rung(rung, error, bound, note)
+    layers = layer_errors(model, case.architecture, case.weights, images)
+    return Rung(rung, error, bound, _first_difference(layers) or "no layer differs from our float64 reference")
+
+
+def _first_difference(layers: Iterable[LayerError]) -> str:
+    """Which of some layers is the first to differ, in words; empty if none does."""
+    first = next((layer for layer in layers if layer.differs), None)
+    return f"first differs: {first.layer} (relative error {first.error:.1e} in float64)" if first else ""
 
 
 def _fix_masks(model: VisionTransformer) -> list[ImageDropout]:
