@@ -1,4 +1,4 @@
-"""python -m vit_trainer train | evaluate | fetch | export | pretrain-mini"""
+"""python -m vit_trainer train | evaluate | fetch | export | verify | pretrain-mini"""
 
 import json
 from pathlib import Path
@@ -283,6 +283,27 @@ def pretrain_mini(*models: str, output: Path | None = None, total_steps: int | N
         path = (output or MINIATURES) / f"{name}.npz"
         accuracy = pretrain_miniature(name, path, total_steps=total_steps)
         print(f"{path}: {100 * accuracy:.1f}% of the held-out digits", flush=True)
+
+
+@app.command
+def verify(*, golden: Path | None = None, full: bool = True) -> int:
+    """Prove parity: compare every number that matters with what the official code computed.
+
+    Exits with 0 if all hold, 1 if one doesn't.
+
+    Parameters
+    ----------
+    golden
+        Folder of golden values; the one that comes with the project unless given.
+    full
+        Whether to run the full-size models too, most of the time that this takes.
+    """
+    from vit_trainer.golden import SHIPPED, GoldenFolder
+
+    folder = GoldenFolder(golden or SHIPPED)
+    from vit_trainer.verify import print_ladder
+
+    return 0 if print_ladder(folder, full=full) else 1
 
 
 if __name__ == "__main__":

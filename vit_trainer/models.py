@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import timm
-import torch
 import torch.nn.functional as F
 from timm.layers import GroupNormAct, HybridEmbed, StdConv2dSame, pad_same
 from timm.models.resnetv2 import ResNetV2
@@ -30,10 +29,10 @@ class OfficialStdConv(StdConv2dSame):  # type: ignore[misc]
         """x: (batch, in_channels, height, width) -> (batch, out_channels, height / stride, width / stride)."""
         if self.same_pad:
             x = pad_same(x, self.kernel_size, self.stride, self.dilation)
-        with torch.autocast(x.device.type, enabled=False):
-            mean = self.weight.mean((1, 2, 3), keepdim=True)
-            std = self.weight.std((1, 2, 3), keepdim=True, correction=0)
-            weight = (self.weight - mean) / (std + 1e-5)
+        # Autocast leaves all of this in float32; only the convolution is in lower precision.
+        mean = self.weight.mean((1, 2, 3), keepdim=True)
+        std = self.weight.std((1, 2, 3), keepdim=True, correction=0)
+        weight = (self.weight - mean) / (std + 1e-5)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 

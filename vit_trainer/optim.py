@@ -28,17 +28,18 @@ def learning_rate(step: int, *, base_lr: float, warmup_steps: int, total_steps: 
 
 
 class OfficialSGD:
-    """Gradients are clipped to a global norm of 1, then p -= lr * m with m = g + 0.9 * m stored in bfloat16.
+    """Gradients are clipped by their global norm, then p -= lr * m with m = g + 0.9 * m stored in bfloat16.
 
     0.9 is 0.8984375 in bfloat16, and so it is in the official code (vit_jax/train.py:143): computing with 0.9 drifts.
     No weight decay.
     """
 
-    MAX_NORM = 1.0
-
-    def __init__(self, parameters: Iterable[Tensor], momentum_dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], *, momentum_dtype: torch.dtype = torch.bfloat16, max_norm: float = 1.0
+    ) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.momentum = [torch.zeros_like(parameter, dtype=momentum_dtype) for parameter in self.parameters]
+        self.max_norm = max_norm
         self.decay = float(torch.tensor(0.9, dtype=momentum_dtype))
 
     @torch.no_grad()
@@ -47,7 +48,7 @@ class OfficialSGD:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         assert len(gradients) == len(self.parameters), "every parameter takes part in every step"
         norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        torch._foreach_mul_(gradients, (self.MAX_NORM / norm).clamp(max=1.0))
+        torch._foreach_mul_(gradients, (self.max_norm / norm).clamp(max=1.0))
         # float32 arithmetic on a bfloat16 store, as the official code: only what is kept is rounded.
         update = [momentum.float() for momentum in self.momentum]
         torch._foreach_mul_(update, self.decay)

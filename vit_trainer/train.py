@@ -160,7 +160,7 @@ def _train(
             if step_keys is not None:
                 mine = step_keys[micro * micro_batch_size : (micro + 1) * micro_batch_size]
                 keys.set(torch.from_numpy(mine).to(device, non_blocking=True))
-            loss_sum += _backward(accelerator, model, images, labels, micro == accumulation_steps - 1, share)
+            loss_sum += backward(accelerator, model, images, labels, micro == accumulation_steps - 1, share)
         optimizer.step(lr)
         optimizer.zero_grad()
         progress.step = step + 1
@@ -263,7 +263,7 @@ def _micro_batches(
             yield MicroBatch(step, slice(start, start + size), order[start : start + size])
 
 
-def _backward(
+def backward(
     accelerator: Accelerator, model: nn.Module, images: Tensor, labels: Tensor, last: bool, share: int
 ) -> Tensor:
     """Add one micro-batch's part of the gradient of the mean loss; returns its part of the loss, on the device.
