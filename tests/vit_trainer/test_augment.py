@@ -1,8 +1,8 @@
 """Pixels against what TensorFlow computed in the official pipeline.
 
-golden/crop_stats.npz: of 100,000 official crops of three image sizes, 21 quantiles (0%, 5%, .. 100%) of relative area,
+golden_values/crop_stats.npz: of 100,000 official crops of three image sizes, 21 quantiles (0%, 5%, .. 100%) of relative area,
 aspect ratio and height, means of (top, left, height, width), and the share of whole images.
-golden/preprocess.npz: random images, and what the official resize made of them whole and of one crop each.
+golden_values/preprocess.npz: random images, and what the official resize made of them whole and of one crop each.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vit_trainer.augment import Crops, random_crops, resize_crops, resize_cuts, whole_images
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "vit_trainer" / "golden_values"
 SIZES = [(32, 32), (375, 500), (500, 333)]
 
 

@@ -575,7 +575,7 @@ def test_weights_that_no_file_and_no_seed_gives_are_skipped(tmp_path: Path) -> N
         ({"meta.json": {"architectures": {"a": SMALL | {"num_heads": 5}}}}, "not a multiple of num_heads"),
         ({"meta.json": {"architectures": {"a": SMALL | {"depth": "x"}}}}, "`architectures.a.depth` is 'x'"),
         ({"meta.json": OTHER_META | {"num_classes": None}}, "`num_classes` is None"),
-        ({"meta.json": OTHER_META | {"num_classes": 9}}, "which does not fit"),
+        ({"meta.json": OTHER_META | {"num_classes": 9}}, "it has 7 classes and no pre_logits, the model 9"),
         ({"small_forward.npz": "PK hello"}, "small_forward.npz"),
         ({"small_forward.npz": {"logits": np.zeros((3, 8))}}, "logits has shape (3, 8), not (3, 7)"),
         ({"posembed.npz": {"in_3_4": np.zeros((1, 10, 2))}}, "lacks array out_3_4"),
