@@ -148,6 +148,7 @@ def _train(
     )
     accumulation_steps = share // micro_batch_size
     loss_sum = torch.zeros((), device=device)
+    first_bad_step = torch.full((), math.inf, device=device)
     num_logged_steps, seconds_at_log = 0, stopwatch.seconds
     for step in range(progress.step, config.total_steps):
         lr = learning_rate(
@@ -155,14 +156,17 @@ def _train(
         )
         first = accelerator.process_index * share
         step_keys = dropout_keys(config.seed, step, slice(first, first + share)) if config.dropout else None
+        step_loss = torch.zeros((), device=device)
         for micro in range(accumulation_steps):
             images, labels = next(batches)
             if step_keys is not None:
                 mine = step_keys[micro * micro_batch_size : (micro + 1) * micro_batch_size]
                 keys.set(torch.from_numpy(mine).to(device, non_blocking=True))
-            loss_sum += backward(accelerator, model, images, labels, micro == accumulation_steps - 1, share)
+            step_loss += backward(accelerator, model, images, labels, micro == accumulation_steps - 1, share)
         optimizer.step(lr)
         optimizer.zero_grad()
+        loss_sum += step_loss
+        first_bad_step = torch.where(step_loss.isfinite(), first_bad_step, first_bad_step.clamp(max=step + 1))
         progress.step = step + 1
         num_logged_steps += 1
 
@@ -172,7 +176,8 @@ def _train(
         # Log: the first wait for the device since the last row.
         loss = accelerator.reduce(loss_sum, reduction="mean").item() / num_logged_steps
         if not math.isfinite(loss):
-            raise NonFiniteLossError(f"the training loss is {loss} at step {progress.step}: try a lower base_lr")
+            bad_step = accelerator.gather(first_bad_step[None]).min().item()
+            raise NonFiniteLossError(f"the training loss is {loss} at step {bad_step:.0f}: try a lower base_lr")
         elapsed = stopwatch.seconds - seconds_at_log
         row: Row = {
             "step": progress.step,

@@ -1,7 +1,7 @@
 """Pixels against what TensorFlow computed in the official pipeline.
 
-golden_values/crop_stats.npz: of 100,000 official crops of three image sizes, 21 quantiles (0%, 5%, .. 100%) of relative area,
-aspect ratio and height, means of (top, left, height, width), and the share of whole images.
+golden_values/crop_stats.npz: of 100,000 official crops of three image sizes, 21 quantiles (0%, 5%, .. 100%) of relative
+area, aspect ratio and height, means of (top, left, height, width), and the share of whole images.
 golden_values/preprocess.npz: random images, and what the official resize made of them whole and of one crop each.
 """
 
