@@ -24,7 +24,7 @@ from vit_trainer.randomness import image_order
 
 PEAK_LR = 1e-3
 WEIGHT_DECAY = 0.1
-TOTAL_STEPS = {"ViT-B_32-mini": 12_000}
+TOTAL_STEPS = {"ViT-B_32-mini": 16_000}
 """Optimiser steps where DEFAULT_TOTAL_STEPS are too few: with 16 tokens of 48 features, learning is slow."""
 DEFAULT_TOTAL_STEPS = 4_000
 
