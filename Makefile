@@ -14,12 +14,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# The miniature grid; then one cell from random weights, to see what pre-training is worth.
+# One cell from random weights, to see what pre-training is worth; then the whole miniature grid.
 demo: setup
-	$(BIN)/python sweeps/paper_grid.py --preset mini --storage $(STORAGE)
-	@echo "The same cell without pre-training:"
+	@echo "One cell from random weights:"
 	$(BIN)/python -m vit_trainer train --model ViT-B_16-mini --dataset digits-even --upstream scratch --storage $(STORAGE)
-	@echo "To compare the runs: $(BIN)/mlflow ui --workers 1 --backend-store-uri sqlite:///$(abspath $(STORAGE))/mlflow.db"
+	@echo "The whole grid, from pre-trained weights:"
+	$(BIN)/python sweeps/paper_grid.py --preset mini --storage $(STORAGE)
 
 test: setup
 	$(BIN)/python -m pytest
