@@ -93,7 +93,7 @@ def test_a_result_holds_what_the_table_needs(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
-    with pytest.raises(NonFiniteLossError, match="the training loss is nan at step [23]:"):
+    with pytest.raises(NonFiniteLossError, match=r"the training loss is nan at step [23]:"):
         train(dataclasses.replace(CONFIG, base_lr=1e38), run_dir, Execution(num_evaluations=2))
     result = run_dir.result()
     assert result is not None
