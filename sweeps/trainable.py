@@ -77,6 +77,7 @@ class TrialActor(tune.Trainable):
             "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             "OMP_NUM_THREADS": str(num_threads),
             "OPENBLAS_NUM_THREADS": "1",
+            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is a GPU must not spoil it for forks
         }
         command = [sys.executable, "-c", f"from sweeps.launcher import main; main({theirs.fileno()})"]
         self._launcher = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)

@@ -15,5 +15,6 @@ def start_accelerator(precision: Precision = "auto") -> Accelerator:
     bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     if precision != "auto":
         bfloat16 = precision == "bfloat16"
-    # Without `cpu`, Accelerate ignores WORLD_SIZE on a machine without an accelerator: each process would be alone.
-    return Accelerator(mixed_precision="bf16" if bfloat16 else "no", cpu=not torch.accelerator.is_available())
+    # Without `cpu`, Accelerate ignores WORLD_SIZE on a machine without a GPU: each process would be alone. And on a
+    # Mac it would take the GPU, which has no float64 for the exact sums of an evaluation.
+    return Accelerator(mixed_precision="bf16" if bfloat16 else "no", cpu=not torch.cuda.is_available())
