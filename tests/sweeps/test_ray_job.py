@@ -37,6 +37,7 @@ def dashboard() -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_submitted_sweep_runs_with_the_code_that_was_sent(dashboard: str, tmp_path: Path) -> None:
     code = tmp_path / "code"
     for package in ("sweeps", "vit_trainer"):
