@@ -44,10 +44,10 @@ def plan_lines(trials: list[Trial], num_done: int) -> list[str]:
     for candidates in by_cell.values():
         rates = ", ".join(f"{trial.base_lr:g}" for trial in candidates)
         hours = sum(gpu_hours(trial) for trial in candidates)
-        lines.append(f"{candidates[0].cell.name:<66} {rates:<30} {hours:10.2f}")
+        lines.append(f"{candidates[0].cell.name:<66} {rates:<30} {hours:10.3g}")
     total = sum(gpu_hours(trial) for trial in trials)
     lines.append(
-        f"{len(by_cell)} cells, {len(trials)} trials, {num_done} of them done; {total:.1f} A100-hours at 45% of peak "
+        f"{len(by_cell)} cells, {len(trials)} trials, {num_done} of them done; {total:.3g} A100-hours at 45% of peak "
         "if early stopping stops nothing (from FLOPs, not measured)"
     )
     return lines
