@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vit_trainer.architectures import Architecture
 from vit_trainer.checkpoint_files import Arrays, read_npz
+from vit_trainer.checkpoint_format import POSITION_EMBEDDING, tensor_map
 from vit_trainer.errors import InputError
 
 SHIPPED = Path(__file__).parent / "golden_values"
@@ -191,52 +192,18 @@ def array_shapes(
     architecture: Architecture, grid: int, num_classes: int, representation_size: int | None = None
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every array in a released checkpoint, with position embeddings for grid x grid tokens."""
-    width, heads, patch = architecture.width, architecture.num_heads, architecture.patch_size
-    if architecture.resnet_stages:
-        root = int(64 * architecture.resnet_width_factor)
-        yield "conv_root/kernel", (7, 7, 3, root)
-        yield from _group_norm("gn_root", root)
-        units = iter(architecture.resnet_units())
-        for stage, num_units in enumerate(architecture.resnet_stages):
-            for unit in range(num_units):
-                name, (inputs, bottleneck, outputs, _, projects) = f"block{stage + 1}/unit{unit + 1}", next(units)
-                convolutions = {"1": (1, 1, inputs, bottleneck), "2": (3, 3, bottleneck, bottleneck)}
-                convolutions |= {"3": (1, 1, bottleneck, outputs)}
-                convolutions |= {"_proj": (1, 1, inputs, outputs)} if projects else {}
-                for suffix, shape in convolutions.items():
-                    yield f"{name}/conv{suffix}/kernel", shape
-                    yield from _group_norm(f"{name}/gn{suffix}", shape[-1])
-    yield "embedding/kernel", (patch, patch, architecture.patch_channels, width)
-    yield "embedding/bias", (width,)
-    yield "cls", (1, 1, width)
-    yield "Transformer/posembed_input/pos_embedding", (1, grid * grid + 1, width)
-    for block in range(architecture.depth):
-        name = f"Transformer/encoderblock_{block}"
-        yield from _layer_norm(f"{name}/LayerNorm_0", width)
-        yield from _layer_norm(f"{name}/LayerNorm_2", width)
-        for projection in ("query", "key", "value"):
-            yield f"{name}/MultiHeadDotProductAttention_1/{projection}/kernel", (width, heads, width // heads)
-            yield f"{name}/MultiHeadDotProductAttention_1/{projection}/bias", (heads, width // heads)
-        yield f"{name}/MultiHeadDotProductAttention_1/out/kernel", (heads, width // heads, width)
-        yield f"{name}/MultiHeadDotProductAttention_1/out/bias", (width,)
-        yield from _dense(f"{name}/MlpBlock_3/Dense_0", width, architecture.mlp_dim)
-        yield from _dense(f"{name}/MlpBlock_3/Dense_1", architecture.mlp_dim, width)
-    yield from _layer_norm("Transformer/encoder_norm", width)
-    if representation_size is not None:
-        yield from _dense("pre_logits", width, representation_size)
-    yield from _dense("head", representation_size or width, num_classes)
-
-
-def _layer_norm(name: str, features: int) -> list[tuple[str, tuple[int, ...]]]:
-    return [(f"{name}/scale", (features,)), (f"{name}/bias", (features,))]
-
-
-def _group_norm(name: str, channels: int) -> list[tuple[str, tuple[int, ...]]]:
-    return [(f"{name}/scale", (1, 1, 1, channels)), (f"{name}/bias", (1, 1, 1, channels))]
-
-
-def _dense(name: str, inputs: int, outputs: int) -> list[tuple[str, tuple[int, ...]]]:
-    return [(f"{name}/kernel", (inputs, outputs)), (f"{name}/bias", (outputs,))]
+    pre_logits = representation_size is not None
+    open_sizes = {  # what the architecture leaves open, in the order of each shape's Nones
+        POSITION_EMBEDDING: (grid * grid + 1,),
+        "pre_logits/kernel": (representation_size,),
+        "pre_logits/bias": (representation_size,),
+        "head/kernel": (representation_size, num_classes) if pre_logits else (num_classes,),
+        "head/bias": (num_classes,),
+    }
+    for pair in tensor_map(architecture, pre_logits=pre_logits):
+        chosen = iter(open_sizes.get(pair.array, ()))
+        sizes = [next(chosen) if size is None else size for size in pair.shape]
+        yield pair.array, tuple(size for size in sizes if size is not None)
 
 
 def make_params(
