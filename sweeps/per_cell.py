@@ -102,10 +102,7 @@ class PerCellASHA(FIFOScheduler):
         """A candidate failed: the others of its cell must go on without it."""
         self._cells[self._trials[trial_id].cell].live.pop(trial_id, None)
 
-    # Tune's interface.
-
-    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        pass
+    # Tune's interface, beyond what FIFOScheduler does.
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         if "step" not in result:
@@ -115,12 +112,6 @@ class PerCellASHA(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
         self.give_up(trial_id_of(trial))
-
-    def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
-        pass
-
-    def on_trial_remove(self, tune_controller: Any, trial: TuneTrial) -> None:
-        pass
 
     def debug_string(self) -> str:
         return f"PerCellASHA: {len(self.decisions)} candidates stopped in {len(self._cells)} cells"

@@ -12,7 +12,6 @@ from sklearn.datasets import load_digits
 from vit_trainer.data.splits import InMemorySplit, Splits
 from vit_trainer.randomness import Stream, raw_bits
 
-SUBSETS = ("even", "odd", "pretrain")
 PRETRAIN_FRACTION = 0.5
 VALIDATION_FRACTION = 0.2
 TEST_FRACTION = 0.4
@@ -44,7 +43,7 @@ def subset_indices(subset: str) -> dict[str, NDArray[np.int64]]:
 
 
 def load_digits_subset(subset: str) -> Splits:
-    """The splits of one of SUBSETS: images of 8x8 pixels, labels 0-4 (digit // 2), or 0-9 for `pretrain`."""
+    """The splits of `even` or `odd` (labels 0-4: digit // 2) or `pretrain` (labels 0-9): images of 8x8 pixels."""
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # ink from 0 to 16
     images = np.repeat(grey[..., None], 3, axis=3)
