@@ -8,7 +8,9 @@ from cyclopts import Parameter
 
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution, FinetuneConfig, Precision
-from vit_trainer.run_dir import Row, RunDir, write_atomically
+from vit_trainer.folders import open_folder, write_atomically
+from vit_trainer.interruption import signals_as_request
+from vit_trainer.run_dir import Row, RunDir
 
 app = new_app("Fine-tunes one Vision Transformer by the official protocol.", name="python -m vit_trainer")
 
@@ -28,7 +30,7 @@ def train(
     warmup_steps: int | None = None,
     global_batch_size: int | None = None,
     seed: int = 0,
-    storage: Path = Path("sweep-results"),
+    storage: str = "sweep-results",
     execution: Annotated[Execution, Parameter(name="*")] = DEFAULT_EXECUTION,
 ) -> None:
     """Run one trial without Ray; what isn't given is the official recipe's.
@@ -56,7 +58,7 @@ def train(
     seed
         Decides image order, crops, flips and dropout masks.
     storage
-        Folder in which the run folder is made.
+        Folder in which the run folder is made: a path, or a URI such as s3://bucket/folder.
     """
     from vit_trainer.checkpoint_files import check_checkpoint, file_upstream, require_checkpoint
 
@@ -79,16 +81,20 @@ def train(
 
     from vit_trainer.train import train as run_trial
 
-    run_dir = RunDir(storage / "runs" / config.trial_id)
+    run_dir = RunDir(open_folder(storage).child("runs").child(config.trial_id))
     finished = run_dir.result()
     if finished is None or finished["status"] != "finished":
-        print(f"{config.trial_id} in {run_dir.path}")
-        run_trial(config, run_dir, execution, _print_row)
+        print(f"{config.trial_id} in {run_dir.location}")
+        with signals_as_request() as interrupted:
+            run_trial(config, run_dir, execution, _print_row, interrupted)
     result = run_dir.result() or {}
-    print(f"test/accuracy {100 * result['test/accuracy']:.2f}% after {result['step']} steps, {run_dir.result_path}")
+    print(f"test/accuracy {100 * result['test/accuracy']:.2f}% after {result['step']} steps, {run_dir.location}")
 
 
 def _print_row(row: Row) -> None:
+    if "note" in row:
+        print(row["note"], flush=True)
+        return
     print(
         f"step {row['step']}: train/loss {row['train/loss']:.3f}, val/accuracy {100 * row['val/accuracy']:.2f}%, "
         f"{row['images_per_second']:.0f} images/s",

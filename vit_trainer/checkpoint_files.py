@@ -16,7 +16,7 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.checkpoint_format import Contents, check_fits
 from vit_trainer.config import UPSTREAMS
 from vit_trainer.errors import CheckpointError, InputError, one_of
-from vit_trainer.run_dir import write_atomically
+from vit_trainer.folders import write_atomically
 
 Arrays = dict[str, NDArray[np.float32]]
 """Array names of the released files, such as `embedding/kernel`, and their values."""

@@ -6,7 +6,10 @@ from typing import Any, NoReturn
 
 from cyclopts import App, CycloptsError
 
-from vit_trainer.errors import InputError, VitTrainerError
+from vit_trainer.errors import InputError, RunInterruptedError, VitTrainerError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or a request to end."""
 
 
 def new_app(help_text: str, **options: Any) -> App:
@@ -29,10 +32,14 @@ def _exit_code(call: Callable[[], Any]) -> int:
         return _complain(str(error), 2)
     except InputError as error:
         return _complain(str(error), 2)
+    except RunInterruptedError as error:
+        print(f"{error}: the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
     except VitTrainerError as error:
         return _complain(str(error), 1)
     except KeyboardInterrupt:
-        return _complain("interrupted", 130)
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
     return code if isinstance(code, int) else 0
 
 

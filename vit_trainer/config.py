@@ -132,6 +132,8 @@ class Execution:
     """Validations per run, evenly spaced, the last at the last step; None: what the data set's recipe says."""
     log_every_steps: int = 50
     """Optimiser steps between rows of the journal that hold only the training loss."""
+    checkpoint_every_minutes: float = 10.0
+    """Time between checkpoints, beside those at validations: what a lost machine costs at most."""
     checkpoint: str | None = None
     """A local .npz with the weights to start from, instead of the upstream's."""
     num_workers: int | None = None
@@ -146,6 +148,9 @@ class Execution:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} {value} is below 1: give a whole number of at least 1")
+        if not self.checkpoint_every_minutes > 0:
+            given = self.checkpoint_every_minutes
+            raise InputError(f"checkpoint_every_minutes {given} is not positive: give minutes such as 10")
         if self.num_workers is not None and self.num_workers < 0:
             raise InputError(f"num_workers {self.num_workers} is below 0: give a number of processes, or 0 for none")
         if self.precision not in ("auto", "float32", "bfloat16"):

@@ -22,7 +22,7 @@ from urllib.request import Request, url2pathname, urlopen
 from filelock import FileLock, Timeout
 
 from vit_trainer.errors import DownloadError, InputError
-from vit_trainer.run_dir import write_atomically
+from vit_trainer.folders import write_atomically
 
 CHUNK_BYTES = 1 << 20
 SILENCE_SECONDS = 60.0

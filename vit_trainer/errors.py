@@ -29,6 +29,19 @@ class LeaseLostError(VitTrainerError):
     """Another process has taken over this run folder, so this one must stop writing."""
 
 
+class RunInterruptedError(VitTrainerError):
+    """The run was asked to end: its state is kept, and whoever calls it again goes on from there."""
+
+
+class GangRestartError(VitTrainerError):
+    """All processes of the run must start again, from its last checkpoint."""
+
+    def __init__(self, message: str, micro_batch_size: int | None = None) -> None:
+        super().__init__(message)
+        self.micro_batch_size = micro_batch_size
+        """Images per forward and backward to start again with; None: as before."""
+
+
 def one_of(kind: str, given: str, valid: list[str]) -> InputError:
     """The error for an unknown name: what was given, the nearest valid name first, then the others.
 

@@ -1,7 +1,9 @@
 """Evaluation by exact sums: every image counts once, and there is one division at the end."""
 
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from vit_trainer.architectures import MODELS
@@ -49,30 +52,55 @@ class Evaluation:
         return self.loss_sum / self.num_images
 
 
-@torch.inference_mode()
 def evaluate(
-    model: nn.Module, split: Split, accelerator: Accelerator, *, resolution: int, batch_size: int
+    model: nn.Module,
+    split: Split,
+    accelerator: Accelerator,
+    *,
+    resolution: int,
+    batch_size: int,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluate every image of a split; the processes share them, and none is counted twice.
 
     Args:
         model: prepared by the accelerator; left in training mode.
         resolution: side of the model's input in pixels.
-        batch_size: images per forward pass and process; the result doesn't depend on it.
+        batch_size: images per forward pass and process, halved if they need more memory than there is; the result
+            doesn't depend on it.
+        after_batch: called after each; what it raises ends the evaluation.
     """
     model.eval()
     mine = np.arange(accelerator.process_index, len(split), accelerator.num_processes)
-    sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
-    for images, labels in split.evaluation_batches(mine, batch_size, resolution=resolution, device=accelerator.device):
+    batches = partial(split.evaluation_batches, mine, resolution=resolution, device=accelerator.device)
+    sums: Tensor | None = None
+    while sums is None:
+        try:
+            sums = _sums(model, batches(batch_size), accelerator.device, after_batch)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error) or batch_size == 1:
+                raise
+            batch_size //= 2
+    model.train()
+    correct, correct_top5, loss_sum, count = accelerator.reduce(sums, reduction="sum").tolist()
+    return Evaluation(round(correct), round(correct_top5), loss_sum, round(count))
+
+
+@torch.inference_mode()
+def _sums(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, after_batch: Callable[[], None]
+) -> Tensor:
+    """Correct, correct among five, cross-entropy, images: (4,) float64 over the batches of one process."""
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    for images, labels in batches:
         logits: Tensor = model(images).float()
         ranks = label_ranks(logits, labels)
         sums[0] += (ranks < 1).sum()
         sums[1] += (ranks < 5).sum()
         sums[2] += F.cross_entropy(logits, labels, reduction="none").double().sum()
         sums[3] += len(labels)
-    model.train()
-    correct, correct_top5, loss_sum, count = accelerator.reduce(sums, reduction="sum").tolist()
-    return Evaluation(round(correct), round(correct_top5), loss_sum, round(count))
+        after_batch()
+    return sums
 
 
 def label_ranks(logits: Tensor, labels: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from vit_trainer.checkpoint_files import Arrays, check_checkpoint, read_npz, wri
 from vit_trainer.checkpoint_format import POSITION_EMBEDDING, check_fits
 from vit_trainer.checkpoints import resize_position_embedding, to_arrays, to_parameters
 from vit_trainer.errors import CheckpointError, InputError
-from vit_trainer.run_dir import write_atomically
+from vit_trainer.folders import write_atomically
 
 FOLDED = "resnet folded for timm"
 """Key of the metadata that marks a hybrid's safetensors file as made for timm only."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vit_trainer.errors import CheckpointError
 from vit_trainer.optim import OfficialSGD
-from vit_trainer.run_dir import Row, write_atomically
+from vit_trainer.run_dir import Row
 
 
 @dataclass
@@ -27,7 +27,13 @@ class Progress:
     gpu_seconds: float = 0.0
     """The same times the number of GPUs."""
     row: Row | None = None
-    """The journal's row of this step, so that a crash between checkpoint and journal loses nothing."""
+    """The journal's latest row, so that a crash between checkpoint and journal loses nothing."""
+    row_seconds: float = 0.0
+    """`seconds` when that row was written."""
+    loss_sum: float = 0.0
+    """Sum of the losses of the steps since that row."""
+    num_summed_steps: int = 0
+    """Optimiser steps since that row."""
 
 
 class TrainState:
@@ -42,30 +48,26 @@ class TrainState:
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         return tensors | {f"momentum/{i}": tensor for i, tensor in enumerate(self.optimizer.momentum)}
 
-    def save(self, path: Path) -> None:
-        """Put the state in place, replacing an older one."""
+    def to_bytes(self) -> bytes:
+        """The whole state as the content of a safetensors file."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, save(tensors, metadata={"progress": json.dumps(asdict(self.progress))}))
+        return save(tensors, metadata={"progress": json.dumps(asdict(self.progress))})
 
-    def restore(self, path: Path) -> bool:
-        """Take over the state at `path`; False if there is none.
+    def restore(self, path: Path) -> None:
+        """Take over the state in a file; nothing is changed if that fails.
 
         Raises:
             CheckpointError: the file is damaged, or of another run.
         """
-        if not path.is_file():
-            return False
         tensors = self._tensors()
         try:
             with safe_open(path, framework="pt") as file:
                 if set(file.keys()) != set(tensors):
-                    raise CheckpointError(f"{path} is the state of another model: move it away")
+                    raise CheckpointError("it is the state of another model")
                 loaded = {name: file.get_tensor(name) for name in tensors}
                 progress = Progress(**json.loads(file.metadata()["progress"]))
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged ({error}): move it away to start the trial anew") from error
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint is damaged: {error}") from error
         for name, tensor in tensors.items():
             tensor.data.copy_(loaded[name])
         self.progress = progress
-        return True

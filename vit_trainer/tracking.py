@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vit_trainer.folders import is_uri
 from vit_trainer.run_dir import Row, RunDir
 
 if TYPE_CHECKING:
@@ -28,9 +29,14 @@ METRICS_PER_BATCH = 1000
 """MLflow's limit for one log_batch call."""
 
 
-def default_tracking_uri(storage: Path) -> str:
-    """A local SQLite file beside the run folders."""
-    return f"sqlite:///{storage.resolve()}/mlflow.db"
+def default_place(storage: str) -> Path:
+    """Where MLflow's files are unless asked for otherwise: beside the run folders, or here if those are in a bucket."""
+    return Path("mlflow" if is_uri(storage) else storage).expanduser().resolve()
+
+
+def default_tracking_uri(place: Path) -> str:
+    """A local SQLite file."""
+    return f"sqlite:///{place}/mlflow.db"
 
 
 class Shipper:

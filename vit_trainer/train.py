@@ -1,7 +1,5 @@
 """train(): fine-tunes one Vision Transformer by the official protocol, on one process or several."""
 
-import math
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -12,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -21,18 +20,17 @@ from vit_trainer.checkpoint_files import require_checkpoint
 from vit_trainer.checkpoints import pretrained_model
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data import dataset_info, load_dataset
-from vit_trainer.data.splits import MicroBatch
-from vit_trainer.errors import InputError, LeaseLostError, NonFiniteLossError
+from vit_trainer.data.splits import MicroBatch, Split
+from vit_trainer.dropout import DropoutKeys
+from vit_trainer.errors import GangRestartError, InputError, LeaseLostError, RunInterruptedError
 from vit_trainer.evaluate import evaluate
+from vit_trainer.ledger import Ledger, Report
 from vit_trainer.models import build_model, dropout_keys_of
 from vit_trainer.optim import OfficialSGD, learning_rate
 from vit_trainer.processes import start_accelerator
 from vit_trainer.randomness import dropout_keys, image_order
-from vit_trainer.run_dir import Row, RunDir, write_atomically
+from vit_trainer.run_dir import Row, RunDir
 from vit_trainer.state import TrainState
-
-Report = Callable[[Row], None]
-"""Gets the journal's row after each validation; the only seam towards whoever started the run."""
 
 MAX_MICRO_BATCH_SIZE = 128
 """Images per forward and backward unless told otherwise."""
@@ -59,7 +57,11 @@ class TrainResult:
 
 
 def train(
-    config: FinetuneConfig, run_dir: RunDir, execution: Execution | None = None, report: Report | None = None
+    config: FinetuneConfig,
+    run_dir: RunDir,
+    execution: Execution | None = None,
+    report: Report | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
     """Run one trial to its end, from its last checkpoint if there is one.
 
@@ -67,10 +69,15 @@ def train(
 
     Args:
         report: called in the first process after each validation.
+        interrupted: asked in the first process after each step and each batch of an evaluation; once it is true, the
+            state is kept and the run ends. The others end when they are ended.
 
     Raises:
         InputError: weights or data are missing, or the batch can't be divided among the processes.
-        NonFiniteLossError: training diverged. Like any other failure it is recorded in result.json.
+        NonFiniteLossError: training diverged. Like any other failure of a single process it is recorded in
+            result.json; of a gang, only who started it knows which process was the first to fail.
+        RunInterruptedError: `interrupted` was true.
+        GangRestartError: all processes must start again.
         LeaseLostError: another process took the run over; nothing is recorded.
     """
     execution = execution or Execution()
@@ -80,20 +87,28 @@ def train(
         run_dir.open_for_writing(config.to_dict())
     accelerator.wait_for_everyone()
     try:
-        result = _train(config, run_dir, execution, accelerator, report)
-    except LeaseLostError:
+        result = _train(config, run_dir, execution, accelerator, report, interrupted)
+        if writes:
+            run_dir.write_result(result.to_dict())
+            run_dir.remove_checkpoint()
+    except (LeaseLostError, RunInterruptedError, GangRestartError):
         raise
     except Exception as error:
-        if writes:
-            cause = f"{type(error).__name__}: {error}".splitlines()[0]
-            rows = run_dir.journal()
-            result = TrainResult("failed", rows[-1]["step"] if rows else 0, {}, cause)
-            run_dir.write_result(result.to_dict() | {"traceback": traceback.format_exc()})
+        if accelerator.num_processes == 1:
+            run_dir.write_result(failure(error, run_dir))
         raise
-    if writes:
-        run_dir.write_result(result.to_dict())
-        run_dir.checkpoint_path.unlink(missing_ok=True)
+    finally:
+        if writes:
+            run_dir.close()
     return result
+
+
+def failure(error: Exception, run_dir: RunDir) -> dict[str, object]:
+    """What result.json says of a run that raised."""
+    rows = run_dir.journal()
+    cause = f"{type(error).__name__}: {error}".splitlines()[0]
+    result = TrainResult("failed", rows[-1]["step"] if rows else 0, {}, cause)
+    return result.to_dict() | {"traceback": "".join(traceback.format_exception(error))}
 
 
 def _train(
@@ -102,20 +117,13 @@ def _train(
     execution: Execution,
     accelerator: Accelerator,
     report: Report | None,
+    interrupted: Callable[[], bool],
 ) -> TrainResult:
-    device, writes = accelerator.device, accelerator.is_main_process
-
     # Seed: only random weights draw from it; data and dropout are functions of (seed, step, position).
     torch.manual_seed(config.seed)
 
     # Data.
     data = load_dataset(config.dataset, num_workers=execution.num_workers, skip_unreadable=execution.skip_unreadable)
-    evaluated = partial(
-        evaluate,
-        accelerator=accelerator,
-        resolution=config.resolution,
-        batch_size=execution.evaluation_batch_size,
-    )
 
     # Model.
     raw_model = initial_model(config, execution)
@@ -127,101 +135,116 @@ def _train(
     optimizer = OfficialSGD(model.parameters())
 
     # Restore.
-    state = TrainState(raw_model, optimizer)
-    if state.restore(run_dir.checkpoint_path) and writes:
-        _complete_journal(run_dir, state.progress.row)
-    progress = state.progress
-
-    # Loop.
-    stopwatch = _Stopwatch(progress.seconds)
-    num_gpus = accelerator.num_processes if device.type == "cuda" else 0
-    evaluation_steps = steps_of_evaluations(config, execution)
     share = config.global_batch_size // accelerator.num_processes
     micro_batch_size = _micro_batch_size(config, execution, accelerator)
-    batches = data.train.train_batches(
-        _micro_batches(
-            config, progress.step, accelerator.process_index * share, share, micro_batch_size, len(data.train)
-        ),
-        seed=config.seed,
-        resolution=config.resolution,
-        device=device,
-    )
-    accumulation_steps = share // micro_batch_size
-    loss_sum = torch.zeros((), device=device)
-    first_bad_step = torch.full((), math.inf, device=device)
-    num_logged_steps, seconds_at_log = 0, stopwatch.seconds
-    for step in range(progress.step, config.total_steps):
-        lr = learning_rate(
-            step, base_lr=config.base_lr, warmup_steps=config.warmup_steps, total_steps=config.total_steps
-        )
-        first = accelerator.process_index * share
-        step_keys = dropout_keys(config.seed, step, slice(first, first + share)) if config.dropout else None
-        step_loss = torch.zeros((), device=device)
-        for micro in range(accumulation_steps):
-            images, labels = next(batches)
-            if step_keys is not None:
-                mine = step_keys[micro * micro_batch_size : (micro + 1) * micro_batch_size]
-                keys.set(torch.from_numpy(mine).to(device, non_blocking=True))
-            step_loss += backward(accelerator, model, images, labels, micro == accumulation_steps - 1, share)
-        optimizer.step(lr)
-        optimizer.zero_grad()
-        loss_sum += step_loss
-        first_bad_step = torch.where(step_loss.isfinite(), first_bad_step, first_bad_step.clamp(max=step + 1))
-        progress.step = step + 1
-        num_logged_steps += 1
+    ledger = Ledger(TrainState(raw_model, optimizer), run_dir, execution, accelerator, report, interrupted)
+    ledger.begin(micro_batch_size)
+    progress = ledger.state.progress
 
-        evaluates = progress.step in evaluation_steps
-        if not (evaluates or progress.step % execution.log_every_steps == 0):
+    # Loop.
+    evaluated = partial(
+        evaluate,
+        model,
+        accelerator=accelerator,
+        resolution=config.resolution,
+        batch_size=execution.evaluation_batch_size,
+        after_batch=ledger.end_if_interrupted,
+    )
+    evaluation_steps = steps_of_evaluations(config, execution)
+    batches = _batches(config, data.train, accelerator, progress.step, micro_batch_size)
+    while True:
+        # Log, evaluate, checkpoint, report.
+        if ledger.row_is_due(evaluation_steps):
+            row: Row = {
+                "step": progress.step,
+                "train/loss": ledger.mean_loss(),
+                "lr": _lr(config, progress.step - 1),
+                "images_per_second": progress.num_summed_steps
+                * config.global_batch_size
+                / (ledger.seconds - progress.row_seconds),
+            }
+            if progress.step in evaluation_steps:
+                validation = evaluated(data.validation)
+                row |= {"val/accuracy": validation.accuracy, "val/loss": validation.loss}
+            ledger.write_row(row)
+        if progress.step == config.total_steps:
+            break
+
+        # Step.
+        loss = _gradient(config, accelerator, model, keys, batches, progress.step, micro_batch_size)
+        if loss is None:  # out of memory: the same step again, in smaller parts
+            smaller = max(size for size in range(1, micro_batch_size // 2 + 1) if share % size == 0)
+            note = f"out of memory with micro_batch_size {micro_batch_size}: goes on with {smaller}"
+            if accelerator.num_processes > 1:
+                raise GangRestartError(note, smaller)
+            ledger.note(note)
+            micro_batch_size = smaller
+            optimizer.zero_grad()
+            clear_device_cache(garbage_collection=True)
+            batches = _batches(config, data.train, accelerator, progress.step, micro_batch_size)
             continue
-        # Log: the first wait for the device since the last row.
-        loss = accelerator.reduce(loss_sum, reduction="mean").item() / num_logged_steps
-        if not math.isfinite(loss):
-            bad_step = accelerator.gather(first_bad_step[None]).min().item()
-            raise NonFiniteLossError(f"the training loss is {loss} at step {bad_step:.0f}: try a lower base_lr")
-        elapsed = stopwatch.seconds - seconds_at_log
-        row: Row = {
-            "step": progress.step,
-            "train/loss": loss,
-            "lr": lr,
-            "images_per_second": num_logged_steps * config.global_batch_size / elapsed,
-        }
-        if evaluates:
-            validation = evaluated(model, data.validation)
-            row |= {"val/accuracy": validation.accuracy, "val/loss": validation.loss}
-        seconds = stopwatch.seconds
-        progress.gpu_seconds += (seconds - progress.seconds) * num_gpus
-        progress.seconds = seconds
-        row |= {"runtime_hours": progress.seconds / 3600, "gpu_hours": progress.gpu_seconds / 3600}
-        progress.row = row
-        if writes and evaluates:
-            run_dir.check_lease()
-            state.save(run_dir.checkpoint_path)
-        if writes:
-            run_dir.append(row)
-        if writes and evaluates and report is not None:
-            report(row)
-        loss_sum.zero_()
-        num_logged_steps, seconds_at_log = 0, stopwatch.seconds
+        optimizer.step(_lr(config, progress.step))
+        optimizer.zero_grad()
+        ledger.add_step(loss)
+        ledger.end_if_interrupted()
+        ledger.save_if_due()
 
     # Final evaluation.
-    test = evaluated(model, data.test)
+    test = evaluated(data.test)
+    ledger.count_time()
     last = progress.row or {}
-    seconds = stopwatch.seconds
     metrics = {
         "test/accuracy": test.accuracy,
         "test/loss": test.loss,
         "val/accuracy": last["val/accuracy"],
         "train/loss": last["train/loss"],
-        "runtime_hours": seconds / 3600,
-        "gpu_hours": (progress.gpu_seconds + (seconds - progress.seconds) * num_gpus) / 3600,
-        "images_per_second": progress.step * config.global_batch_size / seconds,
+        "runtime_hours": progress.seconds / 3600,
+        "gpu_hours": progress.gpu_seconds / 3600,
+        "images_per_second": progress.step * config.global_batch_size / progress.seconds,
     }
 
     # Result.
-    if writes and execution.save_weights:
-        weights = {name: tensor.cpu().contiguous() for name, tensor in raw_model.state_dict().items()}
-        write_atomically(run_dir.weights_path, save(weights))
+    if accelerator.is_main_process and execution.save_weights:
+        run_dir.write_weights(
+            save({name: tensor.cpu().contiguous() for name, tensor in raw_model.state_dict().items()})
+        )
     return TrainResult("finished", progress.step, metrics)
+
+
+def _lr(config: FinetuneConfig, step: int) -> float:
+    return learning_rate(step, base_lr=config.base_lr, warmup_steps=config.warmup_steps, total_steps=config.total_steps)
+
+
+def _gradient(
+    config: FinetuneConfig,
+    accelerator: Accelerator,
+    model: nn.Module,
+    keys: DropoutKeys,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    step: int,
+    micro_batch_size: int,
+) -> Tensor | None:
+    """Leave this process's gradient of one step in the parameters.
+
+    Returns:
+        Its mean loss, a scalar on the device; None if a smaller micro-batch might fit into memory.
+    """
+    share = config.global_batch_size // accelerator.num_processes
+    first = accelerator.process_index * share
+    step_keys = dropout_keys(config.seed, step, slice(first, first + share)) if config.dropout else None
+    step_loss = torch.zeros((), device=accelerator.device)
+    try:
+        for start in range(0, share, micro_batch_size):
+            images, labels = next(batches)
+            if step_keys is not None:
+                mine = step_keys[start : start + micro_batch_size]
+                keys.set(torch.from_numpy(mine).to(accelerator.device, non_blocking=True))
+            step_loss += backward(accelerator, model, images, labels, start + micro_batch_size == share, share)
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error) or micro_batch_size == 1:
+            raise
+        return None
+    return step_loss
 
 
 def _micro_batch_size(config: FinetuneConfig, execution: Execution, accelerator: Accelerator) -> int:
@@ -258,14 +281,22 @@ def steps_of_evaluations(config: FinetuneConfig, execution: Execution) -> set[in
     return {config.total_steps * (i + 1) // count for i in range(count)}
 
 
-def _micro_batches(
-    config: FinetuneConfig, first_step: int, first: int, share: int, size: int, num_images: int
-) -> Iterator[MicroBatch]:
-    """This process's micro-batches, step after step: positions first .. first+share-1 of each global batch."""
-    for step in range(first_step, config.total_steps):
-        order = image_order(config.seed, step * config.global_batch_size, config.global_batch_size, num_images)
-        for start in range(first, first + share, size):
-            yield MicroBatch(step, slice(start, start + size), order[start : start + size])
+def _batches(
+    config: FinetuneConfig, images: Split, accelerator: Accelerator, first_step: int, micro_batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's augmented images and labels, from a step on: its share of each global batch, part by part."""
+    share = config.global_batch_size // accelerator.num_processes
+    first = accelerator.process_index * share
+
+    def micro_batches() -> Iterator[MicroBatch]:
+        for step in range(first_step, config.total_steps):
+            order = image_order(config.seed, step * config.global_batch_size, config.global_batch_size, len(images))
+            for start in range(first, first + share, micro_batch_size):
+                yield MicroBatch(step, slice(start, start + micro_batch_size), order[start : start + micro_batch_size])
+
+    return images.train_batches(
+        micro_batches(), seed=config.seed, resolution=config.resolution, device=accelerator.device
+    )
 
 
 def backward(
@@ -279,21 +310,3 @@ def backward(
         loss = F.cross_entropy(model(images).float(), labels, reduction="sum") / share
         accelerator.backward(loss)
     return loss.detach()
-
-
-def _complete_journal(run_dir: RunDir, row: Row | None) -> None:
-    """Write the checkpoint's own row if the crash came between the two."""
-    journal = run_dir.journal()
-    if row is not None and (not journal or journal[-1]["step"] < row["step"]):
-        run_dir.append(row)
-
-
-class _Stopwatch:
-    """Seconds of all attempts of a run together."""
-
-    def __init__(self, seconds: float) -> None:
-        self._start = time.monotonic() - seconds
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._start

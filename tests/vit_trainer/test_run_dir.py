@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from vit_trainer.errors import InputError, LeaseLostError
-from vit_trainer.run_dir import RunDir, write_atomically
+from vit_trainer.folders import write_atomically
+from vit_trainer.run_dir import RunDir
 
 CONFIG = {"model": "ViT-B_16", "seed": 0}
 
@@ -19,7 +20,7 @@ def run_dir(tmp_path: Path) -> RunDir:
 def test_what_is_written_is_read(run_dir: RunDir) -> None:
     run_dir.append({"step": 10, "train/loss": 0.5})
     run_dir.write_result({"status": "finished", "step": 10})
-    reader = RunDir(run_dir.path)
+    reader = RunDir(run_dir.location)
     assert reader.config() == CONFIG
     assert [row["step"] for row in reader.journal()] == [10]
     assert reader.result() == {"status": "finished", "step": 10}
@@ -27,7 +28,7 @@ def test_what_is_written_is_read(run_dir: RunDir) -> None:
 
 def test_a_torn_line_is_passed_over_and_the_next_row_is_whole(run_dir: RunDir) -> None:
     run_dir.append({"step": 10})
-    with run_dir.journal_path.open("ab") as file:
+    with (Path(run_dir.location) / "journal.jsonl").open("ab") as file:
         file.write(b'{"step": 20, "val/acc')
     run_dir.append({"step": 30})
     assert [row["step"] for row in run_dir.journal()] == [10, 30]
@@ -41,7 +42,7 @@ def test_a_step_that_was_written_again_counts_once(run_dir: RunDir) -> None:
 
 
 def test_a_successor_takes_over_and_the_predecessor_gives_up(run_dir: RunDir) -> None:
-    successor = RunDir(run_dir.path)
+    successor = RunDir(run_dir.location)
     successor.open_for_writing(CONFIG)
     for write in (lambda: run_dir.append({"step": 1}), lambda: run_dir.write_result({}), run_dir.check_lease):
         with pytest.raises(LeaseLostError, match=f"now written by process {os.getpid()}"):
@@ -52,11 +53,11 @@ def test_a_successor_takes_over_and_the_predecessor_gives_up(run_dir: RunDir) ->
 
 def test_a_folder_of_another_trial_is_refused(run_dir: RunDir) -> None:
     with pytest.raises(InputError, match=r"holds another trial \(seed differ\)"):
-        RunDir(run_dir.path).open_for_writing({**CONFIG, "seed": 1})
+        RunDir(run_dir.location).open_for_writing({**CONFIG, "seed": 1})
 
 
 def test_a_damaged_result_is_named(run_dir: RunDir) -> None:
-    run_dir.result_path.write_text('{"status": "fini')
+    (Path(run_dir.location) / "result.json").write_text('{"status": "fini')
     with pytest.raises(InputError, match=r"result\.json is damaged .* move its folder away"):
         run_dir.result()
 

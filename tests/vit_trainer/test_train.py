@@ -25,7 +25,9 @@ class Killed(BaseException):
 
 
 def weights(run_dir: RunDir) -> dict[str, torch.Tensor]:
-    return load_file(run_dir.weights_path)
+    with run_dir.weights() as path:
+        assert path is not None
+        return load_file(path)
 
 
 def test_four_steps_a_kill_and_four_more_are_eight(tmp_path: Path) -> None:
@@ -40,7 +42,7 @@ def test_four_steps_a_kill_and_four_more_are_eight(tmp_path: Path) -> None:
         train(CONFIG, broken, EXECUTION, kill_at_step_4)
     assert broken.result() is None
     reports: list[Row] = []
-    train(CONFIG, RunDir(broken.path), EXECUTION, reports.append)
+    train(CONFIG, RunDir(broken.location), EXECUTION, reports.append)
 
     assert [row["step"] for row in reports] == [6, 8]
     assert [row["step"] for row in broken.journal()] == [2, 4, 6, 8]
@@ -54,8 +56,10 @@ def test_four_steps_a_kill_and_four_more_are_eight(tmp_path: Path) -> None:
 def test_the_journal_gets_the_row_that_a_crash_kept_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir = RunDir(tmp_path)
 
-    def crash(self: RunDir, row: Row) -> None:
-        raise Killed
+    def crash(self: RunDir, row: Row) -> Row:
+        if "step" in row:
+            raise Killed
+        return row
 
     with monkeypatch.context() as patch:
         patch.setattr(RunDir, "append", crash)  # between the checkpoint and the journal
@@ -88,7 +92,8 @@ def test_a_result_holds_what_the_table_needs(tmp_path: Path) -> None:
     assert (result["test/accuracy"] * num_test) == pytest.approx(round(result["test/accuracy"] * num_test))
     assert result["runtime_hours"] > 0
     assert result["gpu_hours"] == 0
-    assert not run_dir.checkpoint_path.exists()
+    with run_dir.checkpoint() as path:
+        assert path is None
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:

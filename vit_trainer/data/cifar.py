@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from vit_trainer.data.splits import InMemorySplit, Splits, held_out
 from vit_trainer.errors import DataError
-from vit_trainer.run_dir import write_atomically
+from vit_trainer.folders import write_atomically
 
 HELD_OUT_PERCENT = 2
 TIMEOUT_SECONDS = 60
