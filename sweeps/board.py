@@ -72,6 +72,10 @@ class Board(AbstractContextManager["Board"]):
     def reported(self, trial_id: str, row: Row) -> None:
         self._seen[trial_id].row = row
 
+    def noted(self, trial_id: str, note: str) -> None:
+        """Something that a watcher should know, such as a retry."""
+        self.console.print(f"{trial_id}: {note}", soft_wrap=True, markup=False)
+
     def ended(self, trial_id: str, result: Result) -> None:
         """A trial has its result, now or since an earlier session."""
         seen = self._seen[trial_id]
@@ -83,6 +87,10 @@ class Board(AbstractContextManager["Board"]):
             )
 
     # Views.
+
+    def result(self, trial_id: str) -> Result | None:
+        """What a trial has come to, or None while it hasn't."""
+        return self._seen[trial_id].result
 
     def best(self, cell: Cell) -> Result | None:
         """The result of a cell: that of the candidate with the best validation accuracy among the finished."""

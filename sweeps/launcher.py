@@ -10,30 +10,45 @@ Over one connection, the actor sends a `Start`; the launcher answers `Started`; 
 import ctypes
 import importlib
 import os
+import pickle
 import signal
 import socket
 import sys
-from dataclasses import dataclass
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.errors import LeaseLostError
+from vit_trainer.errors import GangRestartError, LeaseLostError, RunInterruptedError
+from vit_trainer.interruption import signals_as_request
 from vit_trainer.run_dir import Row, RunDir
 
+PIPE_BYTES = 65536
+"""What a pipe holds on Linux, so what a process can leave in one without a reader."""
+SECONDS_BETWEEN_LOOKS = 0.5
+"""How often a process that waits for a word looks whether it was asked to end."""
 PRELOADED = ("vit_trainer.train", "vit_trainer.data.digits")
 
 
 @dataclass(frozen=True)
 class Start:
-    """Run this trial."""
+    """Run this trial, or this node's part of it."""
 
     config: FinetuneConfig
-    run_path: str
+    location: str
+    """Path or URI of the run folder."""
     execution: Execution
     num_processes: int
     """One per GPU; the processes of a trial are a gang: they live and die together."""
     num_threads: int
     """CPU threads per process."""
+    first_rank: int = 0
+    """Of this node's processes."""
+    world_size: int = 0
+    """Processes on all nodes; 0: all are on this one."""
+    rendezvous: str = ""
+    """host:port where the gang meets; empty: a free one of this machine."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Reported:
-    """The first process has validated and waits for `Continue`."""
+    """The first process has a row and waits for `Continue`."""
 
     row: Row
 
@@ -55,27 +70,34 @@ class Continue:
     """Go on."""
 
 
+FINISHED, FAILED, INTERRUPTED, RESTART, LEASE_LOST = 0, 3, 4, 5, 6
+"""Exit codes of a trial's process. Any other, or a signal, is the process's death, not the training's failure."""
+
+
 @dataclass(frozen=True)
 class Exited:
     """All processes of the trial have ended."""
 
     status: int
-    """0, an exit code, or minus the signal that ended the first one to fail."""
+    """FINISHED, FAILED and so on, or minus the signal that ended the first process to fail."""
+    cause: str | None = None
+    """In one line, where a process could still say it."""
+    result: Row | None = None
+    """Of a failure: what result.json says, or should say of a gang, where no process knows who was first to fail."""
+    micro_batch_size: int | None = None
+    """To start again with, where a gang ran out of memory."""
 
 
-RECORDED_FAILURE = 3
-"""Exit code of a process whose failure stands in result.json: trying again would fail again."""
-
-
-def die_with_parent() -> None:
-    """Have the kernel end this process when the one that started it dies, however it dies (Linux only)."""
+def die_with_parent(with_signal: int) -> None:
+    """Have the kernel signal this process when the one that started it dies, however it dies (Linux only)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None, use_errno=True).prctl(1, with_signal)  # PR_SET_PDEATHSIG
 
 
 def main(file_descriptor: int) -> None:
     """Run trials one after another, asked for over a socket, until its other end closes."""
-    die_with_parent()
+    die_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the business of whoever runs the sweep
     connection = Connection(file_descriptor)
     for module in PRELOADED:
         importlib.import_module(module)
@@ -85,72 +107,152 @@ def main(file_descriptor: int) -> None:
         except EOFError:
             return
         assert isinstance(start, Start)
-        connection.send(Exited(_run_gang(start, connection)))
+        connection.send(_run_gang(start, connection))
 
 
-def _run_gang(start: Start, connection: Connection) -> int:
-    port = _free_port() if start.num_processes > 1 else 0
+def _run_gang(start: Start, connection: Connection) -> Exited:
+    world_size = start.world_size or start.num_processes
+    rendezvous = start.rendezvous or (f"127.0.0.1:{free_port()}" if world_size > 1 else "")
+    start = replace(start, world_size=world_size, rendezvous=rendezvous)
+    launcher = os.getpid()
+    first_lives = os.pipe()
+    last_words = [os.pipe() for _ in range(start.num_processes)]
     pids = []
-    for rank in range(start.num_processes):
+    for i in range(start.num_processes):
         pid = os.fork()
         if pid == 0:
-            os._exit(_run_process(start, connection, rank, port))
+            for read_end, write_end in last_words:
+                os.close(read_end)
+                if write_end != last_words[i][1]:
+                    os.close(write_end)
+            if i:
+                os.close(first_lives[1])  # only the first process holds it open, until it ends
+            os._exit(_run_process(start, connection, i, launcher, first_lives[0], last_words[i][1]))
         pids.append(pid)
+    for end in (*first_lives, *(write_end for _, write_end in last_words)):
+        os.close(end)
     connection.send(Started(tuple(pids)))
-    return wait_for_all(pids)
+    first_to_fail, status = wait_for_all(pids)
+    words = [_read_what_is_there(read_end) for read_end, _ in last_words]
+    if first_to_fail is not None and words[first_to_fail] and status > 0:
+        exited = pickle.loads(words[first_to_fail])
+        assert isinstance(exited, Exited)
+        return exited
+    return Exited(status)
 
 
-def wait_for_all(pids: list[int]) -> int:
-    """Wait for a gang; the first process to fail takes the others with it, and its exit is returned."""
-    outcome, waiting = 0, set(pids)
+def _read_what_is_there(read_end: int) -> bytes:
+    """And no more: a data-loading process may hold the pipe open a little longer than the one that it served."""
+    os.set_blocking(read_end, False)
+    with suppress(BlockingIOError), os.fdopen(read_end, "rb", buffering=0) as pipe:
+        return pipe.read(PIPE_BYTES) or b""
+    return b""
+
+
+def wait_for_all(pids: list[int]) -> tuple[int | None, int]:
+    """Wait for a gang; the first process to fail takes the others with it.
+
+    Returns:
+        Its place among the pids and its exit code, or minus the signal that ended it; (None, 0) if none failed. Where
+        one was killed, the others' errors are about losing it, so the killed one counts as the first.
+    """
+    first: tuple[int | None, int] = (None, 0)
+    waiting = set(pids)
     while waiting:
         pid, status = os.wait()
         waiting.discard(pid)
         code = os.waitstatus_to_exitcode(status)
-        if code != 0 and outcome == 0:
-            outcome = code
-            for other in waiting:
+        if code == 0 or first[1] != 0:
+            continue
+        first = (pids.index(pid), code)
+        for other in sorted(waiting):
+            ended, status = os.waitpid(other, os.WNOHANG)
+            if ended and (code := os.waitstatus_to_exitcode(status)) < 0 <= first[1]:
+                first = (pids.index(other), code)
+            if ended:
+                waiting.discard(other)
+            else:
                 os.kill(other, signal.SIGKILL)
-    return outcome
+    return first
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that is free on this machine now."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("", 0))
         return int(probe.getsockname()[1])
 
 
-def _run_process(start: Start, connection: Connection, rank: int, port: int) -> int:
+def _run_process(
+    start: Start, connection: Connection, local_rank: int, launcher: int, first_lives: int, last_words: int
+) -> int:
     """In a forked process: be one rank of the trial. Returns the exit code."""
-    die_with_parent()
-    if start.num_processes > 1:
+    rank = start.first_rank + local_rank
+    # The first process is asked to end, so that it keeps its state; the others end when it does.
+    die_with_parent(signal.SIGTERM if start.first_rank == 0 else signal.SIGKILL)
+    if os.getppid() != launcher:
+        return INTERRUPTED
+    if rank > 0:
+        connection.close()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if start.first_rank == 0:
+            threading.Thread(target=_end_with, args=(first_lives,), daemon=True).start()
+    if start.world_size > 1:
+        host, port = start.rendezvous.rsplit(":", 1)
         os.environ |= {
             "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(start.num_processes),
+            "LOCAL_RANK": str(local_rank),
+            "WORLD_SIZE": str(start.world_size),
             "LOCAL_WORLD_SIZE": str(start.num_processes),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+            "MASTER_ADDR": host,
+            "MASTER_PORT": port,
         }
-    import torch
-
-    from vit_trainer.train import train
-
-    torch.set_num_threads(start.num_threads)
-
-    def report(row: Row) -> None:
-        connection.send(Reported(row))
-        connection.recv()
-
     try:
-        train(start.config, RunDir(start.run_path), start.execution, report)
-    except (LeaseLostError, EOFError, BrokenPipeError) as error:
-        print(f"{start.config.trial_id}, rank {rank}: {error!r}", file=sys.stderr)
-        return 1  # whoever started this trial is gone, or has given it to another process
-    except Exception:
-        sys.excepthook(*sys.exc_info())
-        return RECORDED_FAILURE
+        exited = _train(start, connection, rank)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    return 0
+    with os.fdopen(last_words, "wb") as pipe:
+        pipe.write(pickle.dumps(exited))
+    return exited.status
+
+
+def _end_with(first_lives: int) -> None:
+    os.read(first_lives, 1)  # returns when the first process has ended
+    os._exit(INTERRUPTED)
+
+
+def _train(start: Start, connection: Connection, rank: int) -> Exited:
+    import torch
+
+    from vit_trainer.train import failure, train
+
+    torch.set_num_threads(start.num_threads)
+    run_dir = RunDir(start.location)
+
+    try:
+        with signals_as_request((signal.SIGTERM,) if rank == 0 else ()) as interrupted:
+
+            def report(row: Row) -> None:
+                try:
+                    connection.send(Reported(row))
+                    while not connection.poll(SECONDS_BETWEEN_LOOKS):
+                        if interrupted():
+                            raise RunInterruptedError("interrupted after a report; its state is kept")
+                    connection.recv()
+                except (EOFError, OSError) as error:
+                    raise RunInterruptedError("whoever started the trial is gone") from error
+
+            train(start.config, run_dir, start.execution, report, interrupted)
+    except LeaseLostError as error:
+        return Exited(LEASE_LOST, str(error))
+    except RunInterruptedError as error:
+        return Exited(INTERRUPTED, str(error))
+    except GangRestartError as error:
+        return Exited(RESTART, str(error), micro_batch_size=error.micro_batch_size)
+    except Exception as error:
+        sys.excepthook(*sys.exc_info())
+        result = failure(error, run_dir)
+        result["traceback"] = str(result["traceback"])[-PIPE_BYTES // 4 :]
+        return Exited(FAILED, str(result["cause"]), result)
+    return Exited(FINISHED)

@@ -1,6 +1,7 @@
 """SweepOptions: the flags that every sweep understands, and what they make of its cells."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import DATASETS, dataset_info, is_folder
 from vit_trainer.errors import InputError, one_of
+from vit_trainer.folders import Folder, is_uri, open_folder
 from vit_trainer.run_dir import RunDir
 
 _SEVERAL = Parameter(consume_multiple=True, negative=(), show_default=False)
@@ -32,14 +34,25 @@ class SweepOptions:
     """Candidate base learning rates, or `official` for the published one alone; the paper's four unless given."""
     seeds: Annotated[tuple[int, ...], _SEVERAL] = (0,)
     """Seeds; each is another candidate of its cell."""
-    storage: Path = Path("sweep-results")
-    """Folder for run folders and the MLflow file. The same command with the same storage goes on where it stopped."""
+    storage: str = "sweep-results"
+    """Where run folders lie: a folder, or a URI such as s3://bucket/folder. The same command with the same storage
+    goes on where it stopped."""
     tracking_uri: str | None = None
     """MLflow server or store; a SQLite file in the storage unless given."""
     plan: Annotated[bool, Parameter(negative=())] = False
     """Print what would run and its predicted cost, and start nothing."""
     early_stopping: bool = True
     """Stop candidates that fall behind others of their cell (ASHA)."""
+    max_failures: int = 3
+    """How often a trial starts again after a process of it died. Lost nodes don't count."""
+    gpus_per_trial: int = 1
+    """GPUs of each trial, which share its batches; CPU cores where there is no GPU."""
+
+    def __post_init__(self) -> None:
+        if self.max_failures < 0:
+            raise InputError(f"max_failures {self.max_failures} is below 0: give how often to try again, 0 for never")
+        if self.gpus_per_trial < 1:
+            raise InputError(f"gpus_per_trial {self.gpus_per_trial} is below 1: give a number of GPUs")
 
     def grid(self, preset: Literal["paper", "mini"]) -> Grid:
         """The preset's grid, narrowed or replaced by what was asked for.
@@ -82,6 +95,11 @@ class SweepOptions:
             given = " ".join(self.base_lrs)
             raise InputError(f"base_lrs {given!r} are no numbers: give rates such as 0.01 0.03, or official") from None
 
+    @cached_property
+    def folder(self) -> Folder:
+        """The storage; a path as an absolute one, since a trial's process may have another current folder."""
+        return open_folder(self.storage if is_uri(self.storage) else Path(self.storage).expanduser().resolve())
+
     def run_dir(self, trial: Trial) -> RunDir:
         """The run folder of a trial."""
-        return RunDir(self.storage.resolve() / "runs" / trial.trial_id)
+        return RunDir(self.folder.child("runs").child(trial.trial_id))

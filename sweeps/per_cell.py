@@ -12,7 +12,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from sweeps.cells import Cell, Trial
-from sweeps.launcher import Start
+from sweeps.trainable import Assignment
 from vit_trainer.run_dir import Row
 
 METRIC = "val/accuracy"
@@ -119,9 +119,9 @@ class PerCellASHA(FIFOScheduler):
 
 def trial_id_of(trial: TuneTrial) -> str:
     """Our id of a trial of Tune's."""
-    start = trial.config["start"]
-    assert isinstance(start, Start)
-    return start.config.trial_id
+    assignment = trial.config["assignment"]
+    assert isinstance(assignment, Assignment)
+    return assignment.config.trial_id
 
 
 def _asha(total_steps: int) -> AsyncHyperBandScheduler:

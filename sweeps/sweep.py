@@ -1,7 +1,8 @@
 """run_sweep(): plan, skip what is done, run the rest on Ray, watch, summarise."""
 
-import os
+import shlex
 import sys
+import uuid
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,10 +11,11 @@ from sweeps.cells import Trial
 from sweeps.options import SweepOptions
 from sweeps.plan import longest_first, plan_lines
 from vit_trainer.checkpoint_files import require_checkpoint
+from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
 from vit_trainer.data import require_dataset
 from vit_trainer.errors import InputError
-from vit_trainer.tracking import BackgroundShipper, default_tracking_uri
+from vit_trainer.tracking import BackgroundShipper, default_place, default_tracking_uri
 
 
 def choose_preset(options: SweepOptions, script: str) -> Literal["paper", "mini"]:
@@ -53,11 +55,13 @@ def run_sweep(name: str, trials: list[Trial], options: SweepOptions) -> int:
     for trial_id, result in results.items():
         if result is not None:
             board.ended(trial_id, result)
-    tracking_uri = options.tracking_uri or default_tracking_uri(options.storage)
-    print(f"{name}: {len(trials)} trials, {len(trials) - len(pending)} of them done, in {options.storage.resolve()}")
-    if pending:
-        _run(name, trials, pending, options, tracking_uri, board)
-    return _summarise(trials, board, options, tracking_uri)
+    tracking_uri = options.tracking_uri or default_tracking_uri(default_place(options.storage))
+    print(f"{name}: {len(trials)} trials, {len(trials) - len(pending)} of them done, in {options.folder.location}")
+    ended_early = _run(name, trials, pending, options, tracking_uri, board) if pending else None
+    if ended_early is not None:
+        print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
+        return INTERRUPTED
+    return _summarise(trials, board, tracking_uri)
 
 
 def _settled(result: Mapping[str, Any] | None, options: SweepOptions) -> Result | None:
@@ -73,23 +77,25 @@ def _check(pending: list[Trial], options: SweepOptions) -> None:
     for dataset in dict.fromkeys(trial.cell.dataset for trial in pending):
         require_dataset(dataset)
     try:
-        (options.storage / "runs").mkdir(parents=True, exist_ok=True)
-        probe = options.storage / f".write-probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        probe = f".write-probe-{uuid.uuid4().hex[:8]}"
+        options.folder.write(probe, b"")
+        options.folder.remove(probe)
     except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
         raise InputError(
-            f"storage {options.storage} cannot be written: {error.strerror}; give a writable folder"
+            f"storage {options.storage} cannot be written ({reason}): give a writable folder or bucket"
         ) from error
 
 
 def _run(
     name: str, trials: list[Trial], pending: list[Trial], options: SweepOptions, tracking_uri: str, board: Board
-) -> None:
+) -> str | None:
     from sweeps.tuner import run_trials
 
-    artifacts = options.storage / "mlflow-artifacts"
-    shipper = BackgroundShipper(tracking_uri, name, artifacts, {"sweep": name, "command": " ".join(sys.argv)})
+    place = default_place(options.storage)
+    place.mkdir(parents=True, exist_ok=True)
+    artifacts = place / "mlflow-artifacts"
+    shipper = BackgroundShipper(tracking_uri, name, artifacts, {"sweep": name, "command": shlex.join(sys.argv)})
 
     def ship(trial: Trial) -> None:
         shipper.ship(options.run_dir(trial), _tags(trial))
@@ -98,28 +104,24 @@ def _run(
         ship(trial)
     try:
         with board:
-            run_trials(trials, pending, options, Execution(), board, ship)
-    except KeyboardInterrupt:
-        print("Interrupted: the same command goes on from the last checkpoints.", file=sys.stderr)
-        raise
+            return run_trials(trials, pending, options, Execution(), board, ship)
     finally:
         shipper.close()
-    if shipper.failure:
-        print(f"MLflow at {tracking_uri} did not get everything: {shipper.failure}", file=sys.stderr)
+        if shipper.failure:
+            print(f"MLflow at {tracking_uri} did not get everything: {shipper.failure}", file=sys.stderr)
 
 
 def _tags(trial: Trial) -> dict[str, str]:
     return {"cell": trial.cell.name, "model": trial.cell.model, "dataset": trial.cell.dataset}
 
 
-def _summarise(trials: list[Trial], board: Board, options: SweepOptions, tracking_uri: str) -> int:
+def _summarise(trials: list[Trial], board: Board, tracking_uri: str) -> int:
     board.console.print(board.table())
     failed = False
     for trial in trials:
-        result = options.run_dir(trial).result()
+        result = board.result(trial.trial_id)
         if result is None or result["status"] == "failed":
             failed = True
-            cause = "no result" if result is None else result.get("cause")
-            print(f"failed: {trial.trial_id}: {cause}", file=sys.stderr)
+            print(f"failed: {trial.trial_id}: {(result or {}).get('cause', 'no result')}", file=sys.stderr)
     print(f"To compare the runs: {sys.executable} -m mlflow ui --workers 1 --backend-store-uri {tracking_uri}")
     return 1 if failed else 0

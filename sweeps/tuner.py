@@ -2,9 +2,11 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import ray
 from ray import tune
@@ -13,16 +15,21 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from sweeps.board import Board
 from sweeps.cells import Trial
-from sweeps.launcher import Start
 from sweeps.options import SweepOptions
 from sweeps.per_cell import PerCellASHA, trial_id_of
-from sweeps.trainable import TrialActor
+from sweeps.trainable import Assignment, TrialActor
 from vit_trainer.config import Execution
+from vit_trainer.errors import InputError
+from vit_trainer.folders import RemoteFolder
+from vit_trainer.interruption import signals_as_request
+from vit_trainer.run_dir import RunDir
 
 log = logging.getLogger(__name__)
 
-MAX_FAILURES = 3
-"""How often a trial is started again after its process died. A failure of the training itself isn't repeated."""
+MAX_LOST_ACTORS = 100
+"""How often a trial moves after its actor or node was lost, which is not its fault; but nothing is retried for ever."""
+SECONDS_TO_KEEP_STATES = 30.0
+"""How long an interrupted sweep waits for its trials to write their checkpoints."""
 RAY_LOGS: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 """What a trial prints is in Ray's log folder; why it failed is in its result.json."""
 CPUS_PER_GPU = 8
@@ -39,59 +46,105 @@ class _Follower(Callback):
         asha: PerCellASHA,
         board: Board,
         changed: Callable[[Trial], None],
+        ends_early: Callable[[], bool],
     ) -> None:
         self._trials = {trial.trial_id: trial for trial in trials}
         self._options, self._asha, self._board, self._changed = options, asha, board, changed
+        self._ends_early = ends_early
+        self._last_words: dict[str, dict[str, Any]] = {}
+        self.running: set[str] = set()
+        """Trials that may have a process somewhere."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune saves its callbacks for Tuner.restore, which this project has no use for
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         with _logged():
+            self.running.add(trial_id_of(trial))
             self._board.started(trial_id_of(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         with _logged():
-            if "step" in result:
-                self._board.reported(trial_id_of(trial), result)
-                self._changed(self._trials[trial_id_of(trial)])
+            trial_id = trial_id_of(trial)
+            if "note" in result:
+                self._board.noted(trial_id, result["note"])
+            elif "step" in result:
+                self._board.reported(trial_id, result)
+                self._changed(self._trials[trial_id])
+            self._last_words[trial_id] = result
+
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        with _logged():
+            self._board.noted(trial_id_of(trial), "its node or actor was lost; goes on from its last checkpoint")
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         with _logged():
-            self._ended(trial_id_of(trial), None)
+            trial_id = trial_id_of(trial)
+            result, last_words = self._result(trial_id), self._last_words.get(trial_id, {})
+            if result is None and "taken_over" in last_words:
+                result = {"status": "failed", "step": 0, "cause": last_words["taken_over"]}
+            elif result is None and last_words.get("cause"):
+                result = {"status": "failed", "step": 0, "cause": last_words["cause"]}  # not even that could be written
+            elif result is None and self._ends_early():
+                return  # it keeps its state, and the same command goes on with it
+            self._ended(trial_id, result or self._record_failure(trial_id, "it ended without a result"))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         with _logged():
-            cause = str(trial.pickled_error_file or trial.error_file or "the trial's process died")
-            self._ended(trial_id_of(trial), f"its process died {trial.num_failures} times; see {cause}")
+            trial_id = trial_id_of(trial)
+            log_file = trial.pickled_error_file or trial.error_file
+            cause = f"its actor was lost {trial.num_failures} times; see {log_file}"
+            self._ended(trial_id, self._record_failure(trial_id, cause))
 
-    def _ended(self, trial_id: str, died: str | None) -> None:
+    def _result(self, trial_id: str) -> dict[str, Any] | None:
+        """The run folder's, once what ASHA decided is written there too."""
+        decision = self._asha.decisions.get(trial_id)
+        if decision is None:
+            return self._options.run_dir(self._trials[trial_id]).result()
+        return self._record(trial_id, {"status": "stopped", "cause": decision.rule})
+
+    def _record_failure(self, trial_id: str, cause: str) -> dict[str, Any]:
+        return self._record(trial_id, {"status": "failed", "cause": cause})
+
+    def _record(self, trial_id: str, result: dict[str, Any]) -> dict[str, Any]:
+        """The trial's own process stands still or is gone, so the driver takes the folder over."""
         trial = self._trials[trial_id]
         run_dir = self._options.run_dir(trial)
-        decision = self._asha.decisions.get(trial_id)
-        result = run_dir.result()
-        if result is None and decision is None:
-            died = died or "ended without a result"
-        if decision is not None or died is not None:
-            # The trial's own process stands still or is gone, so the driver takes the folder over.
-            run_dir.open_for_writing(trial.config.to_dict())
-            journal = run_dir.journal()
-            step = journal[-1]["step"] if journal else 0
-            if decision is not None:
-                metrics = {
-                    key: journal[-1][key] for key in ("val/accuracy", "train/loss", "runtime_hours", "gpu_hours")
-                }
-                result = {"status": "stopped", "step": step, **metrics, "cause": decision.rule}
-            else:
-                result = {"status": "failed", "step": step, "cause": died}
-            run_dir.write_result(result)
-        assert result is not None
+        run_dir.open_for_writing(trial.config.to_dict())
+        journal = run_dir.journal()
+        last = journal[-1] if journal else {}
+        metrics: dict[str, Any] = {
+            key: last[key] for key in ("val/accuracy", "train/loss", "runtime_hours", "gpu_hours") if key in last
+        }
+        result = {"step": last.get("step", 0), **metrics, **result}
+        run_dir.write_result(result)
+        run_dir.close()
+        return result
+
+    def _ended(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.running.discard(trial_id)
         if result["status"] == "failed":
             self._asha.give_up(trial_id)
         self._board.ended(trial_id, result)
-        self._changed(trial)
+        self._changed(self._trials[trial_id])
+
+
+class _EndEarly(tune.Stopper):
+    """Has Tune end all trials once there is a reason to."""
+
+    def __init__(self, reason: Callable[[], object]) -> None:
+        self._reason = reason
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as for the callbacks
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return bool(self._reason())
 
 
 @contextmanager
@@ -125,6 +178,46 @@ def count_gpus() -> int:
     return torch.cuda.device_count()
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What trials can be placed on."""
+
+    gpus_of_nodes: tuple[int, ...]
+    """Of the nodes that have some."""
+    cpus_of_nodes: tuple[int, ...]
+
+    @classmethod
+    def of_cluster(cls) -> "Resources":
+        """Of the Ray cluster's living nodes."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = tuple(int(node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1)
+        return cls(gpus, tuple(int(node.get("CPU", 0)) for node in nodes))
+
+    @property
+    def num_slots(self) -> int:
+        """Trials of one process that run at once."""
+        return sum(self.gpus_of_nodes) or sum(self.cpus_of_nodes)
+
+    def processes_of_nodes(self, num_processes: int) -> tuple[int, ...]:
+        """How a gang is spread over nodes: one if one holds it, else as few full ones as do.
+
+        Raises:
+            InputError: no such nodes.
+        """
+        per_node = sorted(self.gpus_of_nodes or self.cpus_of_nodes, reverse=True)
+        if num_processes <= per_node[0]:
+            return (num_processes,)
+        for share in sorted(set(per_node), reverse=True):
+            count = num_processes // share
+            if num_processes % share == 0 and sum(size >= share for size in per_node) >= count:
+                return (share,) * count
+        kind = "GPUs" if self.gpus_of_nodes else "CPU cores"
+        raise InputError(
+            f"a trial of {num_processes} {kind} does not fit on nodes with {', '.join(map(str, per_node))}: "
+            "give a number of GPUs per trial that fits on one node or fills several"
+        )
+
+
 def run_trials(
     trials: list[Trial],
     pending: list[Trial],
@@ -132,10 +225,14 @@ def run_trials(
     execution: Execution,
     board: Board,
     changed: Callable[[Trial], None],
-) -> None:
-    """Run the pending trials in their order, as many at once as the cluster holds."""
+) -> Literal["interrupted"] | None:
+    """Run the pending trials in their order, as many at once as the cluster holds.
+
+    Returns:
+        None, or why it ended before all of them had.
+    """
     # Tune's own loggers and tables repeat what journals and board hold; what fails is in result.json.
-    # Ctrl-C is this process's business.
+    # Signals are this process's business.
     os.environ |= {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -145,33 +242,64 @@ def run_trials(
     if not _join():
         os.environ.pop("RAY_ADDRESS", None)  # "local" would send the new cluster's own processes astray
         ray.init(address="local", include_dashboard=False, **RAY_LOGS)
-    resources = ray.cluster_resources()
-    cluster_gpus = int(resources.get("GPU", 0))
-    if cluster_gpus:
-        num_threads = max(1, min(CPUS_PER_GPU, int(resources["CPU"]) // cluster_gpus))
-        bundle: dict[str, float] = {"CPU": num_threads, "GPU": 1}
-    else:
-        num_threads, bundle = 1, {"CPU": 1}
+    resources = Resources.of_cluster()
+    cpus_per_process = 1
+    if resources.gpus_of_nodes:
+        cpus_per_process = max(1, min(CPUS_PER_GPU, sum(resources.cpus_of_nodes) // resources.num_slots))
     asha = PerCellASHA(trials)
     waiting = {trial.trial_id for trial in pending}
     for trial in trials:
         run_dir = options.run_dir(trial)
         result = run_dir.result() if trial.trial_id not in waiting else None
         asha.replay(trial.trial_id, run_dir.journal(), stopped=result is not None and result["status"] == "stopped")
-    starts = [
-        Start(trial.config, str(options.run_dir(trial).path), execution, num_processes=1, num_threads=num_threads)
+    assignments = [
+        Assignment(
+            trial.config,
+            options.run_dir(trial).location,
+            execution,
+            processes_of_nodes=resources.processes_of_nodes(options.gpus_per_trial),
+            cpus_per_process=cpus_per_process,
+            has_gpus=bool(resources.gpus_of_nodes),
+            max_failures=options.max_failures,
+        )
         for trial in pending
     ]
-    tuner = tune.Tuner(
-        tune.with_resources(TrialActor, tune.PlacementGroupFactory([bundle])),
-        param_space={"start": tune.grid_search(starts)},
-        tune_config=tune.TuneConfig(scheduler=asha if options.early_stopping else None, reuse_actors=True),
-        run_config=tune.RunConfig(
-            storage_path=str(options.storage.resolve() / "ray"),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[_Follower(trials, options, asha, board, changed)],
-            verbose=0,
-        ),
-    )
-    tuner.fit()
+    with signals_as_request() as interrupted:
+        follower = _Follower(trials, options, asha, board, changed, interrupted)
+        filesystem, path = _ray_storage(options)
+        tuner = tune.Tuner(
+            tune.with_resources(
+                TrialActor, lambda config: tune.PlacementGroupFactory(config["assignment"].bundles, strategy="PACK")
+            ),
+            param_space={"assignment": tune.grid_search(assignments)},
+            tune_config=tune.TuneConfig(scheduler=asha if options.early_stopping else None, reuse_actors=True),
+            run_config=tune.RunConfig(
+                storage_path=path,
+                storage_filesystem=filesystem,
+                stop=_EndEarly(interrupted),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                failure_config=tune.FailureConfig(max_failures=MAX_LOST_ACTORS),
+                callbacks=[follower],
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+        if not interrupted():
+            return None
+        _wait_for_states([options.run_dir(trial) for trial in trials if trial.trial_id in follower.running])
+        return "interrupted"
+
+
+def _ray_storage(options: SweepOptions) -> tuple[Any, str]:
+    """Where Tune keeps its own records, which this project has no use for: beside the run folders."""
+    folder = options.folder.child("ray")
+    if isinstance(folder, RemoteFolder):
+        return folder.filesystem, folder.path
+    return None, folder.location
+
+
+def _wait_for_states(run_dirs: list[RunDir]) -> None:
+    """Wait until the processes of interrupted trials have given their leases back, or the time is up."""
+    deadline = time.monotonic() + SECONDS_TO_KEEP_STATES
+    while time.monotonic() < deadline and any(run_dir.lease() for run_dir in run_dirs):
+        time.sleep(0.1)  # they may be on any node: the lease is the only sign

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.launcher import RECORDED_FAILURE, Continue, Exited, Reported, Start, Started
+from sweeps.launcher import FAILED, Continue, Exited, Reported, Start, Started
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.run_dir import Row, RunDir
 
@@ -104,7 +104,7 @@ def test_a_failure_of_the_training_is_told_from_a_death(launched: Launched, tmp_
     config = FinetuneConfig(**{**CONFIG.to_dict(), "base_lr": 1e38})
     launched.start(tmp_path, config=config)
     _, status = launched.finish()
-    assert status == RECORDED_FAILURE
+    assert status == FAILED
     result = RunDir(tmp_path).result()
     assert result is not None
     assert result["cause"].startswith("NonFiniteLossError")
