@@ -4,7 +4,7 @@ The Tune actor starts one launcher and keeps it. A trial then costs a fork (mill
 (seconds), and shares no CUDA context, no Accelerate state and no memory with the trial before it. Imports no Ray.
 
 Over one connection, the actor sends a `Start`; the launcher answers `Started`; the first forked process sends a
-`Reported` after each validation and waits for a word; the launcher closes the trial with `Exited`.
+`Reported` after each validation and waits for `Continue` or `End`; the launcher closes the trial with `Exited`.
 """
 
 import ctypes
@@ -60,7 +60,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Reported:
-    """The first process has a row and waits for `Continue`."""
+    """The first process has a row and waits for a word."""
 
     row: Row
 
@@ -68,6 +68,11 @@ class Reported:
 @dataclass(frozen=True)
 class Continue:
     """Go on."""
+
+
+@dataclass(frozen=True)
+class End:
+    """Go no further."""
 
 
 FINISHED, FAILED, INTERRUPTED, RESTART, LEASE_LOST = 0, 3, 4, 5, 6
@@ -236,10 +241,11 @@ def _train(start: Start, connection: Connection, rank: int) -> Exited:
             def report(row: Row) -> None:
                 try:
                     connection.send(Reported(row))
-                    while not connection.poll(SECONDS_BETWEEN_LOOKS):
-                        if interrupted():
-                            raise RunInterruptedError("interrupted after a report; its state is kept")
-                    connection.recv()
+                    word: object = None
+                    while word is None and not interrupted():
+                        word = connection.recv() if connection.poll(SECONDS_BETWEEN_LOOKS) else None
+                    if not isinstance(word, Continue):
+                        raise RunInterruptedError("interrupted after a report; its state is kept")
                 except (EOFError, OSError) as error:
                     raise RunInterruptedError("whoever started the trial is gone") from error
 

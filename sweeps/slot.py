@@ -9,7 +9,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from sweeps.launcher import Continue, Exited, Reported, Start, Started
+from sweeps.launcher import Continue, End, Exited, Reported, Start, Started
 
 
 class Slot:
@@ -40,6 +40,7 @@ class Slot:
         """Let a trial that waits go on, and wait until it reports or ends."""
         try:
             if self._waits:
+                self._waits = False
                 self._connection.send(Continue())
             message = self._connection.recv()
         except (EOFError, OSError):
@@ -58,17 +59,16 @@ class Slot:
                 os.kill(pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """End the trial if one runs, and wait for that; one that isn't waiting after a report keeps its state first."""
-        if self._waits:
-            self.kill()  # its state was kept before the report
-            self._waits = False
-        elif self._pids:
-            with suppress(ProcessLookupError):
-                os.kill(self._pids[0], signal.SIGTERM)
+        """End the trial if one runs, which keeps its state first, and wait for that."""
         while self._pids and self._launcher is not None:
-            if isinstance(self.receive(), Reported):
-                self.kill()
+            if self._waits:
                 self._waits = False
+                with suppress(OSError):
+                    self._connection.send(End())
+            else:
+                with suppress(ProcessLookupError):
+                    os.kill(self._pids[0], signal.SIGTERM)
+            self.receive()
 
     def close(self) -> None:
         """End the trial and the launcher."""
@@ -94,6 +94,7 @@ class Slot:
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is a GPU must not spoil it for forks
         }
         command = [sys.executable, "-c", f"from sweeps.launcher import main; main({theirs.fileno()})"]
-        self._launcher = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
+        # A session of its own: Ray kills an actor's process group, but trials shall keep their state first.
+        self._launcher = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, start_new_session=True)
         theirs.close()
         self._connection = Connection(mine.detach())

@@ -1,18 +1,23 @@
 """The launcher and its forked processes, for real, without Ray."""
 
+import dataclasses
 import os
+import random
 import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from sweeps.launcher import FAILED, Continue, Exited, Reported, Start, Started
+from sweeps.launcher import FAILED, FINISHED, INTERRUPTED, Continue, Exited, Reported, Start, Started
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.run_dir import Row, RunDir
 
@@ -38,8 +43,14 @@ class Launched:
         assert self.connection.poll(60), "the launcher says nothing"
         return self.connection.recv()
 
-    def start(self, path: Path, num_processes: int = 1, config: FinetuneConfig = CONFIG) -> tuple[int, ...]:
-        self.connection.send(Start(config, str(path), EXECUTION, num_processes, num_threads=1))
+    def start(
+        self,
+        path: Path,
+        num_processes: int = 1,
+        config: FinetuneConfig = CONFIG,
+        execution: Execution = EXECUTION,
+    ) -> tuple[int, ...]:
+        self.connection.send(Start(config, str(path), execution, num_processes, num_threads=1))
         started = self.receive()
         assert isinstance(started, Started)
         return started.pids
@@ -88,6 +99,105 @@ def test_a_killed_trial_is_told_and_the_next_one_resumes_it(launched: Launched, 
     assert (rows[0]["step"], status) == (5, 0)
 
 
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    with RunDir(path).weights() as file:
+        assert file is not None
+        return load_file(file)
+
+
+@pytest.mark.parametrize(("num_processes", "micro_batch_size"), [(1, 16), (1, 4), (2, 4)])
+def test_killed_at_random_moments_it_ends_with_the_same_bits(
+    launched: Launched, tmp_path: Path, num_processes: int, micro_batch_size: int
+) -> None:
+    execution = Execution(
+        micro_batch_size, num_evaluations=5, log_every_steps=1, checkpoint_every_minutes=1e-4, save_weights=True
+    )
+    launched.start(tmp_path / "quiet", num_processes, execution=execution)
+    _, status = launched.finish()
+    assert status == FINISHED
+    draw = random.Random(micro_batch_size + num_processes)
+    for last_step in (draw.randrange(2, 7), draw.randrange(7, 13), draw.randrange(13, 19)):
+        pids = launched.start(tmp_path / "killed", num_processes, execution=execution)
+        while not any(row["step"] >= last_step for row in RunDir(tmp_path / "killed").rows()):
+            if launched.connection.poll(0.002):
+                assert isinstance(launched.receive(), Reported)
+                launched.connection.send(Continue())
+        time.sleep(draw.uniform(0, 0.02))  # somewhere in the next step
+        os.kill(draw.choice(pids), signal.SIGKILL)
+        _, status = launched.finish()
+        assert status == -signal.SIGKILL
+    launched.start(tmp_path / "killed", num_processes, execution=execution)
+    assert launched.finish()[1] == FINISHED
+    killed = RunDir(tmp_path / "killed")
+    assert len(killed.attempts()) == 4
+    assert any(attempt["from_step"] > 0 for attempt in killed.attempts())
+    for name, tensor in weights(tmp_path / "quiet").items():
+        assert torch.equal(tensor, weights(tmp_path / "killed")[name]), name
+    for one, other in zip(RunDir(tmp_path / "quiet").journal(), killed.journal(), strict=True):
+        assert (one["step"], one["train/loss"], one.get("val/loss")) == (
+            other["step"],
+            other["train/loss"],
+            other.get("val/loss"),
+        )
+
+
+def test_a_trial_goes_on_with_other_processes_and_micro_batches(launched: Launched, tmp_path: Path) -> None:
+    execution = Execution(8, num_evaluations=4, save_weights=True)
+    launched.start(tmp_path / "one", execution=execution)
+    rows, _ = launched.finish()
+    for attempt, (num_processes, micro_batch_size) in enumerate([(1, 4), (2, 8), (2, 4), (1, 16)]):
+        changed = dataclasses.replace(execution, micro_batch_size=micro_batch_size)
+        pids = launched.start(tmp_path / "several", num_processes, execution=changed)
+        message = launched.receive()
+        assert isinstance(message, Reported)
+        assert message.row["train/loss"] == pytest.approx(rows[attempt]["train/loss"], abs=1e-5)
+        if attempt < 3:
+            os.kill(pids[0], signal.SIGKILL)
+            exited = launched.receive()
+            assert isinstance(exited, Exited)
+            assert exited.status == -signal.SIGKILL
+        else:
+            launched.connection.send(Continue())
+            assert launched.receive() == Exited(FINISHED)
+    assert [attempt["num_processes"] for attempt in RunDir(tmp_path / "several").attempts()] == [1, 2, 2, 1]
+    for name, tensor in weights(tmp_path / "one").items():
+        torch.testing.assert_close(tensor, weights(tmp_path / "several")[name], rtol=0, atol=1e-4)
+
+
+def test_a_request_to_end_keeps_the_state_of_the_step_that_it_came_in(launched: Launched, tmp_path: Path) -> None:
+    execution = Execution(4, num_evaluations=1, save_weights=True)
+    for num_processes in (1, 2):
+        path = tmp_path / str(num_processes)
+        pids = launched.start(path, num_processes, execution=execution)
+        while not RunDir(path).attempts():
+            assert not launched.connection.poll(0.01)
+        os.kill(pids[0], signal.SIGTERM)
+        exited = launched.receive()
+        assert isinstance(exited, Exited)
+        assert exited.status == INTERRUPTED
+        assert exited.cause is not None
+        step = int(exited.cause.removeprefix("interrupted after step ").removesuffix("; its state is kept"))
+        assert step > 0
+        assert RunDir(path).lease() is None
+        launched.start(path, num_processes, execution=execution)
+        launched.finish()
+        assert RunDir(path).attempts()[1]["from_step"] == step
+    for name, tensor in weights(tmp_path / "1").items():
+        torch.testing.assert_close(tensor, weights(tmp_path / "2")[name], rtol=0, atol=1e-4)
+
+
+def test_a_gang_says_which_process_failed_first_and_why(launched: Launched, tmp_path: Path) -> None:
+    config = FinetuneConfig(**{**CONFIG.to_dict(), "base_lr": 1e38})
+    launched.start(tmp_path, 2, config=config)
+    while isinstance(message := launched.receive(), Reported):
+        launched.connection.send(Continue())
+    assert isinstance(message, Exited)
+    assert message.status == FAILED
+    assert message.result is not None
+    assert message.result["cause"].startswith("NonFiniteLossError: the training loss is nan at step")
+    assert RunDir(tmp_path).result() is None  # who started the gang writes it
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_killing_any_rank_ends_the_gang(launched: Launched, tmp_path: Path, rank: int) -> None:
     pids = launched.start(tmp_path, num_processes=2)
@@ -96,7 +206,8 @@ def test_killing_any_rank_ends_the_gang(launched: Launched, tmp_path: Path, rank
     os.kill(pids[rank], signal.SIGKILL)
     message = launched.receive()
     assert isinstance(message, Exited)
-    assert message.status != 0
+    assert message.status == -signal.SIGKILL
+    assert RunDir(tmp_path).result() is None  # losing a process is no failure of the training
     assert all(select.select([end], [], [], 0)[0] for end in ends)  # readable: the process has ended
 
 
