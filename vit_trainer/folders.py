@@ -175,6 +175,8 @@ def open_folder(location: str | Path) -> Folder:
 
     try:
         filesystem, path = FileSystem.from_uri(location)
+        if not path:
+            raise ValueError("it names no bucket")
     except (ValueError, OSError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

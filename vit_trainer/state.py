@@ -62,12 +62,14 @@ class TrainState:
         tensors = self._tensors()
         try:
             with safe_open(path, framework="pt") as file:
-                if set(file.keys()) != set(tensors):
-                    raise CheckpointError("it is the state of another model")
-                loaded = {name: file.get_tensor(name) for name in tensors}
+                loaded = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
                 progress = Progress(**json.loads(file.metadata()["progress"]))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint is damaged: {error}") from error
+        if {name: tensor.shape for name, tensor in loaded.items()} != {
+            n: tensor.shape for n, tensor in tensors.items()
+        }:
+            raise CheckpointError("the checkpoint is of another model")
         for name, tensor in tensors.items():
             tensor.data.copy_(loaded[name])
         self.progress = progress

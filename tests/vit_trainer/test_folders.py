@@ -1,0 +1,139 @@
+"""Local folders and buckets behave alike; the bucket is a real S3 server's."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vit_trainer.config import Execution, FinetuneConfig
+from vit_trainer.errors import InputError, LeaseLostError
+from vit_trainer.folders import Folder, RemoteFolder, open_folder
+from vit_trainer.run_dir import RunDir
+from vit_trainer.train import train
+
+CONFIG = FinetuneConfig.official(
+    "ViT-B_32-mini", "digits-even", dropout=0.1, total_steps=8, warmup_steps=2, global_batch_size=16
+)
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """URI of a folder in a bucket, on an S3 server of our own."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    before = dict(os.environ)
+    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+    address = f"endpoint_override=127.0.0.1%3A{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+    from pyarrow.fs import FileSystem
+
+    filesystem, path = FileSystem.from_uri(f"s3://sweeps?{address}")
+    filesystem.create_dir(path)
+    yield f"s3://sweeps/results?{address}"
+    os.environ.clear()
+    os.environ.update(before)
+    server.stop()
+
+
+@pytest.fixture(params=["local", "bucket"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    if request.param == "local":
+        return open_folder(tmp_path)
+    uri: str = request.getfixturevalue("bucket")
+    return open_folder(uri).child(tmp_path.name)
+
+
+def test_what_is_written_is_read(folder: Folder) -> None:
+    assert folder.child("a").names() == []
+    assert folder.child("a").read("b.json") is None
+    folder.child("a").write("b.json", b"one")
+    folder.child("a").write("b.json", b"two")
+    folder.child("a").write("deep/c.bin", b"\x00" * 100_000)
+    assert folder.child("a").read("b.json") == b"two"
+    assert folder.child("a").names() == ["b.json", "deep"]
+    assert open_folder(folder.child("a").location).read("b.json") == b"two"
+    with folder.child("a").as_file("deep/c.bin") as path:
+        assert path is not None
+        assert path.read_bytes() == b"\x00" * 100_000
+    with folder.child("a").as_file("nothing") as path:
+        assert path is None
+    folder.child("a").remove("b.json")
+    folder.child("a").remove("b.json")
+    assert folder.child("a").read("b.json") is None
+
+
+def test_lines_are_added(folder: Folder) -> None:
+    folder.write("journal", b"one\n")
+    folder.append("journal", b"two\n")
+    folder.append("journal", b"three\n")
+    assert folder.read("journal") == b"one\ntwo\nthree\n"
+
+
+def test_a_lease_is_lost_to_a_successor_and_given_back(folder: Folder) -> None:
+    first, second = RunDir(folder.child("run")), RunDir(folder.child("run").location)
+    first.open_for_writing({"seed": 0})
+    second.open_for_writing({"seed": 0})
+    with pytest.raises(LeaseLostError, match="is now written by process"):
+        first.append({"step": 1})
+    first.close()
+    second.append({"step": 1})
+    second.close()
+    assert second.lease() is None
+    with pytest.raises(LeaseLostError, match="is now written by process None"):
+        second.append({"step": 2})
+    assert [row["step"] for row in first.rows()] == [1]
+    assert first.trial_id == "run"
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_trial_goes_on_from_a_bucket(bucket: str, tmp_path: Path) -> None:
+    def kill(row: dict[str, Any]) -> None:
+        if row["step"] == 4:
+            raise Killed
+
+    execution = Execution(num_evaluations=4, save_weights=True)
+    remote = RunDir(open_folder(bucket).child("trial"))
+    assert isinstance(remote.folder, RemoteFolder)
+    with pytest.raises(Killed):
+        train(CONFIG, remote, execution, kill)
+    train(CONFIG, RunDir(remote.location), execution)
+    train(CONFIG, RunDir(tmp_path / "local"), execution)
+    assert remote.attempts()[1]["from_step"] == 4
+    with remote.weights() as path, RunDir(tmp_path / "local").weights() as other:
+        assert path is not None
+        assert other is not None
+        assert path.read_bytes() == other.read_bytes()
+    with remote.checkpoint() as path:
+        assert path is None
+
+
+@pytest.mark.parametrize("uri", ["s4://bucket/folder", "s3://", "http://example.org/folder"])
+def test_a_uri_of_no_known_kind_is_refused(uri: str) -> None:
+    with pytest.raises(InputError, match=r"storage .* cannot be used \(.*\): give a folder, or a URI such as s3://"):
+        open_folder(uri)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(250)
+def test_a_sweep_lies_in_a_bucket(bucket: str, tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "sweeps" / "paper_grid.py"
+    grid = ["--preset", "mini", "--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.0"]
+    command = [sys.executable, str(script), *grid, "--base-lrs", "0.003", "--storage", bucket]
+    for num_done in (0, 1):
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert f"1 trials, {num_done} of them done" in done.stdout
+    (trial_id,) = open_folder(bucket).child("runs").names()
+    result = RunDir(open_folder(bucket).child("runs").child(trial_id)).result()
+    assert result is not None
+    assert result["status"] == "finished"
+    assert (tmp_path / "mlflow" / "mlflow.db").exists()

@@ -1,0 +1,108 @@
+"""Memory, disk and damaged files, for real: what a trial does when there is not enough or something is broken."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vit_trainer.config import Execution, FinetuneConfig
+from vit_trainer.run_dir import RunDir
+from vit_trainer.train import train
+
+ROOT = Path(__file__).parents[2]
+CONFIG = FinetuneConfig.official("ViT-B_16-mini", "digits-even", total_steps=4, warmup_steps=1, global_batch_size=256)
+EXECUTION = Execution(num_evaluations=2)
+LIMITED = """
+import resource, sys, torch
+torch.set_num_threads(1)
+from vit_trainer.train import train
+from vit_trainer.config import Execution, FinetuneConfig
+from vit_trainer.run_dir import RunDir
+config = FinetuneConfig(**{config!r})
+train(config, RunDir({warm!r}), Execution(num_evaluations=1, micro_batch_size=8))  # what PyTorch takes once
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + {megabytes} * 2**20, resource.RLIM_INFINITY))
+train(config, RunDir({location!r}), Execution(num_evaluations=2, micro_batch_size=256))
+"""
+
+
+def numbers(run_dir: RunDir) -> list[tuple[int, float, float]]:
+    return [(row["step"], row["train/loss"], row["val/accuracy"]) for row in run_dir.journal()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux counts it")
+def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, model="ViT-B_16-mini", total_steps=2, global_batch_size=256)
+    train(config, RunDir(tmp_path / "enough"), EXECUTION)
+    code = LIMITED.format(
+        config=config.to_dict(), warm=str(tmp_path / "warm"), location=str(tmp_path / "scarce"), megabytes=120
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    scarce = RunDir(tmp_path / "scarce")
+    notes = [line["note"] for line in scarce.lines() if "note" in line]
+    assert notes[0] == "out of memory with micro_batch_size 256: goes on with 128"
+    for enough, other in zip(numbers(RunDir(tmp_path / "enough")), numbers(scarce), strict=True):
+        assert other[0] == enough[0]
+        assert other[1:] == pytest.approx(enough[1:], abs=1e-5)
+
+
+def test_a_full_disk_ends_the_trial_with_that_cause_and_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        run_dir = RunDir(disk / "run")
+
+        def fill(row: dict[str, object]) -> None:
+            if row.get("step") == 2:
+                space = os.statvfs(disk)
+                (disk / "filler").write_bytes(b"x" * (space.f_bavail * space.f_frsize - 65536))
+
+        with pytest.raises(OSError, match="No space left on device"):
+            train(CONFIG, run_dir, EXECUTION, fill)
+        result = run_dir.result()
+        assert result is not None
+        assert (result["status"], result["step"]) == ("failed", 2)
+        assert result["cause"].startswith("OSError: [Errno 28] No space left on device")
+        (disk / "filler").unlink()
+        train(CONFIG, RunDir(disk / "run"), EXECUTION)
+        assert RunDir(disk / "run").attempts()[1]["from_step"] == 2
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "zeros", "of another model", "empty"])
+def test_a_damaged_checkpoint_is_named_and_the_run_starts_anew(tmp_path: Path, damage: str) -> None:
+    location = tmp_path / "run"
+
+    class Killed(BaseException):
+        pass
+
+    def kill(row: dict[str, object]) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        train(CONFIG, RunDir(location), EXECUTION, kill)
+    path = location / "checkpoint" / "state.safetensors"
+    content = path.read_bytes()
+    if damage == "of another model":
+        other = dataclasses.replace(CONFIG, model="ViT-L_32-mini")
+        with pytest.raises(Killed):
+            train(other, RunDir(tmp_path / "other"), EXECUTION, kill)
+        path.write_bytes((tmp_path / "other" / "checkpoint" / "state.safetensors").read_bytes())
+    else:
+        path.write_bytes({"truncated": content[:-1000], "zeros": bytes(len(content)), "empty": b""}[damage])
+    reported: list[dict[str, object]] = []
+    train(CONFIG, RunDir(location), EXECUTION, reported.append)
+    assert str(reported[0]["note"]).startswith("started anew: ")
+    assert [row["step"] for row in reported[1:]] == [2, 4]
+    train(CONFIG, RunDir(tmp_path / "quiet"), EXECUTION)
+    assert numbers(RunDir(location)) == numbers(RunDir(tmp_path / "quiet"))
