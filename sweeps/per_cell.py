@@ -34,7 +34,7 @@ class PerCellASHA(FIFOScheduler):
         scope: Scope = "cell",
         record: Callable[[Decision], None] | None = None,
     ) -> None:
-        """The rule as in Rungs; scope says who competes.
+        """The flags are those of SweepOptions.
 
         Args:
             trials: all of the sweep, also those that are done; see `replay_all` for these, `add` for later ones.

@@ -14,9 +14,11 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from sweeps.cells import MINI, Cell, Schedule, Trial, cells_of
 from sweeps.launcher import Start
+from sweeps.options import SweepOptions
 from sweeps.per_cell import PerCellASHA
 from sweeps.rungs import Decision, Rungs
 from vit_trainer.config import Execution
+from vit_trainer.errors import InputError
 from vit_trainer.run_dir import Row
 
 SCHEDULE = Schedule(total_steps=80, warmup_steps=8, global_batch_size=64)
@@ -260,6 +262,13 @@ def test_the_reduction_factor_says_how_many_go_on() -> None:
             assert asha.decide(trial.trial_id, row(20, value))
     assert mild.decide(trials[8].trial_id, row(20, 0.5))
     assert not strict.decide(trials[8].trial_id, row(20, 0.5))
+
+
+@pytest.mark.parametrize("flags", [{"reduction_factor": 1}, {"reduction_factor": math.nan}, {"grace_fraction": 1}])
+def test_flags_that_make_no_sense_are_refused(flags: dict[str, float]) -> None:
+    (name,) = flags
+    with pytest.raises(InputError, match=f"{name} .* give "):
+        SweepOptions(**flags)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("reduction_factor", [1.5, 2, 3, 4])
