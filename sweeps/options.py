@@ -1,5 +1,6 @@
 """SweepOptions: the flags that every sweep understands, and what they make of its cells."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,12 +48,22 @@ class SweepOptions:
     """How often a trial starts again after a process of it died. Lost nodes don't count."""
     gpus_per_trial: int = 1
     """GPUs of each trial, which share its batches; CPU cores where there is no GPU."""
+    reduction_factor: float = 2
+    """At each rung about one candidate in so many goes on, and the next rung is so many times later; above 1."""
+    grace_fraction: float = 0.25
+    """Where the first rung is, as a fraction of a candidate's steps: none is stopped before it; in (0, 1)."""
+    asha_scope: Literal["cell", "dataset"] = "cell"
+    """Who competes: a cell's candidates, or all of one data set, resolution and schedule; rows may then stay empty."""
 
     def __post_init__(self) -> None:
         if self.max_failures < 0:
             raise InputError(f"max_failures {self.max_failures} is below 0: give how often to try again, 0 for never")
         if self.gpus_per_trial < 1:
             raise InputError(f"gpus_per_trial {self.gpus_per_trial} is below 1: give a number of GPUs")
+        if not 1 < self.reduction_factor < math.inf:
+            raise InputError(f"reduction_factor {self.reduction_factor} is not above 1: give a number such as 2")
+        if not 0 < self.grace_fraction < 1:
+            raise InputError(f"grace_fraction {self.grace_fraction} is outside (0, 1): give a fraction such as 0.25")
 
     def grid(self, preset: Literal["paper", "mini"]) -> Grid:
         """The preset's grid, narrowed or replaced by what was asked for.
