@@ -111,7 +111,7 @@ class Board(AbstractContextManager["Board"]):
         table = Table(title=title, title_justify="left", title_style="bold")
         table.add_column("model", no_wrap=True)
         for dataset, dropout in columns:
-            table.add_column(f"{dataset}\ndropout {dropout}", justify="right")
+            table.add_column(f"{dataset}\ndropout {'searched' if dropout is None else dropout}", justify="right")
         for model in dict.fromkeys(t.cell.model for t in self.trials):
             entries = [cells.get((model, *column)) for column in columns]
             table.add_row(model, *["" if cell is None else content(cell) for cell in entries])

@@ -34,14 +34,16 @@ class Cell:
     dataset: str
     resolution: int
     schedule: Schedule
-    dropout: float
+    dropout: float | None
+    """Probability in [0, 1); None: searched, each trial has its own."""
 
     @property
     def name(self) -> str:
         """Readable and unique within a sweep: `ViT-B_16 cifar10 384px 10000 steps d0.1 from imagenet21k`."""
+        dropout = "dropout searched" if self.dropout is None else f"d{self.dropout:g}"
         return (
             f"{self.model} {self.dataset} {self.resolution}px {self.schedule.total_steps} steps "
-            f"d{self.dropout:g} from {self.upstream}"
+            f"{dropout} from {self.upstream}"
         )
 
 
@@ -51,21 +53,29 @@ class Trial:
 
     cell: Cell
     base_lr: float
+    """Learning rate after warm-up."""
     seed: int
+    """Decides image order, crops, flips and dropout masks."""
+    dropout: float | None = None
+    """Probability in [0, 1); None: the cell's."""
+    warmup_steps: int | None = None
+    """Optimiser steps of linear warm-up; None: the cell's."""
 
     @property
     def config(self) -> FinetuneConfig:
         """What train() is called with; raises InputError for values that make no sense."""
         cell = self.cell
+        dropout = cell.dropout if self.dropout is None else self.dropout
+        assert dropout is not None, "a cell whose dropout is searched has trials that give one"
         return FinetuneConfig(
             model=cell.model,
             dataset=cell.dataset,
             upstream=cell.upstream,
             resolution=cell.resolution,
-            dropout=cell.dropout,
+            dropout=dropout,
             base_lr=self.base_lr,
             total_steps=cell.schedule.total_steps,
-            warmup_steps=cell.schedule.warmup_steps,
+            warmup_steps=cell.schedule.warmup_steps if self.warmup_steps is None else self.warmup_steps,
             global_batch_size=cell.schedule.global_batch_size,
             seed=self.seed,
         )
@@ -81,7 +91,8 @@ class Grid:
 
     models: tuple[str, ...]
     datasets: tuple[str, ...]
-    dropouts: tuple[float, ...] = (0.0, 0.1)
+    dropouts: tuple[float | None, ...] = (0.0, 0.1)
+    """None: searched within a cell, instead of one cell per dropout."""
 
 
 PAPER = Grid(
@@ -102,7 +113,7 @@ def cells_of(grid: Grid) -> list[Cell]:
     """
     cells = []
     for model, dataset, dropout in product(grid.models, grid.datasets, grid.dropouts):
-        config = FinetuneConfig.official(model, dataset, dropout=dropout)
+        config = FinetuneConfig.official(model, dataset, **({} if dropout is None else {"dropout": dropout}))
         schedule = Schedule.official(config.dataset)
         cells.append(Cell(config.upstream, model, config.dataset, config.resolution, schedule, dropout))
     return cells

@@ -1,14 +1,15 @@
 """SweepOptions: the flags that every sweep understands, and what they make of its cells."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from sweeps.cells import MINI, PAPER, Cell, Grid, Trial
+from sweeps.space import Searched, Space
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import DATASETS, dataset_info, is_folder
@@ -16,7 +17,13 @@ from vit_trainer.errors import InputError, one_of
 from vit_trainer.folders import Folder, is_uri, open_folder
 from vit_trainer.run_dir import RunDir
 
+if TYPE_CHECKING:
+    from sweeps.studies import Studies
+
 _SEVERAL = Parameter(consume_multiple=True, negative=(), show_default=False)
+
+DEFAULT_NUM_TRIALS = 8
+"""Trials per cell of an Optuna search."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class SweepOptions:
     datasets: Annotated[tuple[str, ...], _SEVERAL] = ()
     """Data sets, such as cifar10 (digits-even in the miniature) or ./folder-of-classes; the preset's unless given."""
     dropouts: Annotated[tuple[float, ...], _SEVERAL] = ()
-    """Dropout probabilities in [0, 1); 0.0 and 0.1 unless given."""
+    """Dropout probabilities in [0, 1); 0.0 and 0.1 unless given. Two numbers are the range where it is searched."""
     base_lrs: Annotated[tuple[str, ...], _SEVERAL] = ()
     """Candidate base learning rates, or `official` for the published one alone; the paper's four unless given."""
     seeds: Annotated[tuple[int, ...], _SEVERAL] = (0,)
@@ -44,6 +51,14 @@ class SweepOptions:
     """Print what would run and its predicted cost, and start nothing."""
     early_stopping: bool = True
     """Stop candidates that fall behind others of their cell (ASHA)."""
+    search: Literal["grid", "optuna"] = "grid"
+    """grid: every candidate of every cell. optuna: a study per cell proposes them, between two --base-lrs if given."""
+    num_trials: int | None = None
+    """Trials per cell with --search optuna, those there already (of a grid, say) included; 8 unless given."""
+    search_over: Annotated[tuple[Searched, ...], _SEVERAL] = ("base_lr",)
+    """What Optuna proposes; with dropout among it, the cells of several dropouts become one."""
+    optuna_storage: str | None = None
+    """File or database URL (postgresql://...) that optuna-dashboard opens; optuna.log in the storage unless given."""
     max_failures: int = 3
     """How often a trial starts again after a process of it died. Lost nodes don't count."""
     gpus_per_trial: int = 1
@@ -64,6 +79,31 @@ class SweepOptions:
             raise InputError(f"reduction_factor {self.reduction_factor} is not above 1: give a number such as 2")
         if not 0 < self.grace_fraction < 1:
             raise InputError(f"grace_fraction {self.grace_fraction} is outside (0, 1): give a fraction such as 0.25")
+        self._check_search()
+
+    def _check_search(self) -> None:
+        if self.search == "grid":
+            given = {
+                "num_trials": self.num_trials is not None,
+                "search_over": self.search_over != ("base_lr",),
+                "optuna_storage": self.optuna_storage is not None,
+            }
+            for name in (name for name, is_given in given.items() if is_given):
+                raise InputError(f"{name} is for --search optuna only: add that, or leave {name} out")
+            return
+        if self.num_trials is not None and self.num_trials < 1:
+            raise InputError(f"num_trials {self.num_trials} is below 1: give the number of trials per cell")
+        if not self.search_over:
+            raise InputError("search_over is empty: give one or more of base_lr, dropout and warmup_steps")
+        if len(self.seeds) != 1:
+            raise InputError(
+                f"{len(self.seeds)} seeds with --search optuna: give exactly one, and search once per seed"
+            )
+        _ = self._base_lr_ends, self._dropout_ends  # checks the values
+        if self.optuna_storage is None and is_uri(self.storage):
+            raise InputError(
+                f"storage {self.storage} can't hold an Optuna study: give --optuna-storage a file or a database URL"
+            )
 
     def grid(self, preset: Literal["paper", "mini"]) -> Grid:
         """The preset's grid, narrowed or replaced by what was asked for.
@@ -80,14 +120,16 @@ class SweepOptions:
             for name in given:
                 if name not in valid:
                     raise one_of(f"{kind} of --preset {preset}", name, valid)
-        return Grid(self.models or grid.models, self.datasets or grid.datasets, self.dropouts or grid.dropouts)
+        chosen = Grid(self.models or grid.models, self.datasets or grid.datasets, self.dropouts or grid.dropouts)
+        return replace(chosen, dropouts=(None,)) if "dropout" in self.search_over else chosen
 
     def candidates(self, cells: list[Cell]) -> list[Trial]:
-        """Every candidate of every cell: its learning rates times the seeds.
+        """Every candidate of every cell of a grid search: its learning rates times the seeds.
 
         Raises:
             InputError: a learning rate or seed that makes no sense.
         """
+        assert self.search == "grid", "the candidates of --search optuna are those that its studies propose"
         trials = [
             Trial(cell, base_lr, seed) for cell in cells for base_lr in self._base_lrs_of(cell) for seed in self.seeds
         ]
@@ -110,6 +152,57 @@ class SweepOptions:
     def folder(self) -> Folder:
         """The storage; a path as an absolute one, since a trial's process may have another current folder."""
         return open_folder(self.storage if is_uri(self.storage) else Path(self.storage).expanduser().resolve())
+
+    def studies(self, name: str, cells: list[Cell]) -> "Studies":
+        """The studies that propose candidates with --search optuna.
+
+        Args:
+            name: of the sweep.
+            cells: in the order in which they are to get their proposals.
+
+        Raises:
+            InputError: the Optuna storage can't be used.
+        """
+        from sweeps.studies import Studies
+
+        return Studies(
+            {cell: self.space(cell) for cell in cells},
+            num_trials=self.num_trials or DEFAULT_NUM_TRIALS,
+            storage=self.optuna_storage or f"{self.folder.location}/optuna.log",
+            seed=self.seeds[0],
+            sweep=name,
+        )
+
+    def space(self, cell: Cell) -> Space:
+        """What is searched in a cell, and within which ends."""
+        space = Space.around_official(cell, self.search_over)
+        if self._base_lr_ends:
+            space = replace(space, base_lr=self._base_lr_ends)
+        return replace(space, dropout=self._dropout_ends) if self._dropout_ends else space
+
+    @property
+    def _base_lr_ends(self) -> tuple[float, float] | None:
+        if not self.base_lrs:
+            return None
+        given = " ".join(self.base_lrs)
+        if "base_lr" not in self.search_over:
+            raise InputError(f"base_lrs {given} without base_lr in search_over: leave them out, or search over base_lr")
+        try:
+            low, high = map(float, self.base_lrs)
+        except ValueError:
+            low = high = math.nan
+        if not 0 < low < high < math.inf:
+            raise InputError(f"base_lrs {given} are no range: with --search optuna give two rates such as 0.001 0.1")
+        return low, high
+
+    @property
+    def _dropout_ends(self) -> tuple[float, float] | None:
+        if not self.dropouts or "dropout" not in self.search_over:
+            return None
+        if len(self.dropouts) != 2 or not 0 <= self.dropouts[0] < self.dropouts[1] < 1:
+            given = " ".join(f"{dropout:g}" for dropout in self.dropouts)
+            raise InputError(f"dropouts {given} are no range: to search over dropout give two in [0, 1) such as 0 0.3")
+        return self.dropouts[0], self.dropouts[1]
 
     def run_dir(self, trial: Trial) -> RunDir:
         """The run folder of a trial."""

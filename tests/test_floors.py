@@ -39,6 +39,13 @@ def test_only_the_launcher_and_the_count_of_gpus_import_torch_in_sweeps(path: Pa
         assert "torch" not in packages(path)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.py")), ids=lambda path: path.name)
+def test_only_the_studies_import_optuna_and_they_know_nothing_of_ray(path: Path) -> None:
+    assert ("optuna" in packages(path)) == (path.name == "studies.py")
+    if path.name in ("studies.py", "space.py"):
+        assert "ray" not in packages(path)
+
+
 @pytest.mark.parametrize("name", STANDARD_LIBRARY_ONLY)
 def test_the_ground_floor_is_standard_library_only(name: str) -> None:
     assert packages(ROOT / "vit_trainer" / name) <= set(sys.stdlib_module_names) | {"vit_trainer"} | {"__future__"}
