@@ -40,11 +40,14 @@ class _Seen:
 class Board(AbstractContextManager["Board"]):
     """Follows the trials of a sweep: a live table in a terminal, a line per event elsewhere."""
 
-    trials: list[Trial]
+    cells: list[Cell]
+    """Entries of the table."""
+    num_trials: int
+    """Of the whole sweep, those included that `add` has yet to be called with."""
     console: Console = field(default_factory=lambda: Console(highlight=False))
 
     def __post_init__(self) -> None:
-        self._seen = {trial.trial_id: _Seen(trial) for trial in self.trials}
+        self._seen: dict[str, _Seen] = {}
         self._live: Live | None = None
         self._start = time.monotonic()
         self._flops_before = 0.0
@@ -66,6 +69,10 @@ class Board(AbstractContextManager["Board"]):
 
     # Events.
 
+    def add(self, trial: Trial) -> None:
+        """Let a trial take part."""
+        self._seen[trial.trial_id] = _Seen(trial)
+
     def started(self, trial_id: str) -> None:
         self._seen[trial_id].running = True
 
@@ -83,7 +90,7 @@ class Board(AbstractContextManager["Board"]):
         if was_running and self._live is None:
             num_ended = sum(other.result is not None for other in self._seen.values())
             self.console.print(
-                f"[{num_ended}/{len(self._seen)}] {trial_id}: {_outcome(result)}; {self._time_left()}", soft_wrap=True
+                f"[{num_ended}/{self.num_trials}] {trial_id}: {_outcome(result)}; {self._time_left()}", soft_wrap=True
             )
 
     # Views.
@@ -106,13 +113,13 @@ class Board(AbstractContextManager["Board"]):
         return self._table("test accuracy, %", lambda cell: _percent(self.best(cell)))
 
     def _table(self, title: str, content: Any) -> Table:
-        cells = {(t.cell.model, t.cell.dataset, t.cell.dropout): t.cell for t in self.trials}
-        columns = list(dict.fromkeys((t.cell.dataset, t.cell.dropout) for t in self.trials))
+        cells = {(cell.model, cell.dataset, cell.dropout): cell for cell in self.cells}
+        columns = list(dict.fromkeys((cell.dataset, cell.dropout) for cell in self.cells))
         table = Table(title=title, title_justify="left", title_style="bold")
         table.add_column("model", no_wrap=True)
         for dataset, dropout in columns:
             table.add_column(f"{dataset}\ndropout {'searched' if dropout is None else dropout}", justify="right")
-        for model in dict.fromkeys(t.cell.model for t in self.trials):
+        for model in dict.fromkeys(cell.model for cell in self.cells):
             entries = [cells.get((model, *column)) for column in columns]
             table.add_row(model, *["" if cell is None else content(cell) for cell in entries])
         return table
@@ -120,7 +127,7 @@ class Board(AbstractContextManager["Board"]):
     def _progress(self) -> Group:
         num_ended = sum(seen.result is not None for seen in self._seen.values())
         num_running = sum(seen.running for seen in self._seen.values())
-        line = f"{num_ended} of {len(self._seen)} trials done, {num_running} running; {self._time_left()}"
+        line = f"{num_ended} of {self.num_trials} trials done, {num_running} running; {self._time_left()}"
         return Group(self._table("", self._cell_text), Text(line))
 
     def _cell_text(self, cell: Cell) -> Text:
@@ -143,8 +150,13 @@ class Board(AbstractContextManager["Board"]):
     def _flops_done(self) -> float:
         return sum(trial_flops(seen.trial) * seen.fraction for seen in self._seen.values())
 
+    def _flops_of_all(self) -> float:
+        """Of the whole sweep; a trial that is still to be proposed costs as much as the others do on average."""
+        known = sum(trial_flops(seen.trial) for seen in self._seen.values())
+        return known * self.num_trials / len(self._seen)
+
     def _time_left(self) -> str:
-        done, total = self._flops_done(), sum(trial_flops(trial) for trial in self.trials)
+        done, total = self._flops_done(), self._flops_of_all()
         elapsed = time.monotonic() - self._start
         if done <= self._flops_before:
             return "time left not known yet"

@@ -153,6 +153,11 @@ class SweepOptions:
         """The storage; a path as an absolute one, since a trial's process may have another current folder."""
         return open_folder(self.storage if is_uri(self.storage) else Path(self.storage).expanduser().resolve())
 
+    @property
+    def num_trials_per_cell(self) -> int:
+        """Of an Optuna search."""
+        return self.num_trials or DEFAULT_NUM_TRIALS
+
     def studies(self, name: str, cells: list[Cell]) -> "Studies":
         """The studies that propose candidates with --search optuna.
 
@@ -167,7 +172,7 @@ class SweepOptions:
 
         return Studies(
             {cell: self.space(cell) for cell in cells},
-            num_trials=self.num_trials or DEFAULT_NUM_TRIALS,
+            num_trials=self.num_trials_per_cell,
             storage=self.optuna_storage or f"{self.folder.location}/optuna.log",
             seed=self.seeds[0],
             sweep=name,

@@ -27,8 +27,7 @@ DEFAULTS = SweepOptions()
 def paper_grid(*, options: Annotated[SweepOptions, Parameter(name="*")] = DEFAULTS) -> int:
     """Run the models x data sets x dropouts of the published table, each with its candidate learning rates."""
     preset = choose_preset(options, "sweeps/paper_grid.py")
-    cells = cells_of(options.grid(preset))
-    return run_sweep(f"paper_grid-{preset}", options.candidates(cells), options)
+    return run_sweep(f"paper_grid-{preset}", cells_of(options.grid(preset)), options)
 
 
 if __name__ == "__main__":

@@ -141,6 +141,9 @@ class PerCellASHA(FIFOScheduler):
         if self._record is not None:
             self._record(decision)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune saves its scheduler for Tuner.restore, which this project has no use for
+
     # Tune's interface, beyond what FIFOScheduler does. Its on_trial_error is no end: Tune calls it before a retry too.
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:

@@ -1,15 +1,15 @@
 """run_sweep(): plan, skip what is done, run the rest on Ray, watch, summarise."""
 
+import re
 import shlex
 import sys
 import uuid
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from sweeps.board import Board, Result
-from sweeps.cells import Trial
+from sweeps.cells import Cell, Trial
 from sweeps.options import SweepOptions
-from sweeps.plan import longest_first, plan_lines
+from sweeps.plan import plan_lines
+from sweeps.session import Session
 from vit_trainer.checkpoint_files import require_checkpoint
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
@@ -31,51 +31,63 @@ def choose_preset(options: SweepOptions, script: str) -> Literal["paper", "mini"
     return "mini"
 
 
-def run_sweep(name: str, trials: list[Trial], options: SweepOptions) -> int:
+def run_sweep(name: str, cells: list[Cell], options: SweepOptions) -> int:
     """Bring every trial of a sweep to its end and print the table.
 
     Args:
         name: of the sweep; also of its MLflow experiment.
-        trials: every candidate of every cell.
+        cells: those of its table.
 
     Returns:
-        The exit code: 0 if every trial has its result, 1 if one failed; it is named with its cause.
+        The exit code: 0 if every trial has its result, 1 if one failed; it is named with its cause; 130 if the sweep
+        was interrupted.
 
     Raises:
         InputError: weights, data or the storage can't be used; raised before Ray starts.
     """
-    trials = longest_first(list({trial.trial_id: trial for trial in trials}.values()))
-    results = {trial.trial_id: _settled(options.run_dir(trial).result(), options) for trial in trials}
     if options.plan:
-        print("\n".join(plan_lines(trials, sum(result is not None for result in results.values()))))
+        trials = options.candidates(cells)
+        num_done = sum(options.run_dir(trial).result() is not None for trial in trials)
+        print("\n".join(plan_lines(trials, num_done)))
         return 0
-    pending = [trial for trial in trials if results[trial.trial_id] is None]
-    _check(pending, options)
-    board = Board(trials)
-    for trial_id, result in results.items():
-        if result is not None:
-            board.ended(trial_id, result)
+    _check_storage(options)
     tracking_uri = options.tracking_uri or default_tracking_uri(default_place(options.storage))
-    print(f"{name}: {len(trials)} trials, {len(trials) - len(pending)} of them done, in {options.folder.location}")
-    ended_early = _run(name, trials, pending, options, tracking_uri, board) if pending else None
-    if ended_early is not None:
-        print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
-        return INTERRUPTED
-    return _summarise(trials, board, tracking_uri)
+    shipper = _shipper(name, options, tracking_uri)
+
+    def ship(trial: Trial) -> None:
+        tags = {"cell": trial.cell.name, "model": trial.cell.model, "dataset": trial.cell.dataset}
+        shipper.ship(options.run_dir(trial), tags)
+
+    session = Session(name, cells, options, Execution(), ship)
+    where = options.folder.location
+    print(f"{name}: {session.num_expected} trials, {session.num_done} of them done, in {where}")
+    if session.num_done < session.num_expected:
+        _check_inputs(cells if session.studies else [trial.cell for trial in session.pending])
+        from sweeps.tuner import run_trials
+
+        for trial in session.trials.values():
+            ship(trial)
+        try:
+            with session.board:
+                ended_early = run_trials(session)
+        finally:
+            shipper.close()
+            if shipper.failure:
+                print(f"MLflow at {tracking_uri} did not get everything: {shipper.failure}", file=sys.stderr)
+        if ended_early is not None:
+            print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
+            return INTERRUPTED
+    return _summarise(session, tracking_uri)
 
 
-def _settled(result: Mapping[str, Any] | None, options: SweepOptions) -> Result | None:
-    """The result if it needs no further work: finished, or stopped where early stopping is still asked for."""
-    if result is None or result["status"] == "failed":
-        return None
-    return None if result["status"] == "stopped" and not options.early_stopping else result
-
-
-def _check(pending: list[Trial], options: SweepOptions) -> None:
-    for model, upstream in dict.fromkeys((trial.cell.model, trial.cell.upstream) for trial in pending):
+def _check_inputs(cells: list[Cell]) -> None:
+    for model, upstream in dict.fromkeys((cell.model, cell.upstream) for cell in cells):
         require_checkpoint(model, upstream)
-    for dataset in dict.fromkeys(trial.cell.dataset for trial in pending):
+    for dataset in dict.fromkeys(cell.dataset for cell in cells):
         require_dataset(dataset)
+
+
+def _check_storage(options: SweepOptions) -> None:
     try:
         probe = f".write-probe-{uuid.uuid4().hex[:8]}"
         options.folder.write(probe, b"")
@@ -87,41 +99,20 @@ def _check(pending: list[Trial], options: SweepOptions) -> None:
         ) from error
 
 
-def _run(
-    name: str, trials: list[Trial], pending: list[Trial], options: SweepOptions, tracking_uri: str, board: Board
-) -> str | None:
-    from sweeps.tuner import run_trials
-
+def _shipper(name: str, options: SweepOptions, tracking_uri: str) -> BackgroundShipper:
     place = default_place(options.storage)
     place.mkdir(parents=True, exist_ok=True)
-    artifacts = place / "mlflow-artifacts"
-    shipper = BackgroundShipper(tracking_uri, name, artifacts, {"sweep": name, "command": shlex.join(sys.argv)})
-
-    def ship(trial: Trial) -> None:
-        shipper.ship(options.run_dir(trial), _tags(trial))
-
-    for trial in trials:
-        ship(trial)
-    try:
-        with board:
-            return run_trials(trials, pending, options, Execution(), board, ship)
-    finally:
-        shipper.close()
-        if shipper.failure:
-            print(f"MLflow at {tracking_uri} did not get everything: {shipper.failure}", file=sys.stderr)
+    command = re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", shlex.join(sys.argv))  # no password in a tag
+    return BackgroundShipper(tracking_uri, name, place / "mlflow-artifacts", {"sweep": name, "command": command})
 
 
-def _tags(trial: Trial) -> dict[str, str]:
-    return {"cell": trial.cell.name, "model": trial.cell.model, "dataset": trial.cell.dataset}
-
-
-def _summarise(trials: list[Trial], board: Board, tracking_uri: str) -> int:
-    board.console.print(board.table())
+def _summarise(session: Session, tracking_uri: str) -> int:
+    session.board.console.print(session.board.table())
     failed = False
-    for trial in trials:
-        result = board.result(trial.trial_id)
+    for trial_id in session.trials:
+        result = session.board.result(trial_id)
         if result is None or result["status"] == "failed":
             failed = True
-            print(f"failed: {trial.trial_id}: {(result or {}).get('cause', 'no result')}", file=sys.stderr)
+            print(f"failed: {trial_id}: {(result or {}).get('cause', 'no result')}", file=sys.stderr)
     print(f"To compare the runs: {sys.executable} -m mlflow ui --workers 1 --backend-store-uri {tracking_uri}")
     return 1 if failed else 0

@@ -12,13 +12,14 @@ import ray
 from ray import tune
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.search import ConcurrencyLimiter, Searcher
 
-from sweeps.board import Board
 from sweeps.cells import Trial
 from sweeps.options import SweepOptions
 from sweeps.per_cell import PerCellASHA, trial_id_of
+from sweeps.rungs import METRIC
+from sweeps.session import Session
 from sweeps.trainable import Assignment, TrialActor
-from vit_trainer.config import Execution
 from vit_trainer.errors import InputError
 from vit_trainer.folders import RemoteFolder
 from vit_trainer.interruption import signals_as_request
@@ -39,18 +40,9 @@ CPUS_PER_GPU = 8
 class _Follower(Callback):
     """Passes Tune's events on. An error here would end the whole experiment, so it is logged instead."""
 
-    def __init__(
-        self,
-        trials: list[Trial],
-        options: SweepOptions,
-        asha: PerCellASHA,
-        board: Board,
-        changed: Callable[[Trial], None],
-        ends_early: Callable[[], bool],
-    ) -> None:
-        self._trials = {trial.trial_id: trial for trial in trials}
-        self._options, self._asha, self._board, self._changed = options, asha, board, changed
-        self._ends_early = ends_early
+    def __init__(self, session: Session, asha: PerCellASHA, ends_early: Callable[[], bool]) -> None:
+        self._session, self._asha, self._ends_early = session, asha, ends_early
+        self._board = session.board
         self._last_words: dict[str, dict[str, Any]] = {}
         self.running: set[str] = set()
         """Trials that may have a process somewhere."""
@@ -72,7 +64,7 @@ class _Follower(Callback):
                 self._board.noted(trial_id, result["note"])
             elif "step" in result:
                 self._board.reported(trial_id, result)
-                self._changed(self._trials[trial_id])
+                self._session.changed(self._session.trials[trial_id])
             self._last_words[trial_id] = result
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -100,35 +92,19 @@ class _Follower(Callback):
 
     def _result(self, trial_id: str) -> dict[str, Any] | None:
         """The run folder's, once what ASHA decided is written there too."""
-        decision = self._asha.decisions.get(trial_id)
+        decision = self._asha.stop_of(trial_id)
         if decision is None:
-            return self._options.run_dir(self._trials[trial_id]).result()
-        return self._record(trial_id, {"status": "stopped", "cause": decision.rule})
+            return self._session.run_dir(trial_id).result()
+        return self._session.record(trial_id, {"status": "stopped", "cause": decision.rule})
 
     def _record_failure(self, trial_id: str, cause: str) -> dict[str, Any]:
-        return self._record(trial_id, {"status": "failed", "cause": cause})
-
-    def _record(self, trial_id: str, result: dict[str, Any]) -> dict[str, Any]:
-        """The trial's own process stands still or is gone, so the driver takes the folder over."""
-        trial = self._trials[trial_id]
-        run_dir = self._options.run_dir(trial)
-        run_dir.open_for_writing(trial.config.to_dict())
-        journal = run_dir.journal()
-        last = journal[-1] if journal else {}
-        metrics: dict[str, Any] = {
-            key: last[key] for key in ("val/accuracy", "train/loss", "runtime_hours", "gpu_hours") if key in last
-        }
-        result = {"step": last.get("step", 0), **metrics, **result}
-        run_dir.write_result(result)
-        run_dir.close()
-        return result
+        return self._session.record(trial_id, {"status": "failed", "cause": cause})
 
     def _ended(self, trial_id: str, result: dict[str, Any]) -> None:
         self.running.discard(trial_id)
         if result["status"] == "failed":
             self._asha.give_up(trial_id)
-        self._board.ended(trial_id, result)
-        self._changed(self._trials[trial_id])
+        self._session.ended(trial_id, result)
 
 
 class _EndEarly(tune.Stopper):
@@ -145,6 +121,37 @@ class _EndEarly(tune.Stopper):
 
     def stop_all(self) -> bool:
         return bool(self._reason())
+
+
+class _Proposals(Searcher):
+    """Hands Tune a trial whenever it has room for one."""
+
+    def __init__(self, ask: Callable[[], Assignment | None]) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self._ask = ask
+        self._trouble = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as for the callbacks
+
+    def suggest(self, trial_id: str) -> Any:
+        try:
+            assignment = self._ask()
+        except Exception as error:  # a database that is away for a while
+            if (trouble := f"{type(error).__name__}: {error}".splitlines()[0]) != self._trouble:
+                log.warning("no proposals: %s", trouble)
+            self._trouble = trouble
+            return None
+        return Searcher.FINISHED if assignment is None else {"assignment": assignment}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass  # the session tells the study, with what the run folder holds
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError
 
 
 @contextmanager
@@ -218,15 +225,8 @@ class Resources:
         )
 
 
-def run_trials(
-    trials: list[Trial],
-    pending: list[Trial],
-    options: SweepOptions,
-    execution: Execution,
-    board: Board,
-    changed: Callable[[Trial], None],
-) -> Literal["interrupted"] | None:
-    """Run the pending trials in their order, as many at once as the cluster holds.
+def run_trials(session: Session) -> Literal["interrupted"] | None:
+    """Run the session's pending trials in their order, as many at once as the cluster holds.
 
     Returns:
         None, or why it ended before all of them had.
@@ -236,43 +236,67 @@ def run_trials(
     os.environ |= {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every result is a validation
         "RAY_AIR_NEW_OUTPUT": "0",
     }
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if not _join():
         os.environ.pop("RAY_ADDRESS", None)  # "local" would send the new cluster's own processes astray
         ray.init(address="local", include_dashboard=False, **RAY_LOGS)
-    resources = Resources.of_cluster()
+    options, resources = session.options, Resources.of_cluster()
     cpus_per_process = 1
     if resources.gpus_of_nodes:
         cpus_per_process = max(1, min(CPUS_PER_GPU, sum(resources.cpus_of_nodes) // resources.num_slots))
-    asha = PerCellASHA(trials)
-    waiting = {trial.trial_id for trial in pending}
-    for trial in trials:
-        run_dir = options.run_dir(trial)
-        result = run_dir.result() if trial.trial_id not in waiting else None
-        asha.replay(trial.trial_id, run_dir.journal(), stopped=result is not None and result["status"] == "stopped")
-    assignments = [
-        Assignment(
+
+    def assignment(trial: Trial) -> Assignment:
+        return Assignment(
             trial.config,
             options.run_dir(trial).location,
-            execution,
+            session.execution,
             processes_of_nodes=resources.processes_of_nodes(options.gpus_per_trial),
             cpus_per_process=cpus_per_process,
             has_gpus=bool(resources.gpus_of_nodes),
             max_failures=options.max_failures,
         )
-        for trial in pending
-    ]
+
+    asha = PerCellASHA(
+        session.trials.values(),
+        reduction_factor=options.reduction_factor,
+        grace_fraction=options.grace_fraction,
+        scope=options.asha_scope,
+        record=session.record_decision,
+    )
+    if options.early_stopping:
+        session.replay(asha)
+    search: dict[str, Any] = {}
+    assignments = [assignment(trial) for trial in session.pending]
+    if session.studies is not None:
+
+        def ask() -> Assignment | None:
+            trial = session.ask()
+            if trial is None:
+                return None
+            asha.add(trial)
+            return assignment(trial)
+
+        num_at_once = max(1, resources.num_slots // options.gpus_per_trial)
+        search = {
+            "search_alg": ConcurrencyLimiter(_Proposals(ask), max_concurrent=num_at_once),
+            "num_samples": session.num_expected,
+        }
+    elif not assignments:
+        return None
     with signals_as_request() as interrupted:
-        follower = _Follower(trials, options, asha, board, changed, interrupted)
+        follower = _Follower(session, asha, interrupted)
         filesystem, path = _ray_storage(options)
         tuner = tune.Tuner(
             tune.with_resources(
                 TrialActor, lambda config: tune.PlacementGroupFactory(config["assignment"].bundles, strategy="PACK")
             ),
-            param_space={"assignment": tune.grid_search(assignments)},
-            tune_config=tune.TuneConfig(scheduler=asha if options.early_stopping else None, reuse_actors=True),
+            param_space=None if search else {"assignment": tune.grid_search(assignments)},
+            tune_config=tune.TuneConfig(
+                scheduler=asha if options.early_stopping else None, reuse_actors=True, **search
+            ),
             run_config=tune.RunConfig(
                 storage_path=path,
                 storage_filesystem=filesystem,
@@ -286,7 +310,7 @@ def run_trials(
         tuner.fit()
         if not interrupted():
             return None
-        _wait_for_states([options.run_dir(trial) for trial in trials if trial.trial_id in follower.running])
+        _wait_for_states([session.run_dir(trial_id) for trial_id in follower.running])
         return "interrupted"
 
 

@@ -94,7 +94,9 @@ class LocalFolder(Folder):
         write_atomically(path, content)
 
     def append(self, name: str, line: bytes) -> None:
-        with (self.path / name).open("a+b") as file:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
             torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
             file.write((b"\n" if torn else b"") + line)
 

@@ -13,10 +13,10 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from sweeps.cells import MINI, Cell, Schedule, Trial, cells_of
-from sweeps.launcher import Start
 from sweeps.options import SweepOptions
 from sweeps.per_cell import PerCellASHA
 from sweeps.rungs import Decision, Rungs
+from sweeps.trainable import Assignment
 from vit_trainer.config import Execution
 from vit_trainer.errors import InputError
 from vit_trainer.run_dir import Row
@@ -313,7 +313,7 @@ def test_decisions_are_those_of_rays_scheduler(reduction_factor: float, grace_fr
 
 def tune_trial(trial: Trial) -> Any:
     """What the scheduler reads of a trial of Tune's."""
-    return SimpleNamespace(config={"start": Start(trial.config, "", Execution(), num_processes=1, num_threads=1)})
+    return SimpleNamespace(config={"assignment": Assignment(trial.config, "", Execution())})
 
 
 def test_tune_gets_an_answer_to_whatever_is_reported() -> None:

@@ -448,7 +448,7 @@ def test_cells_of_several_dropouts_become_one_where_it_is_searched() -> None:
     cells = cells_of(options.grid("mini"))
     assert len(cells) == len(cells_of(MINI)) / 2
     assert options.space(cells[0]) == Space((0.001, 0.03), (0.0, 0.3))
-    title = str(Board([Trial(cells[0], 0.01, 0, 0.2)]).table().columns[1].header)
+    title = str(Board(cells[:1], 1).table().columns[1].header)
     assert title == "digits-even\ndropout searched"
 
 
@@ -462,7 +462,7 @@ def test_ranges_unless_given_lie_around_the_papers_candidates() -> None:
 
 
 def test_studies_of_options_lie_in_the_sweeps_folder(tmp_path: Path) -> None:
-    studies = SweepOptions(search="optuna", storage=tmp_path, num_trials=1).studies("formula", [EVEN])
+    studies = SweepOptions(search="optuna", storage=str(tmp_path), num_trials=1).studies("formula", [EVEN])
     assert studies.ask() == Trial(EVEN, 0.003, 0)
     assert studies.ask() is None
     assert len(records(str(tmp_path / "optuna.log"), EVEN, Space((0.001, 0.03)))) == 1

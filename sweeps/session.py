@@ -1,0 +1,139 @@
+"""Session: one call of a sweep's command: its trials, what they have come to, and where that is written."""
+
+import json
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sweeps.board import Board
+from sweeps.cells import Cell, Trial
+from sweeps.options import SweepOptions
+from sweeps.plan import longest_first
+from sweeps.rungs import Decision
+from vit_trainer.config import Execution
+from vit_trainer.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from sweeps.per_cell import PerCellASHA
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """Knows every trial of the sweep: those of the grid, or those that Optuna has proposed so far."""
+
+    def __init__(
+        self, name: str, cells: list[Cell], options: SweepOptions, execution: Execution, ship: Callable[[Trial], None]
+    ) -> None:
+        """Reads the run folders, which are the truth.
+
+        Args:
+            cells: those of the table, each with its candidates.
+            ship: called with each trial about which there is something new to show.
+
+        Raises:
+            InputError: a candidate makes no sense, a run folder is damaged, or the Optuna storage can't be used.
+        """
+        self.name, self.options, self.execution, self.changed = name, options, execution, ship
+        self.studies = options.studies(name, cells) if options.search == "optuna" else None
+        self.trials: dict[str, Trial] = {}
+        """By trial id, in the order in which they start."""
+        if self.studies is not None:
+            self.studies.replay(self._runs())
+            trials = self.studies.trials
+        else:
+            trials = options.candidates(cells)
+        for trial in longest_first(trials):
+            self.trials[trial.trial_id] = trial
+        self.num_expected = options.num_trials_per_cell * len(cells) if self.studies is not None else len(self.trials)
+        """Trials of the whole sweep."""
+        self.board = Board(cells, self.num_expected)
+        for trial in self.trials.values():
+            self.board.add(trial)
+            result = self.settled(self.run_dir(trial.trial_id).result())
+            if result is not None:
+                self.board.ended(trial.trial_id, result)
+
+    @property
+    def pending(self) -> list[Trial]:
+        """Trials without a result that stands, in the order in which they start."""
+        return [trial for trial_id, trial in self.trials.items() if self.board.result(trial_id) is None]
+
+    @property
+    def num_done(self) -> int:
+        return len(self.trials) - len(self.pending)
+
+    def run_dir(self, trial_id: str) -> RunDir:
+        return self.options.run_dir(self.trials[trial_id])
+
+    def settled(self, result: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The result if it needs no further work: finished, or stopped where early stopping is still asked for."""
+        if result is None or result["status"] == "failed":
+            return None
+        return None if result["status"] == "stopped" and not self.options.early_stopping else result
+
+    def ask(self) -> Trial | None:
+        """The next trial that Optuna proposes, or None if each cell has its number of them."""
+        assert self.studies is not None
+        trial = self.studies.ask()
+        if trial is not None and trial.trial_id not in self.trials:
+            self.trials[trial.trial_id] = trial
+            self.board.add(trial)
+        return trial
+
+    def record(self, trial_id: str, result: dict[str, Any]) -> dict[str, Any]:
+        """Write a result for a trial whose own process stands still or is gone; returns it with the last metrics."""
+        run_dir = self.run_dir(trial_id)
+        run_dir.open_for_writing(self.trials[trial_id].config.to_dict())
+        journal = run_dir.journal()
+        last = journal[-1] if journal else {}
+        metrics: dict[str, Any] = {
+            key: last[key] for key in ("val/accuracy", "train/loss", "runtime_hours", "gpu_hours") if key in last
+        }
+        result = {"step": last.get("step", 0), **metrics, **result}
+        run_dir.write_result(result)
+        run_dir.close()
+        return result
+
+    def ended(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Show a trial's end to everyone who follows the sweep."""
+        self.board.ended(trial_id, result)
+        self.changed(self.trials[trial_id])
+        if self.studies is not None:
+            self.studies.tell(trial_id, self.run_dir(trial_id).journal(), result)
+
+    def replay(self, asha: "PerCellASHA") -> None:
+        """Have ASHA know what an earlier session knew; what it decided and could no longer write is written now."""
+        journals = {trial_id: self.run_dir(trial_id).journal() for trial_id in self.trials}
+        results = {trial_id: self.board.result(trial_id) for trial_id in self.trials}
+        for decision in asha.replay_all(journals, results, self.decisions()):
+            result = self.record(decision.trial_id, {"status": "stopped", "cause": decision.rule})
+            self.ended(decision.trial_id, result)
+
+    def record_decision(self, decision: Decision) -> None:
+        """Keep what was decided at a rung, and from what."""
+        line = json.dumps(decision.to_dict()) + "\n"
+        self.options.folder.child("sweeps").child(self.name).append("decisions.jsonl", line.encode())
+
+    def decisions(self) -> list[Decision]:
+        """What this sweep's sessions have decided, in order; a line that a crash tore is passed over."""
+        content = self.options.folder.child("sweeps").child(self.name).read("decisions.jsonl") or b""
+        decisions = []
+        for line in content.split(b"\n"):
+            try:
+                decisions.append(Decision.from_dict(json.loads(line)))
+            except (ValueError, KeyError, TypeError):
+                if line.strip():
+                    log.warning("passed over a damaged line of decisions.jsonl")
+        return decisions
+
+    def _runs(self) -> dict[str, Any]:
+        """All run folders of the storage, as the studies want to be told of them."""
+        from sweeps.studies import Run
+
+        runs, folder = {}, self.options.folder.child("runs")
+        for trial_id in folder.names():
+            run_dir = RunDir(folder.child(trial_id))
+            if (config := run_dir.config()) is not None:
+                runs[trial_id] = Run(config, run_dir.journal(), self.settled(run_dir.result()))
+        return runs
