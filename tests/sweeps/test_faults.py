@@ -2,94 +2,16 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vit_trainer.run_dir import RunDir
-
-SCRIPT = Path(__file__).parents[2] / "sweeps" / "paper_grid.py"
-GRID = ["--preset", "mini", "--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.1"]
-GRID += ["--base-lrs", "0.003", "0.001", "--no-early-stopping"]
+from tests.sweeps.running import SCRIPT, Start, Sweep, has_validated, is_finished, numbers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
-
-
-class Sweep:
-    """A sweep as a user starts it, and what can be seen of it from outside."""
-
-    def __init__(self, storage: Path, *arguments: str, address: str = "local") -> None:
-        self.storage = storage
-        command = [sys.executable, str(SCRIPT), *GRID, *arguments, "--storage", str(storage)]
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"RAY_ADDRESS": address},
-        )
-
-    def run_dirs(self) -> list[RunDir]:
-        runs = self.storage / "runs"
-        return [RunDir(path) for path in sorted(runs.iterdir())] if runs.is_dir() else []
-
-    def wait_until(self, what: Callable[[RunDir], bool], seconds: float = 120) -> RunDir:
-        """The first run folder of which this is true."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for run_dir in self.run_dirs():
-                if what(run_dir):
-                    return run_dir
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.05)
-        raise AssertionError(f"not within {seconds} s")
-
-    def finish(self, seconds: float = 200) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=seconds)
-        return self.process.returncode, out, err
-
-
-def has_validated(run_dir: RunDir) -> bool:
-    """In the middle: a checkpoint is there, and most steps are still to come."""
-    return run_dir.result() is None and any("val/accuracy" in row for row in run_dir.rows())
-
-
-def is_finished(run_dir: RunDir) -> bool:
-    return (run_dir.result() or {}).get("status") == "finished"
-
-
-def numbers(storage: Path) -> dict[str, Any]:
-    """All that must not depend on what happened on the way, to the last bit."""
-    found = {}
-    for path in (storage / "runs").iterdir():
-        run_dir = RunDir(path)
-        rows = [(row["step"], row["train/loss"], row.get("val/loss")) for row in run_dir.journal()]
-        result = run_dir.result() or {}
-        found[path.name] = (rows, result["status"], result.get("test/accuracy"), result.get("test/loss"))
-    return found
-
-
-Start = Callable[..., Sweep]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts sweeps, and leaves none behind."""
-    sweeps: list[Sweep] = []
-
-    def start(storage: Path, *arguments: str, address: str = "local") -> Sweep:
-        sweeps.append(Sweep(storage, *arguments, address=address))
-        return sweeps[-1]
-
-    yield start
-    for sweep in sweeps:
-        sweep.process.kill()
-        sweep.process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -174,16 +96,6 @@ def test_a_process_that_always_dies_is_given_up_and_takes_no_other_down(start: S
     again = start(tmp_path)  # which tries the failed one again
     assert again.finish()[0] == 0
     assert is_finished(victim)
-
-
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A Ray cluster of several nodes on this machine: a head without slots, and as many workers as a test adds."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    yield cluster
-    cluster.shutdown()
 
 
 def test_a_trial_moves_when_its_node_is_lost_and_new_nodes_are_used(

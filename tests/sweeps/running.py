@@ -1,0 +1,72 @@
+"""Sweeps as a user starts them, on clusters as one finds them, and what can be seen of them from outside."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vit_trainer.run_dir import RunDir
+
+SCRIPT = Path(__file__).parents[2] / "sweeps" / "paper_grid.py"
+SMALL_GRID = ["--preset", "mini", "--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.1"]
+SMALL_GRID += ["--base-lrs", "0.003", "0.001", "--no-early-stopping"]
+
+
+class Sweep:
+    """A sweep as a user starts it, and what can be seen of it from outside."""
+
+    def __init__(self, storage: Path, *arguments: str, address: str = "local") -> None:
+        self.storage = storage
+        command = [sys.executable, str(SCRIPT), *SMALL_GRID, *arguments, "--storage", str(storage)]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"RAY_ADDRESS": address},
+        )
+
+    def run_dirs(self) -> list[RunDir]:
+        runs = self.storage / "runs"
+        return [RunDir(path) for path in sorted(runs.iterdir())] if runs.is_dir() else []
+
+    def wait_until(self, what: Callable[[RunDir], bool], seconds: float = 120) -> RunDir:
+        """The first run folder of which this is true."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for run_dir in self.run_dirs():
+                if what(run_dir):
+                    return run_dir
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.05)
+        raise AssertionError(f"not within {seconds} s")
+
+    def finish(self, seconds: float = 200) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=seconds)
+        return self.process.returncode, out, err
+
+
+def has_validated(run_dir: RunDir) -> bool:
+    """In the middle: a checkpoint is there, and most steps are still to come."""
+    return run_dir.result() is None and any("val/accuracy" in row for row in run_dir.rows())
+
+
+def is_finished(run_dir: RunDir) -> bool:
+    return (run_dir.result() or {}).get("status") == "finished"
+
+
+def numbers(storage: Path) -> dict[str, Any]:
+    """All that must not depend on what happened on the way, to the last bit."""
+    found = {}
+    for path in (storage / "runs").iterdir():
+        run_dir = RunDir(path)
+        rows = [(row["step"], row["train/loss"], row.get("val/loss")) for row in run_dir.journal()]
+        result = run_dir.result() or {}
+        found[path.name] = (rows, result["status"], result.get("test/accuracy"), result.get("test/loss"))
+    return found
+
+
+Start = Callable[..., Sweep]

@@ -1,0 +1,112 @@
+"""Trials of two processes on real Ray clusters: on one node, over two, next to trials of one; killed and freed."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.tuner import Resources
+from tests.sweeps.running import Start, Sweep, has_validated, is_finished, numbers
+from vit_trainer.errors import InputError
+from vit_trainer.run_dir import RunDir
+
+
+def test_a_gang_is_spread_over_as_few_nodes_as_hold_it() -> None:
+    eights = Resources(gpus_of_nodes=(8, 8), cpus_of_nodes=(4, 96, 96))
+    assert eights.num_slots == 16
+    assert eights.processes_of_nodes(1) == (1,)
+    assert eights.processes_of_nodes(8) == (8,)
+    assert eights.processes_of_nodes(16) == (8, 8)
+    assert Resources((1, 1, 1), (8, 8, 8)).processes_of_nodes(3) == (1, 1, 1)
+    assert Resources((4, 2, 2), (8, 8, 8)).processes_of_nodes(6) == (2, 2, 2)
+    assert Resources((), (2, 2)).processes_of_nodes(4) == (2, 2)
+
+
+@pytest.mark.parametrize("num_processes", [3, 32])
+def test_a_gang_that_fits_nowhere_is_refused(num_processes: int) -> None:
+    with pytest.raises(InputError, match=f"a trial of {num_processes} GPUs does not fit on nodes with 2, 2: give"):
+        Resources((2, 2), (8, 8)).processes_of_nodes(num_processes)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The numbers of trials of one process."""
+    storage = tmp_path_factory.mktemp("alone")
+    assert Sweep(storage).finish()[0] == 0
+    return numbers(storage)
+
+
+def assert_same_trajectory(storage: Path, alone: dict[str, Any]) -> None:
+    found = numbers(storage)
+    assert set(found) == set(alone)
+    for trial_id, (rows, status, accuracy, _) in found.items():
+        other_rows, other_status, other_accuracy, _ = alone[trial_id]
+        assert (status, accuracy) == (other_status, pytest.approx(other_accuracy, abs=0.012))
+        for row, other in zip(rows, other_rows, strict=True):
+            assert row == pytest.approx(other, abs=1e-3)
+
+
+def process_of_rank(run_dir: RunDir, rank: int) -> int:
+    """Of a gang on this machine: the first process writes, and the launcher started the others after it."""
+    lease = run_dir.lease()
+    assert lease is not None
+    launcher = Path(f"/proc/{lease['pid']}/stat").read_text().rsplit(")", 1)[1].split()[1]
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return int(children[rank])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_gang_on_one_node_survives_the_loss_of_any_process(
+    alone: dict[str, Any], start: Start, tmp_path: Path, cluster: Any, rank: int
+) -> None:
+    cluster.add_node(num_cpus=2, num_gpus=2)
+    sweep = start(tmp_path, "--gpus-per-trial", "2", address=cluster.address)
+    victim = sweep.wait_until(has_validated)
+    os.kill(process_of_rank(victim, rank), signal.SIGKILL)
+    code, out, err = sweep.finish()
+    assert code == 0, err
+    assert f"{victim.trial_id}: its process died (signal SIGKILL); goes on from its last checkpoint" in out
+    assert {attempt["num_processes"] for run_dir in sweep.run_dirs() for attempt in run_dir.attempts()} == {2}
+    assert_same_trajectory(tmp_path, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_a_gang_over_two_nodes_moves_when_one_is_lost(
+    alone: dict[str, Any], start: Start, tmp_path: Path, cluster: Any
+) -> None:
+    nodes = [cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
+    sweep = start(tmp_path, "--gpus-per-trial", "2", address=cluster.address)
+    victim = sweep.wait_until(has_validated)
+    cluster.remove_node(nodes[1], allow_graceful=False)
+    cluster.add_node(num_cpus=1, num_gpus=1)
+    sweep.wait_until(lambda run_dir: run_dir.trial_id == victim.trial_id and is_finished(run_dir))
+    code, out, err = sweep.finish()
+    assert code == 0, err
+    assert f"{victim.trial_id}: its node or actor was lost" in out
+    assert len(victim.attempts()) == 2
+    assert_same_trajectory(tmp_path, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_a_gang_that_is_asked_to_end_keeps_its_state_and_goes_on_as_one_process(
+    alone: dict[str, Any], start: Start, tmp_path: Path, cluster: Any
+) -> None:
+    cluster.add_node(num_cpus=2, num_gpus=2)
+    sweep = start(tmp_path, "--gpus-per-trial", "2", address=cluster.address)
+    victim = sweep.wait_until(has_validated)
+    sweep.process.terminate()
+    assert sweep.finish()[0] == 130
+    assert victim.lease() is None
+    again = start(tmp_path, address=cluster.address)
+    code, _, err = again.finish()
+    assert code == 0, err
+    assert [attempt["num_processes"] for attempt in victim.attempts()] == [2, 1]
+    assert victim.attempts()[1]["from_step"] > 0
+    assert len(victim.rows()) == len(victim.journal())
+    assert_same_trajectory(tmp_path, alone)
