@@ -1,5 +1,6 @@
 """SweepOptions: the flags that every sweep understands, and what they make of its cells."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from sweeps.cells import MINI, PAPER, Cell, Grid, Trial
+from sweeps.rates import card_of
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import DATASETS, dataset_info, is_folder
@@ -41,6 +43,16 @@ class SweepOptions:
     """MLflow server or store; a SQLite file in the storage unless given."""
     plan: Annotated[bool, Parameter(negative=())] = False
     """Print what would run and its predicted cost, and start nothing."""
+    probe: Annotated[bool, Parameter(negative=())] = False
+    """With --plan: measure each model on this machine, instead of assuming a share of the card's peak."""
+    probe_seconds: float = 60.0
+    """How long to measure each model with and without dropout; what the storage holds of that isn't measured again."""
+    card: str | None = None
+    """GPU to plan for, such as A100-40GB or H100; the cluster's unless given."""
+    price_per_gpu_hour: float | None = None
+    """Dollars, for the plan."""
+    max_gpu_hours: float | None = None
+    """Stop when the next step would pass this, having started with the cells that take least; no limit unless given."""
     early_stopping: bool = True
     """Stop candidates that fall behind others of their cell (ASHA)."""
     max_failures: int = 3
@@ -49,6 +61,18 @@ class SweepOptions:
     """GPUs of each trial, which share its batches; CPU cores where there is no GPU."""
 
     def __post_init__(self) -> None:
+        for name, kind in (
+            ("probe_seconds", "seconds such as 60"),
+            ("price_per_gpu_hour", "dollars such as 2.5"),
+            ("max_gpu_hours", "hours such as 100"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name} {value:g} is not a positive number: give {kind}")
+        if self.probe and not self.plan:
+            raise InputError("--probe measures for a plan: give --plan too")
+        if self.card is not None:
+            card_of(self.card)  # raises unless it is known
         if self.max_failures < 0:
             raise InputError(f"max_failures {self.max_failures} is below 0: give how often to try again, 0 for never")
         if self.gpus_per_trial < 1:

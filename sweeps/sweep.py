@@ -1,5 +1,6 @@
 """run_sweep(): plan, skip what is done, run the rest on Ray, watch, summarise."""
 
+import os
 import shlex
 import sys
 import uuid
@@ -9,12 +10,15 @@ from typing import Any, Literal
 from sweeps.board import Board, Result
 from sweeps.cells import Trial
 from sweeps.options import SweepOptions
-from sweeps.plan import longest_first, plan_lines
+from sweeps.plan import Plan, longest_first, make_plan, plan_lines
+from sweeps.probes import Workload, measure
+from sweeps.rates import Rates, card_of
 from vit_trainer.checkpoint_files import require_checkpoint
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
 from vit_trainer.data import require_dataset
 from vit_trainer.errors import InputError
+from vit_trainer.probe import ProbeResult
 from vit_trainer.tracking import BackgroundShipper, default_place, default_tracking_uri
 
 
@@ -47,7 +51,7 @@ def run_sweep(name: str, trials: list[Trial], options: SweepOptions) -> int:
     trials = longest_first(list({trial.trial_id: trial for trial in trials}.values()))
     results = {trial.trial_id: _settled(options.run_dir(trial).result(), options) for trial in trials}
     if options.plan:
-        print("\n".join(plan_lines(trials, sum(result is not None for result in results.values()))))
+        print("\n".join(plan_lines(_plan(trials, results, options))))
         return 0
     pending = [trial for trial in trials if results[trial.trial_id] is None]
     _check(pending, options)
@@ -62,6 +66,37 @@ def run_sweep(name: str, trials: list[Trial], options: SweepOptions) -> int:
         print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
         return INTERRUPTED
     return _summarise(trials, board, tracking_uri)
+
+
+def _plan(trials: list[Trial], results: Mapping[str, Result | None], options: SweepOptions) -> Plan:
+    """What is left of the sweep, on the running Ray cluster or else this machine."""
+    import ray
+
+    from sweeps.tuner import Resources, count_gpus
+
+    num_gpus = count_gpus()  # joins the cluster if there is one
+    if ray.is_initialized():
+        resources, names = Resources.of_cluster(), list(ray.cluster_resources())
+    else:
+        resources, names = Resources((num_gpus,) if num_gpus else (), (os.cpu_count() or 1,)), []
+    done = {trial_id for trial_id, result in results.items() if result is not None}
+
+    def planned(measured: Mapping[Workload, ProbeResult]) -> Plan:
+        return make_plan(
+            trials,
+            done,
+            Rates(card_of(options.card, names), measured),
+            resources,
+            gpus_per_trial=options.gpus_per_trial,
+            price_per_gpu_hour=options.price_per_gpu_hour,
+            early_stopping=options.early_stopping,
+        )
+
+    plan = planned({})  # what can never fit is refused before anything is measured
+    if not options.probe:
+        return plan
+    pending = [trial for trial in trials if trial.trial_id not in done]
+    return planned(measure(pending, options.folder, seconds=options.probe_seconds, on_gpu=plan.on_gpus))
 
 
 def _settled(result: Mapping[str, Any] | None, options: SweepOptions) -> Result | None:
