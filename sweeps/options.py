@@ -4,11 +4,12 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from sweeps.cells import MINI, PAPER, Cell, Grid, Trial
+from sweeps.rates import card_of
 from sweeps.space import Searched, Space
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
@@ -49,6 +50,16 @@ class SweepOptions:
     """MLflow server or store; a SQLite file in the storage unless given."""
     plan: Annotated[bool, Parameter(negative=())] = False
     """Print what would run and its predicted cost, and start nothing."""
+    probe: Annotated[bool, Parameter(negative=())] = False
+    """With --plan: measure each model on this machine, instead of assuming a share of the card's peak."""
+    probe_seconds: float = 60.0
+    """How long to measure each model with and without dropout; what the storage holds of that isn't measured again."""
+    card: str | None = None
+    """GPU to plan for, such as A100-40GB or H100; the cluster's unless given."""
+    price_per_gpu_hour: float | None = None
+    """Dollars, for the plan."""
+    max_gpu_hours: float | None = None
+    """Stop when the next step would pass this, having started with the cells that take least; no limit unless given."""
     early_stopping: bool = True
     """Stop candidates that fall behind others of their cell (ASHA)."""
     search: Literal["grid", "optuna"] = "grid"
@@ -61,8 +72,9 @@ class SweepOptions:
     """File or database URL (postgresql://...) that optuna-dashboard opens; optuna.log in the storage unless given."""
     max_failures: int = 3
     """How often a trial starts again after a process of it died. Lost nodes don't count."""
-    gpus_per_trial: int = 1
-    """GPUs of each trial, which share its batches; CPU cores where there is no GPU."""
+    gpus_per_trial: Annotated[tuple[str, ...], _SEVERAL] = ("1",)
+    """GPUs of each trial, which share its batches (CPU cores where there is no GPU): a number, and for some models
+    another one, such as 1 ViT-L_16=4."""
     reduction_factor: float = 2
     """At each rung about one candidate in so many goes on, and the next rung is so many times later; above 1."""
     grace_fraction: float = 0.25
@@ -71,10 +83,21 @@ class SweepOptions:
     """Who competes: a cell's candidates, or all of one data set, resolution and schedule; rows may then stay empty."""
 
     def __post_init__(self) -> None:
+        for name, kind in (
+            ("probe_seconds", "seconds such as 60"),
+            ("price_per_gpu_hour", "dollars such as 2.5"),
+            ("max_gpu_hours", "hours such as 100"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name} {value:g} is not a positive number: give {kind}")
+        if self.probe and not self.plan:
+            raise InputError("--probe measures for a plan: give --plan too")
+        if self.card is not None:
+            card_of(self.card)  # raises unless it is known
         if self.max_failures < 0:
             raise InputError(f"max_failures {self.max_failures} is below 0: give how often to try again, 0 for never")
-        if self.gpus_per_trial < 1:
-            raise InputError(f"gpus_per_trial {self.gpus_per_trial} is below 1: give a number of GPUs")
+        _ = self._gpus_of_models  # checks the values
         if not 1 < self.reduction_factor < math.inf:
             raise InputError(f"reduction_factor {self.reduction_factor} is not above 1: give a number such as 2")
         if not 0 < self.grace_fraction < 1:
@@ -105,6 +128,23 @@ class SweepOptions:
                 f"storage {self.storage} can't hold an Optuna study: give --optuna-storage a file or a database URL"
             )
 
+    @cached_property
+    def _gpus_of_models(self) -> dict[str, int]:
+        """As given; the number for all others under the empty name."""
+        numbers = {"": 1}
+        for given in self.gpus_per_trial:
+            model, _, number = given.rpartition("=")
+            if model and model not in MODELS:
+                raise one_of("model", model, list(MODELS))
+            if not number.isdecimal() or int(number) < 1:
+                raise InputError(f"gpus_per_trial {given!r} is no number of GPUs: give such as 2, or ViT-L_16=4")
+            numbers[model] = int(number)
+        return numbers
+
+    def gpus_of(self, model: str) -> int:
+        """GPUs of a model's trials."""
+        return self._gpus_of_models.get(model, self._gpus_of_models[""])
+
     def grid(self, preset: Literal["paper", "mini"]) -> Grid:
         """The preset's grid, narrowed or replaced by what was asked for.
 
@@ -122,6 +162,22 @@ class SweepOptions:
                     raise one_of(f"{kind} of --preset {preset}", name, valid)
         chosen = Grid(self.models or grid.models, self.datasets or grid.datasets, self.dropouts or grid.dropouts)
         return replace(chosen, dropouts=(None,)) if "dropout" in self.search_over else chosen
+
+    def planned_trials(self, cells: list[Cell]) -> list[Trial]:
+        """What a plan counts: the candidates, or for an Optuna search as many trials of the published recipe."""
+        if self.search == "grid":
+            return self.candidates(cells)
+        return [
+            Trial(cell, FinetuneConfig.official(cell.model, cell.dataset).base_lr, seed, cell.dropout or 0.0)
+            for cell in cells
+            for seed in range(self.num_trials_per_cell)
+        ]
+
+    def settled(self, result: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The result if it needs no further work: finished, or stopped where early stopping is still asked for."""
+        if result is None or result["status"] == "failed":
+            return None
+        return None if result["status"] == "stopped" and not self.early_stopping else result
 
     def candidates(self, cells: list[Cell]) -> list[Trial]:
         """Every candidate of every cell of a grid search: its learning rates times the seeds.

@@ -50,7 +50,7 @@ class Session:
         self.board = Board(cells, self.num_expected)
         for trial in self.trials.values():
             self.board.add(trial)
-            result = self.settled(self.run_dir(trial.trial_id).result())
+            result = options.settled(self.run_dir(trial.trial_id).result())
             if result is not None:
                 self.board.ended(trial.trial_id, result)
 
@@ -65,12 +65,6 @@ class Session:
 
     def run_dir(self, trial_id: str) -> RunDir:
         return self.options.run_dir(self.trials[trial_id])
-
-    def settled(self, result: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The result if it needs no further work: finished, or stopped where early stopping is still asked for."""
-        if result is None or result["status"] == "failed":
-            return None
-        return None if result["status"] == "stopped" and not self.options.early_stopping else result
 
     def ask(self) -> Trial | None:
         """The next trial that Optuna proposes, or None if each cell has its number of them."""
@@ -135,5 +129,5 @@ class Session:
         for trial_id in folder.names():
             run_dir = RunDir(folder.child(trial_id))
             if (config := run_dir.config()) is not None:
-                runs[trial_id] = Run(config, run_dir.journal(), self.settled(run_dir.result()))
+                runs[trial_id] = Run(config, run_dir.journal(), self.options.settled(run_dir.result()))
         return runs

@@ -1,20 +1,25 @@
 """run_sweep(): plan, skip what is done, run the rest on Ray, watch, summarise."""
 
+import os
 import re
 import shlex
 import sys
 import uuid
+from collections.abc import Mapping
 from typing import Literal
 
 from sweeps.cells import Cell, Trial
 from sweeps.options import SweepOptions
-from sweeps.plan import plan_lines
+from sweeps.plan import Plan, longest_first, make_plan, plan_lines
+from sweeps.probes import Workload, measure
+from sweeps.rates import Rates, card_of
 from sweeps.session import Session
 from vit_trainer.checkpoint_files import require_checkpoint
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
 from vit_trainer.data import require_dataset
 from vit_trainer.errors import InputError
+from vit_trainer.probe import ProbeResult
 from vit_trainer.tracking import BackgroundShipper, default_place, default_tracking_uri
 
 
@@ -46,9 +51,7 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions) -> int:
         InputError: weights, data or the storage can't be used; raised before Ray starts.
     """
     if options.plan:
-        trials = options.candidates(cells)
-        num_done = sum(options.run_dir(trial).result() is not None for trial in trials)
-        print("\n".join(plan_lines(trials, num_done)))
+        print("\n".join(plan_lines(_plan(cells, options))))
         return 0
     _check_storage(options)
     tracking_uri = options.tracking_uri or default_tracking_uri(default_place(options.storage))
@@ -78,6 +81,38 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions) -> int:
             print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
             return INTERRUPTED
     return _summarise(session, tracking_uri)
+
+
+def _plan(cells: list[Cell], options: SweepOptions) -> Plan:
+    """What is left of the sweep, on the running Ray cluster or else this machine."""
+    import ray
+
+    from sweeps.tuner import Resources, count_gpus
+
+    num_gpus = count_gpus()  # joins the cluster if there is one
+    if ray.is_initialized():
+        resources, names = Resources.of_cluster(), list(ray.cluster_resources())
+    else:
+        resources, names = Resources((num_gpus,) if num_gpus else (), (os.cpu_count() or 1,)), []
+    trials = longest_first(options.planned_trials(cells))
+    done = {trial.trial_id for trial in trials if options.settled(options.run_dir(trial).result())}
+
+    def planned(measured: Mapping[Workload, ProbeResult]) -> Plan:
+        return make_plan(
+            trials,
+            done,
+            Rates(card_of(options.card, names), measured),
+            resources,
+            gpus_of=options.gpus_of,
+            price_per_gpu_hour=options.price_per_gpu_hour,
+            early_stopping=options.early_stopping,
+        )
+
+    plan = planned({})  # what can never fit is refused before anything is measured
+    if not options.probe:
+        return plan
+    pending = [trial for trial in trials if trial.trial_id not in done]
+    return planned(measure(pending, options.folder, seconds=options.probe_seconds, on_gpu=plan.on_gpus))
 
 
 def _check_inputs(cells: list[Cell]) -> None:

@@ -253,7 +253,7 @@ def run_trials(session: Session) -> Literal["interrupted"] | None:
             trial.config,
             options.run_dir(trial).location,
             session.execution,
-            processes_of_nodes=resources.processes_of_nodes(options.gpus_per_trial),
+            processes_of_nodes=resources.processes_of_nodes(options.gpus_of(trial.cell.model)),
             cpus_per_process=cpus_per_process,
             has_gpus=bool(resources.gpus_of_nodes),
             max_failures=options.max_failures,
@@ -279,7 +279,7 @@ def run_trials(session: Session) -> Literal["interrupted"] | None:
             asha.add(trial)
             return assignment(trial)
 
-        num_at_once = max(1, resources.num_slots // options.gpus_per_trial)
+        num_at_once = max(1, resources.num_slots)
         search = {
             "search_alg": ConcurrencyLimiter(_Proposals(ask), max_concurrent=num_at_once),
             "num_samples": session.num_expected,

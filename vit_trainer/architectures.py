@@ -97,6 +97,27 @@ class Architecture:
                 flops += side**2 * 2 * inputs * outputs if projects else 0
         return float(flops)
 
+    def activation_bytes(self, resolution: int, *, dropout: bool) -> int:
+        """Estimated bytes that one image's forward pass keeps for its backward pass, in bfloat16 on a GPU.
+
+        Per token and block: two float32 inputs of layer norms (8 bytes per feature), two bfloat16 outputs of them (4),
+        queries, keys and values (6), the attention's output (2), and before and after the GELU 2 bytes per hidden
+        feature each; attention weights are never kept. Dropout keeps a byte per value. Of a hybrid's convolutions,
+        10 bytes per output: what GroupNorm reads and the ReLU writes in float32, and what the next one reads.
+        """
+        tokens = self.grid(resolution) ** 2 + 1
+        per_token = 20 * self.width + 4 * self.mlp_dim + (2 * self.width + self.mlp_dim if dropout else 0)
+        num_outputs = 0
+        if self.resnet_stages:
+            side = resolution // 2
+            num_outputs += side**2 * int(64 * self.resnet_width_factor)
+            side //= 2
+            for _, bottleneck, outputs, stride, projects in self.resnet_units():
+                num_outputs += side**2 * bottleneck
+                side //= stride
+                num_outputs += side**2 * (bottleneck + outputs * (2 if projects else 1))
+        return self.depth * tokens * per_token + 10 * num_outputs
+
 
 def _miniature(patch_size: int, width: int, depth: int, stages: tuple[int, ...] | None = None) -> Architecture:
     return Architecture(

@@ -48,6 +48,12 @@ def error_of(app: object, arguments: list[str], capsys: pytest.CaptureFixture[st
         (["--preset", "mini", "--base-lrs", "0"], "base_lr 0.0 is not positive"),
         (["--preset", "mini", "--base-lrs", "fast"], "base_lrs 'fast' are no numbers"),
         (["--preset", "mini", "--seeds", "-1"], "seed -1 is outside"),
+        (["--plan", "--card", "A100"], "unknown card 'A100'"),
+        (["--plan", "--price-per-gpu-hour", "-1"], "price_per_gpu_hour -1 is not a positive number"),
+        (["--plan", "--probe-seconds", "nan"], "probe_seconds nan is not a positive number"),
+        (["--max-gpu-hours", "0"], "max_gpu_hours 0 is not a positive number: give hours such as 100"),
+        (["--probe"], "--probe measures for a plan: give --plan too"),
+        (["--preset", "paper", "--plan", "--gpus-per-trial", "3"], "can't be divided among 3 GPUs"),
         (["--preset", "mini", "--storage", "/proc/nowhere"], "cannot be written"),
         (["--preset", "paper"], "no imagenet21k checkpoint of ViT-L_16: run python -m vit_trainer fetch ViT-L_16"),
     ],
@@ -118,5 +124,6 @@ def test_a_plan_of_the_paper_lists_its_30_cells_and_starts_nothing(
     cells = [line for line in lines if " from imagenet21k" in line]
     assert len(cells) == 30
     assert cells[0].startswith("ViT-L_16 imagenet2012 384px")  # the longest starts first
-    assert "30 cells, 120 trials" in lines[-1]
+    assert "30 cells, 120 trials, 0 of them done" in lines
+    assert any(line.startswith("cost: 731 GPU-hours if early stopping stops nothing; with it 4") for line in lines)
     assert list(tmp_path.iterdir()) == []

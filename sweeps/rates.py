@@ -1,0 +1,115 @@
+"""Rates: how fast trials go, from a card's data sheet or from probes."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from sweeps.cells import Trial
+from sweeps.probes import Workload
+from vit_trainer.architectures import MODELS
+from vit_trainer.data import dataset_info
+from vit_trainer.errors import InputError, one_of
+from vit_trainer.probe import ProbeResult
+
+TRAIN_FLOPS_PER_FORWARD = 3
+"""A backward pass costs twice a forward pass."""
+ASSUMED_SHARE_OF_PEAK = 0.45
+"""What training reaches of a card's peak: assumed, not measured here."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What planning has to know of a GPU."""
+
+    name: str
+    peak_flops_per_second: float
+    """Of dense matrix products in bfloat16 that are summed in float32; in float16 where there is no bfloat16."""
+    memory_gib: float
+    """What programs see of its memory, rounded down."""
+    has_bfloat16: bool = True
+
+
+CARDS = {
+    card.name: card
+    for card in (
+        Card("A100-40GB", 312e12, 39),
+        Card("A100-80GB", 312e12, 79),
+        Card("H100", 989e12, 79),
+        Card("H200", 989e12, 139),
+        Card("L4", 121e12, 22),
+        Card("L40S", 362e12, 44),
+        Card("A10G", 70e12, 22),
+        Card("V100-16GB", 125e12, 15.7, has_bfloat16=False),
+        Card("V100-32GB", 125e12, 31.7, has_bfloat16=False),
+        Card("T4", 65e12, 14.5, has_bfloat16=False),
+    )
+}
+"""From NVIDIA's data sheets, tensor cores without sparsity; the SXM versions of A100, H100, H200 and V100."""
+
+DEFAULT_CARD = "A100-40GB"
+_RAY_NAMES = {"A100": "A100-40GB", "A100-40G": "A100-40GB", "A100-80G": "A100-80GB", "V100": "V100-16GB"}
+"""What Ray calls a card where it isn't our name; of two sizes of memory, the smaller."""
+_RAY_PREFIX = "accelerator_type:"
+
+
+def card_of(name: str | None, resources: Iterable[str] = ()) -> Card:
+    """The card to plan for: the one named, else the cluster's slowest, else an A100 with 40 GB.
+
+    Args:
+        name: a key of CARDS.
+        resources: names of the Ray cluster's resources; a card appears as `accelerator_type:H100`.
+
+    Raises:
+        InputError: an unknown name, or the cluster has cards of which nothing is known here.
+    """
+    if name is not None:
+        if name not in CARDS:
+            raise one_of("card", name, list(CARDS))
+        return CARDS[name]
+    given = sorted(resource.removeprefix(_RAY_PREFIX) for resource in resources if resource.startswith(_RAY_PREFIX))
+    cards = []
+    for ray_name in given:
+        known = _RAY_NAMES.get(ray_name, ray_name)
+        if known not in CARDS:
+            raise InputError(f"nothing is known of this cluster's {ray_name}: give --card, one of {', '.join(CARDS)}")
+        cards.append(CARDS[known])
+    return min(cards, key=lambda card: card.peak_flops_per_second, default=CARDS[DEFAULT_CARD])
+
+
+def num_trained_images(trial: Trial) -> int:
+    """Images that a trial's steps see, run to the end."""
+    return trial.config.total_steps * trial.config.global_batch_size
+
+
+def num_evaluated_images(trial: Trial) -> int:
+    """Images of all its validations and its test."""
+    info = dataset_info(trial.cell.dataset)
+    return info.num_evaluations * info.num_validation + info.num_test
+
+
+def is_miniature(trial: Trial) -> bool:
+    """Whether a trial is too small for a card's peak to say anything about its time."""
+    return trial.cell.model.endswith("-mini")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Predicts hours: from probes where there are any, else from FLOPs and the card's peak."""
+
+    card: Card
+    measured: Mapping[Workload, ProbeResult] = field(default_factory=dict)
+
+    def hours(self, trial: Trial) -> float | None:
+        """Hours of one GPU (or slot of a cluster without) for a trial run to its end; None if nothing is known.
+
+        A gang of n takes the same GPU-hours: it is assumed to be n times as fast.
+        """
+        probed = self.measured.get(Workload.of(trial))
+        if probed is not None:
+            train, evaluation = probed.train_images_per_second, probed.evaluation_images_per_second
+        elif is_miniature(trial):
+            return None
+        else:
+            flops = MODELS[trial.cell.model].forward_flops(trial.cell.resolution)
+            evaluation = ASSUMED_SHARE_OF_PEAK * self.card.peak_flops_per_second / flops
+            train = evaluation / TRAIN_FLOPS_PER_FORWARD
+        return (num_trained_images(trial) / train + num_evaluated_images(trial) / evaluation) / 3600

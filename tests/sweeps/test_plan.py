@@ -1,0 +1,402 @@
+"""Plans against known figures, the scheduler's arithmetic, and the budget's."""
+
+import json
+import random
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from sweeps.cells import MINI, PAPER, Cell, Schedule, Trial, cells_of
+from sweeps.costs import hours_lost, hours_saved, predicted_and_actual
+from sweeps.footprint import MAX_MICRO_BATCH_SIZE, disk_items, fit, memory_bytes
+from sweeps.paper_grid import app
+from sweeps.per_cell import PerCellASHA
+from sweeps.plan import (
+    cheapest_first,
+    early_stopping_range,
+    longest_first,
+    make_plan,
+    plan_lines,
+    require_fit,
+    trial_flops,
+    wall_hours,
+)
+from sweeps.probes import PROBES, Workload, measure
+from sweeps.rates import CARDS, DEFAULT_CARD, Rates, card_of
+from sweeps.tuner import Resources
+from vit_trainer.architectures import MODELS
+from vit_trainer.command_line import run
+from vit_trainer.config import Execution, FinetuneConfig
+from vit_trainer.data import dataset_info
+from vit_trainer.errors import InputError
+from vit_trainer.folders import open_folder
+from vit_trainer.probe import ProbeResult
+from vit_trainer.run_dir import Row, RunDir
+from vit_trainer.train import train
+
+A100 = CARDS[DEFAULT_CARD]
+EIGHT = Resources((8,), (64,))
+LAPTOP = Resources((), (2,))
+PAPER_CELLS = cells_of(PAPER)
+PAPER_TRIALS = [Trial(cell, lr, 0) for cell in PAPER_CELLS for lr in dataset_info(cell.dataset).base_lrs]
+MINI_TRIALS = [Trial(cell, lr, 0) for cell in cells_of(MINI) for lr in (0.003, 0.01)]
+
+
+def hours_of(trial: Trial) -> float:
+    hours = Rates(A100).hours(trial)
+    assert hours is not None
+    return hours
+
+
+def probed(train_rate: float, evaluation_rate: float) -> ProbeResult:
+    return ProbeResult(train_rate, evaluation_rate, None, 64, "a device", 10, 60.0)
+
+
+# Hours.
+
+
+def test_the_papers_15_cells_take_108_a100_hours_with_evaluations_every_100_steps() -> None:
+    hours = 0.0
+    for cell in PAPER_CELLS:
+        if cell.dropout == 0:
+            forward = MODELS[cell.model].forward_flops(cell.resolution)
+            info = dataset_info(cell.dataset)
+            ours = info.num_evaluations * info.num_validation + info.num_test
+            theirs = cell.schedule.total_steps // 100 * info.num_test
+            hours += hours_of(Trial(cell, 0.03, 0)) + (theirs - ours) * forward / (0.45 * 312e12) / 3600
+    assert hours == pytest.approx(108, rel=0.01)
+
+
+def test_the_whole_grid_takes_731() -> None:
+    plan = make_plan(PAPER_TRIALS, [], Rates(A100), EIGHT)
+    assert plan.hours == pytest.approx(731, abs=0.5)
+    assert plan.stopped_early is not None
+    assert [share / 731 for share in plan.stopped_early] == pytest.approx([0.625, 0.69], abs=0.01)
+
+
+def test_what_is_done_costs_nothing_more() -> None:
+    done = {trial.trial_id for trial in PAPER_TRIALS if trial.cell.model == "ViT-L_16"}
+    whole = make_plan(PAPER_TRIALS, [], Rates(A100), EIGHT).hours
+    left = make_plan(PAPER_TRIALS, done, Rates(A100), EIGHT)
+    assert whole is not None
+    assert left.hours == pytest.approx(
+        whole - sum(hours_of(trial) for trial in PAPER_TRIALS if trial.cell.model == "ViT-L_16")
+    )
+    assert (left.num_trials, left.num_done) == (120, 24)
+    nothing = make_plan(PAPER_TRIALS, {trial.trial_id for trial in PAPER_TRIALS}, Rates(A100), EIGHT)
+    assert (nothing.hours, nothing.wall) == (0, None)
+    assert plan_lines(nothing)
+
+
+def test_measured_rates_take_the_place_of_assumed_ones() -> None:
+    trial = Trial(next(cell for cell in PAPER_CELLS if cell.model == "ViT-B_16" and cell.dropout == 0), 0.03, 0)
+    rates = Rates(A100, {Workload("ViT-B_16", 384, False): probed(1000, 4000)})
+    assert rates.hours(trial) == pytest.approx((10_000 * 512 / 1000 + (40 * 1000 + 10_000) / 4000) / 3600)
+    with_dropout = Trial(
+        next(cell for cell in PAPER_CELLS if cell.model == "ViT-B_16" and cell.dropout == 0.1), 0.03, 0
+    )
+    assert rates.hours(with_dropout) == hours_of(with_dropout)
+
+
+def test_a_miniature_has_no_hours_until_it_is_measured() -> None:
+    plan = make_plan(MINI_TRIALS, [], Rates(A100), LAPTOP, price_per_gpu_hour=3)
+    text = "\n".join(plan_lines(plan))
+    assert plan.hours is None
+    assert "-hours" not in text
+    assert "$" not in text
+    assert "dollars" not in text
+    assert "GiB" not in text
+    assert "until --probe measures them" in text
+    rates = Rates(A100, {Workload.of(trial): probed(600, 2000) for trial in MINI_TRIALS})
+    measured = make_plan(MINI_TRIALS, [], rates, LAPTOP)
+    assert measured.hours == pytest.approx(40 * (80 * 64 / 600 + (8 * 90 + 179.5) / 2000) / 3600)
+    text = "\n".join(plan_lines(measured))
+    assert "slot-hours" in text
+    assert "on 2 CPU cores" in text
+
+
+def test_the_printed_plan_of_a_cluster() -> None:
+    plan = make_plan(PAPER_TRIALS, [], Rates(A100), EIGHT, price_per_gpu_hour=2)
+    lines = plan_lines(plan)
+    text = "\n".join(lines)
+    assert lines[1].split()[-2:] == ["94.6", "189.21"]
+    assert "cost: 731 GPU-hours ($1,462.71) if early stopping stops nothing; with it" in text
+    assert "assumed and not measured" in text
+    assert "on 8 GPUs (at best 91.4 h)" in text
+    assert "ViT-L_16 384px fits with micro-batch 64" in text
+    assert "imagenet2012 155 GB" in text
+    unstopped = make_plan(PAPER_TRIALS, [], Rates(CARDS["T4"]), LAPTOP, early_stopping=False)
+    text = "\n".join(plan_lines(unstopped))
+    assert "with it" not in text
+    assert "8 GPUs, for example: there is none here" in text
+    assert "T4 has no bfloat16" in text
+
+
+# Cards.
+
+
+@pytest.mark.parametrize(
+    ("resources", "name"),
+    [
+        ([], "A100-40GB"),
+        (["CPU", "GPU", "accelerator_type:H100"], "H100"),
+        (["accelerator_type:A100", "node:10.0.0.1"], "A100-40GB"),
+        (["accelerator_type:A100-80G"], "A100-80GB"),
+        (["accelerator_type:H100", "accelerator_type:L4"], "L4"),
+    ],
+)
+def test_the_card_is_the_clusters_slowest(resources: list[str], name: str) -> None:
+    assert card_of(None, resources).name == name
+    assert card_of("T4", resources).name == "T4"
+
+
+def test_a_card_of_which_nothing_is_known_has_to_be_named() -> None:
+    with pytest.raises(InputError, match=r"nothing is known of this cluster's K80: give --card, one of A100-40GB"):
+        card_of(None, ["accelerator_type:K80"])
+
+
+# Order and wall time.
+
+
+def test_the_cheapest_cells_come_first_and_their_candidates_together() -> None:
+    shuffled = random.Random(1).sample(PAPER_TRIALS, len(PAPER_TRIALS))
+    order = cheapest_first(shuffled)
+    assert sorted(trial.trial_id for trial in order) == sorted(trial.trial_id for trial in PAPER_TRIALS)
+    cells = list(dict.fromkeys(trial.cell for trial in order))
+    work = [sum(trial_flops(trial) for trial in PAPER_TRIALS if trial.cell == cell) for cell in cells]
+    assert work == sorted(work)
+    assert all(len({trial.cell for trial in order[i : i + 4]}) == 1 for i in range(0, 120, 4))
+    assert cells[0].model == "ViT-B_32"
+    # A cell with one candidate left is cheaper than one with four of the same size.
+    one = [trial for trial in PAPER_TRIALS if trial.cell == cells[-1]][:1]
+    others = [trial for trial in PAPER_TRIALS if trial.cell == cells[-2]]
+    assert cheapest_first(others + one)[0] == one[0]
+
+
+def test_jobs_start_when_they_fit_in_their_order() -> None:
+    assert wall_hours([], [4]) == 0
+    assert wall_hours([(5, (1,))] * 4, [2, 2]) == 5
+    assert wall_hours([(1, (1,)), (1, (1,)), (2, (1,))], [2]) == 3
+    assert wall_hours([(2, (1,)), (1, (1,)), (1, (1,))], [2]) == 2
+    # The gang waits until both slots of one node are free; the last job needn't wait for it.
+    assert wall_hours([(3, (1,)), (1, (2,)), (1, (1,))], [2]) == 4
+    # One slot free on each of two nodes holds no gang of two, but a gang of two parts.
+    assert wall_hours([(1, (1,)), (2, (1,)), (1, (2,))], [1, 2]) == 3
+    assert wall_hours([(1, (1,)), (2, (1,)), (1, (1, 1))], [1, 2]) == 2
+    assert wall_hours([(1, (2, 2)), (1, (2,))], [2, 2]) == 2
+    # Small jobs fill the fuller node, so the gang after them starts at once.
+    assert wall_hours([(3, (1,)), (3, (1,)), (3, (2,))], [2, 2]) == 3
+
+
+def test_wall_time_is_between_its_bounds_on_random_jobs() -> None:
+    draw = random.Random(0)
+    for _ in range(50):
+        jobs = [(draw.uniform(0.1, 5), (1,)) for _ in range(draw.randint(1, 30))]
+        slots = [draw.randint(1, 4) for _ in range(draw.randint(1, 3))]
+        longest, work = max(hours for hours, _ in jobs), sum(hours for hours, _ in jobs)
+        least = max(longest, work / sum(slots))
+        assert least - 1e-9 <= wall_hours(jobs, slots) <= work / sum(slots) + longest  # Graham's bound
+
+
+def test_gangs_take_the_same_gpu_hours() -> None:
+    plans = [make_plan(PAPER_TRIALS, [], Rates(A100), EIGHT, gpus_of=lambda model, n=count: n) for count in (1, 8)]
+    assert plans[0].hours == plans[1].hours
+    assert plans[1].wall is not None
+    assert plans[1].wall.hours == pytest.approx(731 / 8, rel=0.001)
+    assert plans[0].wall is not None
+    assert plans[0].wall.hours == pytest.approx(731 / 8, rel=0.001)
+
+
+def test_a_trial_that_can_never_fit_is_refused() -> None:
+    with pytest.raises(InputError, match=r"ViT-L_16: a trial of 8 GPUs does not fit on nodes with 4, 2: give"):
+        make_plan(PAPER_TRIALS, [], Rates(A100), Resources((4, 2), (8, 8)), gpus_of=lambda model: 8)
+    with pytest.raises(InputError, match=r"ViT-L_16: its global batch of 512 images .* 6 GPUs: .* such as 4"):
+        require_fit(longest_first(PAPER_TRIALS), lambda model: 6, EIGHT)
+    require_fit(PAPER_TRIALS, lambda model: 16, Resources((8, 8), (8, 8)))
+    require_fit(PAPER_TRIALS, lambda model: 16, None)
+
+
+# Early stopping.
+
+
+def share_run(trials: list[Trial], accuracy: dict[Trial, float]) -> float:
+    """Share of the steps that PerCellASHA lets candidates run that report in the order given."""
+    asha, alive, steps = PerCellASHA(trials), list(trials), 0
+    for step in range(20, 81, 20):
+        steps += 20 * len(alive)
+        alive = [t for t in alive if asha.decide(t.trial_id, {"step": step, "val/accuracy": accuracy[t]})]
+    return steps / (80 * len(trials))
+
+
+@pytest.mark.parametrize("num_candidates", [1, 2, 3, 4, 5])
+def test_early_stopping_saves_what_the_rule_itself_saves(num_candidates: int) -> None:
+    cell = Cell("digits", "ViT-B_16-mini", "digits-even", 32, Schedule(80, 8, 64), 0.0)
+    trials = [Trial(cell, 0.01 * (i + 1), 0) for i in range(num_candidates)]
+    draw = random.Random(1)
+    shares = [share_run(trials, {trial: draw.random() for trial in trials}) for _ in range(500)]
+    low, high = early_stopping_range(num_candidates)
+    assert high == pytest.approx(sum(shares) / len(shares), abs=0.02)
+    assert low <= high
+    assert max(shares) == 1  # a cell may save nothing
+
+
+def test_the_range_is_what_is_known_of_4_and_2_candidates() -> None:
+    assert early_stopping_range(4) == pytest.approx((0.625, 0.69), abs=0.01)
+    assert early_stopping_range(2) == pytest.approx((0.75, 0.8125), abs=0.01)
+    assert early_stopping_range(1) == (1, 1)
+
+
+# Memory and disk.
+
+
+def test_the_trainers_micro_batch_is_the_one_that_is_planned_with() -> None:
+    from vit_trainer.train import MAX_MICRO_BATCH_SIZE as TRAINERS
+
+    assert MAX_MICRO_BATCH_SIZE == TRAINERS
+
+
+def test_a_model_fits_with_the_largest_micro_batch_that_divides_its_share() -> None:
+    config = FinetuneConfig.official("ViT-L_16", "imagenet2012")
+    found = fit(config, A100)
+    usable = 0.9 * 39 * 2**30
+    assert memory_bytes(config, found.micro_batch_size) == found.num_bytes <= usable
+    assert 512 % found.micro_batch_size == 0
+    assert memory_bytes(config, 2 * found.micro_batch_size) > usable
+    assert fit(FinetuneConfig.official("ViT-B_32", "cifar10"), CARDS["H200"], 8).micro_batch_size == 64
+
+
+def test_a_model_that_does_not_fit_with_one_image_is_refused() -> None:
+    small = CARDS["T4"].__class__("pocket", 1e12, 8)
+    with pytest.raises(InputError, match=r"ViT-H_14 at 384 px needs .* GiB with one image .* 7.2 GiB of pocket: "):
+        fit(FinetuneConfig.official("ViT-H_14", "cifar100"), small)
+
+
+def test_disk_holds_two_checkpoints_of_each_trial_that_runs_at_once() -> None:
+    trials = [trial for trial in PAPER_TRIALS if trial.cell.model == "ViT-B_16" and trial.cell.dataset == "cifar10"]
+    sizes = {item.name: item.num_bytes for item in disk_items(trials, 3, saves_weights=True)}
+    parameters = MODELS["ViT-B_16"].num_parameters(384) + 769 * 10
+    assert sizes["checkpoints at most"] == 3 * 2 * 6 * parameters
+    assert sizes["weights"] == 8 * 4 * parameters
+    assert sizes["cifar10"] == 186e6
+    assert sizes["imagenet21k/ViT-B_16.npz"] == pytest.approx(413e6, rel=0.01)
+
+
+# The budget.
+
+
+def row(step: int, hours: float) -> Row:
+    return {"step": step, "runtime_hours": hours, "gpu_hours": 2 * hours}
+
+
+def attempt(number: int, from_step: int) -> Row:
+    return {"attempt": number, "from_step": from_step}
+
+
+def test_hours_lost_are_those_since_the_checkpoint_that_was_gone_on_from() -> None:
+    first = [attempt(1, 0), row(10, 1.0), row(20, 2.0), row(30, 3.0)]
+    assert hours_lost(first) == 0
+    assert hours_lost([*first, attempt(2, 30), row(40, 4.0)]) == 0
+    again = [*first, attempt(2, 20), row(30, 3.5), row(40, 4.5)]
+    assert hours_lost(again) == pytest.approx(2 * 1.0)
+    # The second attempt is cut off too, without a newer checkpoint; notes don't matter.
+    assert hours_lost([*again, attempt(3, 20), {"note": "a retry"}, row(30, 3.0)]) == pytest.approx(2 * (1.0 + 2.5))
+    assert hours_lost([*first, attempt(2, 0), row(10, 1.0)]) == pytest.approx(2 * 3.0)
+    # The checkpoint lies between rows: only what is certain counts.
+    assert hours_lost([*first, attempt(2, 15), row(20, 2.0)]) == pytest.approx(2 * 1.0)
+    # Nothing was reported after the checkpoint, and once it was newer than every row.
+    assert hours_lost([*first, attempt(2, 35), row(40, 4.0), attempt(3, 35)]) == 0.0
+    assert hours_lost([{"step": 10, "runtime_hours": 1.0, "gpu_hours": 0.0}, attempt(2, 0)]) == 1.0
+
+
+class Killed(BaseException):
+    """Stands in for the end of the process."""
+
+
+def test_hours_lost_of_a_run_that_was_really_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = FinetuneConfig.official("ViT-B_32-mini", "digits-even", total_steps=6, warmup_steps=1)
+    execution = Execution(num_evaluations=3, log_every_steps=1)
+    append = RunDir.append
+
+    def cut_off(self: RunDir, line: Row) -> Row:
+        written = append(self, line)
+        if line.get("step") == 3:
+            raise Killed
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDir, "append", cut_off)
+        with pytest.raises(Killed):
+            train(config, RunDir(tmp_path), execution)
+    run_dir = RunDir(tmp_path)
+    hours = {row["step"]: row["runtime_hours"] for row in run_dir.rows()}
+    train(config, RunDir(tmp_path), execution)
+    assert [row["step"] for row in run_dir.rows()] == [1, 2, 3, 3, 4, 5, 6]
+    assert hours_lost(run_dir.lines()) == pytest.approx(hours[3] - hours[2])
+    assert hours[3] > hours[2]
+
+
+def test_hours_saved_are_steps_not_run_at_the_trials_own_speed() -> None:
+    finished, stopped, failed = MINI_TRIALS[:3]
+    results: dict[str, dict[str, object] | None] = {
+        finished.trial_id: {"status": "finished", "step": 80},
+        stopped.trial_id: {"status": "stopped", "step": 20},
+        failed.trial_id: {"status": "failed", "step": 20},
+    }
+    rows = {trial.trial_id: [row(10, 0.4), row(20, 1.0)] for trial in (finished, stopped, failed)}
+    assert hours_saved(MINI_TRIALS, results, rows) == pytest.approx(2 * 1.0 / 20 * 60)
+    assert hours_saved(MINI_TRIALS, {stopped.trial_id: None}, {}) == 0
+
+
+def test_predicted_is_compared_with_actual_for_the_steps_that_were_run() -> None:
+    finished, stopped, waiting = PAPER_TRIALS[:3]
+    results = {
+        finished.trial_id: {"status": "finished", "step": 10_000, "gpu_hours": 5.0, "runtime_hours": 2.5},
+        stopped.trial_id: {"status": "stopped", "step": 2_500, "gpu_hours": 1.0, "runtime_hours": 1.0},
+        waiting.trial_id: None,
+    }
+    compared = predicted_and_actual(PAPER_TRIALS, results, Rates(A100))
+    assert (compared.num_trials, compared.actual_hours) == (2, 6.0)
+    assert compared.predicted_hours == pytest.approx(1.25 * hours_of(finished))
+    mini = {MINI_TRIALS[0].trial_id: {"status": "finished", "step": 80, "gpu_hours": 0.0, "runtime_hours": 0.1}}
+    compared = predicted_and_actual(MINI_TRIALS, mini, Rates(A100))
+    assert (compared.predicted_hours, compared.actual_hours) == (None, 0.1)
+
+
+# Probes.
+
+
+def test_a_workload_is_probed_once_in_its_own_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = ["--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.0"]
+    with pytest.raises(SystemExit) as left:
+        run(app, ["--preset", "mini", *grid, "--storage", str(tmp_path), "--plan", "--probe", "--probe-seconds", "0.2"])
+    assert left.value.code == 0
+    output = capsys.readouterr()
+    assert output.err == "probing ViT-B_32-mini 32px for 0.2 s\n"
+    assert "slot-hours" in output.out
+    assert "rates: measured for 0.2 s on " in output.out
+
+    ((key, result),) = json.loads((tmp_path / PROBES).read_bytes()).items()
+    assert result["device_name"] in key
+    assert f"torch {version('torch')}" in key
+    trials = [trial for trial in MINI_TRIALS if trial.cell.model == "ViT-B_32-mini" and trial.cell.dropout == 0]
+    workload = Workload("ViT-B_32-mini", 32, has_dropout=False)
+    kept = measure(trials, open_folder(tmp_path), seconds=0.1, on_gpu=False)
+    assert kept == {workload: ProbeResult(**result)}
+    assert capsys.readouterr().err == ""
+
+
+def test_a_probe_that_fails_is_said_in_its_own_words(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(InputError, match=r"^cannot probe: there is no GPU on this machine"):
+        measure(MINI_TRIALS[:1], open_folder(tmp_path), seconds=0.1, on_gpu=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_record_of_probes_is_named(tmp_path: Path) -> None:
+    (tmp_path / PROBES).write_text("[1]")
+    with pytest.raises(InputError, match=r"probes.json is damaged .*: delete it"):
+        measure(MINI_TRIALS[:1], open_folder(tmp_path), seconds=0.1, on_gpu=False)
