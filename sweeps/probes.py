@@ -68,6 +68,14 @@ def measure(trials: Iterable[Trial], folder: Folder, *, seconds: float, on_gpu: 
     return results
 
 
+def known(trials: Iterable[Trial], folder: Folder) -> dict[Workload, ProbeResult]:
+    """What was measured before of these trials' workloads, on whichever device; the last of each."""
+    kept = _read(folder)
+    workloads = dict.fromkeys(map(Workload.of, trials))
+    found = {workload: [kept[key] for key in kept if key.startswith(f"{workload.name} on ")] for workload in workloads}
+    return {workload: results[-1] for workload, results in found.items() if results}
+
+
 def _key(workload: Workload, device: str) -> str:
     versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "timm", "accelerate"))
     return f"{workload.name} on {device}, {versions}"

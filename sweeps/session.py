@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sweeps.board import Board
+from sweeps.budget import Budget
 from sweeps.cells import Cell, Trial
 from sweeps.options import SweepOptions
-from sweeps.plan import longest_first
+from sweeps.plan import cheapest_first, longest_first
 from sweeps.rungs import Decision
 from vit_trainer.config import Execution
-from vit_trainer.run_dir import RunDir
+from vit_trainer.run_dir import Row, RunDir
 
 if TYPE_CHECKING:
     from sweeps.per_cell import PerCellASHA
@@ -43,11 +44,14 @@ class Session:
             trials = self.studies.trials
         else:
             trials = options.candidates(cells)
-        for trial in longest_first(trials):
+        in_order = cheapest_first if options.max_gpu_hours else longest_first
+        for trial in in_order(trials):
             self.trials[trial.trial_id] = trial
         self.num_expected = options.num_trials_per_cell * len(cells) if self.studies is not None else len(self.trials)
         """Trials of the whole sweep."""
         self.board = Board(cells, self.num_expected)
+        journals = {trial_id: self.run_dir(trial_id).lines() for trial_id in self.trials}
+        self.budget = Budget(options.max_gpu_hours, journals)
         for trial in self.trials.values():
             self.board.add(trial)
             result = options.settled(self.run_dir(trial.trial_id).result())
@@ -89,8 +93,20 @@ class Session:
         run_dir.close()
         return result
 
+    def started(self, trial_id: str) -> None:
+        """A trial has begun, or goes on."""
+        self.budget.started(trial_id, self.options.gpus_of(self.trials[trial_id].cell.model))
+        self.board.started(trial_id)
+
+    def reported(self, trial_id: str, row: Row) -> None:
+        """A trial has validated."""
+        self.budget.reported(trial_id, row)
+        self.board.reported(trial_id, row)
+        self.changed(self.trials[trial_id])
+
     def ended(self, trial_id: str, result: dict[str, Any]) -> None:
         """Show a trial's end to everyone who follows the sweep."""
+        self.budget.ended(trial_id)
         self.board.ended(trial_id, result)
         self.changed(self.trials[trial_id])
         if self.studies is not None:

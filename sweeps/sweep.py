@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Literal
 
 from sweeps.cells import Cell, Trial
+from sweeps.costs import hours_lost, hours_saved, predicted_and_actual
 from sweeps.options import SweepOptions
 from sweeps.plan import Plan, longest_first, make_plan, plan_lines
-from sweeps.probes import Workload, measure
+from sweeps.probes import Workload, known, measure
 from sweeps.rates import Rates, card_of
 from sweeps.session import Session
 from vit_trainer.checkpoint_files import require_checkpoint
@@ -77,9 +78,16 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions) -> int:
             shipper.close()
             if shipper.failure:
                 print(f"MLflow at {tracking_uri} did not get everything: {shipper.failure}", file=sys.stderr)
-        if ended_early is not None:
+        if ended_early == "interrupted":
             print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
             return INTERRUPTED
+        if ended_early == "over budget":
+            used = f"{session.budget.used_hours:.3g} of {options.max_gpu_hours:g}"
+            print(
+                f"The budget is used up ({used} GPU-hours); all states are kept. To go on: the same command with a "
+                "larger --max-gpu-hours",
+                file=sys.stderr,
+            )
     return _summarise(session, tracking_uri)
 
 
@@ -143,6 +151,7 @@ def _shipper(name: str, options: SweepOptions, tracking_uri: str) -> BackgroundS
 
 def _summarise(session: Session, tracking_uri: str) -> int:
     session.board.console.print(session.board.table())
+    print("\n".join(_cost_lines(session)))
     failed = False
     for trial_id in session.trials:
         result = session.board.result(trial_id)
@@ -151,3 +160,20 @@ def _summarise(session: Session, tracking_uri: str) -> int:
             print(f"failed: {trial_id}: {(result or {}).get('cause', 'no result')}", file=sys.stderr)
     print(f"To compare the runs: {sys.executable} -m mlflow ui --workers 1 --backend-store-uri {tracking_uri}")
     return 1 if failed else 0
+
+
+def _cost_lines(session: Session) -> list[str]:
+    """Predicted against actual hours, and what early stopping and faults made of them."""
+    trials = list(session.trials.values())
+    results = {trial_id: session.board.result(trial_id) for trial_id in session.trials}
+    lines = {trial_id: session.run_dir(trial_id).lines() for trial_id in session.trials}
+    rows = {trial_id: session.run_dir(trial_id).journal() for trial_id in session.trials}
+    rates = Rates(card_of(session.options.card), known(trials, session.options.folder))
+    compared = predicted_and_actual(trials, results, rates)
+    predicted = "" if compared.predicted_hours is None else f", {compared.predicted_hours:.3g} predicted"
+    parts = [f"{compared.actual_hours:.3g} hours of {compared.num_trials} trials{predicted}"]
+    if saved := hours_saved(trials, results, rows):
+        parts.append(f"early stopping saved at least {saved:.3g}")
+    if lost := sum(map(hours_lost, lines.values())):
+        parts.append(f"faults cost at least {lost:.3g}")
+    return ["; ".join(parts)]

@@ -17,6 +17,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from sweeps.cells import Trial
 from sweeps.options import SweepOptions
 from sweeps.per_cell import PerCellASHA, trial_id_of
+from sweeps.plan import require_fit
 from sweeps.rungs import METRIC
 from sweeps.session import Session
 from sweeps.trainable import Assignment, TrialActor
@@ -53,7 +54,7 @@ class _Follower(Callback):
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         with _logged():
             self.running.add(trial_id_of(trial))
-            self._board.started(trial_id_of(trial))
+            self._session.started(trial_id_of(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
@@ -63,8 +64,7 @@ class _Follower(Callback):
             if "note" in result:
                 self._board.noted(trial_id, result["note"])
             elif "step" in result:
-                self._board.reported(trial_id, result)
-                self._session.changed(self._session.trials[trial_id])
+                self._session.reported(trial_id, result)
             self._last_words[trial_id] = result
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -225,7 +225,11 @@ class Resources:
         )
 
 
-def run_trials(session: Session) -> Literal["interrupted"] | None:
+EndsEarly = Literal["interrupted", "over budget"]
+"""Why a sweep ends before all of its trials have."""
+
+
+def run_trials(session: Session) -> EndsEarly | None:
     """Run the session's pending trials in their order, as many at once as the cluster holds.
 
     Returns:
@@ -286,8 +290,18 @@ def run_trials(session: Session) -> Literal["interrupted"] | None:
         }
     elif not assignments:
         return None
+    require_fit(session.pending, options.gpus_of, resources)
+    reasons: list[EndsEarly] = []
     with signals_as_request() as interrupted:
-        follower = _Follower(session, asha, interrupted)
+
+        def ends_early() -> EndsEarly | None:
+            if interrupted():
+                reasons.append("interrupted")
+            elif session.budget.is_used_up:
+                reasons.append("over budget")
+            return reasons[0] if reasons else None
+
+        follower = _Follower(session, asha, lambda: ends_early() is not None)
         filesystem, path = _ray_storage(options)
         tuner = tune.Tuner(
             tune.with_resources(
@@ -300,18 +314,17 @@ def run_trials(session: Session) -> Literal["interrupted"] | None:
             run_config=tune.RunConfig(
                 storage_path=path,
                 storage_filesystem=filesystem,
-                stop=_EndEarly(interrupted),
+                stop=_EndEarly(ends_early),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=MAX_LOST_ACTORS),
                 callbacks=[follower],
                 verbose=0,
             ),
         )
-        tuner.fit()
-        if not interrupted():
-            return None
+        if not ends_early():
+            tuner.fit()
         _wait_for_states([session.run_dir(trial_id) for trial_id in follower.running])
-        return "interrupted"
+        return reasons[0] if session.pending and reasons else None
 
 
 def _ray_storage(options: SweepOptions) -> tuple[Any, str]:

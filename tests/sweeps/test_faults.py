@@ -112,3 +112,38 @@ def test_a_trial_moves_when_its_node_is_lost_and_new_nodes_are_used(
     assert f"{victim.trial_id}: its node or actor was lost; goes on from its last checkpoint" in out
     assert len(victim.attempts()) == 2
     assert numbers(tmp_path) == quiet
+
+
+def test_a_used_up_budget_keeps_every_state_and_a_larger_one_goes_on(
+    quiet: dict[str, Any], start: Start, tmp_path: Path
+) -> None:
+    hours = 4 / 3600  # a few seconds of a trial
+    sweep = start(tmp_path, "--max-gpu-hours", str(hours))
+    code, _, err = sweep.finish()
+    assert code == 1
+    assert "The budget is used up (0.00" in err
+    assert "To go on: the same command with a larger --max-gpu-hours" in err
+    unfinished = [run_dir for run_dir in sweep.run_dirs() if run_dir.result() is None]
+    assert unfinished
+    assert all(run_dir.lease() is None for run_dir in unfinished)
+    used = sum(run_dir.rows()[-1]["runtime_hours"] for run_dir in sweep.run_dirs() if run_dir.rows())
+    assert used < hours * 1.05
+    again = start(tmp_path, "--max-gpu-hours", "1")
+    assert again.finish()[0] == 0
+    assert numbers(tmp_path) == quiet
+
+
+def test_optuna_goes_on_with_what_a_killed_driver_had_asked_for(start: Start, tmp_path: Path) -> None:
+    search = ["--search", "optuna", "--num-trials", "4", "--base-lrs", "0.001", "0.01"]
+    sweep = start(tmp_path, *search)
+    sweep.wait_until(is_finished)
+    begun = {run_dir.trial_id for run_dir in sweep.run_dirs() if run_dir.config() is not None}
+    sweep.process.kill()
+    sweep.finish()
+    again = start(tmp_path, *search)
+    code, out, err = again.finish()
+    assert code == 0, err
+    assert "4 trials, " in out
+    assert len(again.run_dirs()) == 4
+    assert begun <= {run_dir.trial_id for run_dir in again.run_dirs() if run_dir.result() is not None}
+    assert {run_dir.trial_id for run_dir in again.run_dirs()} == {path.name for path in (tmp_path / "runs").iterdir()}

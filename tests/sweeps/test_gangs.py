@@ -110,3 +110,26 @@ def test_a_gang_that_is_asked_to_end_keeps_its_state_and_goes_on_as_one_process(
     assert victim.attempts()[1]["from_step"] > 0
     assert len(victim.rows()) == len(victim.journal())
     assert_same_trajectory(tmp_path, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_gangs_of_several_sizes_share_a_cluster_without_waiting_for_ever(
+    start: Start, tmp_path: Path, cluster: Any
+) -> None:
+    for num_gpus in (2, 1):
+        cluster.add_node(num_cpus=num_gpus, num_gpus=num_gpus)
+    models = ["--models", "ViT-B_32-mini", "ViT-L_32-mini", "--gpus-per-trial", "1", "ViT-L_32-mini=2"]
+    sweep = start(tmp_path, *models, "--base-lrs", "0.003", "0.002", "0.001", address=cluster.address)
+    code, _, err = sweep.finish()
+    assert code == 0, err
+    sizes = {run_dir.trial_id: run_dir.attempts()[-1]["num_processes"] for run_dir in sweep.run_dirs()}
+    assert sorted(sizes.values()) == [1, 1, 1, 2, 2, 2]
+    assert all((size == 2) == trial_id.startswith("ViT-L_32-mini") for trial_id, size in sizes.items())
+    import ray
+
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        assert ray.available_resources()["GPU"] == ray.cluster_resources()["GPU"] == 3
+    finally:
+        ray.shutdown()
