@@ -122,9 +122,18 @@ def file_upstream(path: Path) -> str:
     Raises:
         CheckpointError: the file is missing.
     """
+    return f"npz-{file_sha256(path)[:12]}"
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a weights file in hex digits: a second or so per GB.
+
+    Raises:
+        CheckpointError: the file is missing.
+    """
     try:
         with path.open("rb") as file:
-            return f"npz-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"cannot read checkpoint {path}: {error.strerror}; give an official .npz file") from error
 

@@ -4,13 +4,17 @@ import math
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from vit_trainer.checkpoint_files import file_sha256
 from vit_trainer.config import Execution
 from vit_trainer.errors import CheckpointError, GangRestartError, NonFiniteLossError, RunInterruptedError
+from vit_trainer.probe import device_name
+from vit_trainer.provenance import commit, versions
 from vit_trainer.run_dir import Row, RunDir
 from vit_trainer.state import TrainState
 
@@ -44,8 +48,11 @@ class Ledger:
         """Time of all attempts of the run together."""
         return time.monotonic() - self._started_at
 
-    def begin(self, micro_batch_size: int) -> None:
-        """Restore the last checkpoint, and say in the journal who goes on from where.
+    def begin(self, micro_batch_size: int, weights: Path | None = None) -> None:
+        """Restore the last checkpoint, and say in the journal who goes on from where, and with what.
+
+        Args:
+            weights: the file that the run started from at step 0; None: random weights.
 
         Raises:
             GangRestartError: the processes have read different checkpoints.
@@ -74,8 +81,12 @@ class Ledger:
                 "from_step": progress.step,
                 "host": socket.gethostname(),
                 "device": accelerator.device.type,
+                "device_name": device_name(),
                 "num_processes": accelerator.num_processes,
                 "micro_batch_size": micro_batch_size,
+                "weights_sha256": file_sha256(weights) if weights else None,
+                "versions": versions(),
+                "commit": commit(),
             }
         )
         if damage:

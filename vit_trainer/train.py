@@ -138,7 +138,7 @@ def _train(
     share = config.global_batch_size // accelerator.num_processes
     micro_batch_size = _micro_batch_size(config, execution, accelerator)
     ledger = Ledger(TrainState(raw_model, optimizer), run_dir, execution, accelerator, report, interrupted)
-    ledger.begin(micro_batch_size)
+    ledger.begin(micro_batch_size, initial_weights(config, execution))
     progress = ledger.state.progress
 
     # Loop.
@@ -266,13 +266,18 @@ def _micro_batch_size(config: FinetuneConfig, execution: Execution, accelerator:
 def initial_model(config: FinetuneConfig, execution: Execution) -> VisionTransformer:
     """The model of a trial at step 0: upstream weights, position embeddings resized, a zero head."""
     num_classes = dataset_info(config.dataset).num_classes
-    path = Path(execution.checkpoint) if execution.checkpoint else require_checkpoint(config.model, config.upstream)
+    path = initial_weights(config, execution)
     if path is None:
         architecture = MODELS[config.model]
         return build_model(architecture, num_classes=num_classes, resolution=config.resolution, dropout=config.dropout)
     return pretrained_model(
         config.model, path, resolution=config.resolution, num_classes=num_classes, dropout=config.dropout
     )
+
+
+def initial_weights(config: FinetuneConfig, execution: Execution) -> Path | None:
+    """The file with the weights that a trial starts from, or None where it starts from random ones."""
+    return Path(execution.checkpoint) if execution.checkpoint else require_checkpoint(config.model, config.upstream)
 
 
 def steps_of_evaluations(config: FinetuneConfig, execution: Execution) -> set[int]:
