@@ -3,7 +3,7 @@
 Hours are GPU-hours, or hours of a slot where trials run on CPU cores.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,13 +56,18 @@ def hours_saved(trials: Iterable[Trial], results: Mapping[str, Result | None], r
     Args:
         results, rows: of trials by id; rows as `RunDir.journal` gives them.
     """
-    saved = 0.0
-    for trial in trials:
-        result, journal = results.get(trial.trial_id), rows.get(trial.trial_id)
-        if result is not None and result["status"] == "stopped" and journal:
-            last = journal[-1]
-            saved += hours_of(last) / last["step"] * (trial.config.total_steps - last["step"])
-    return saved
+    return sum(
+        hours_not_run(results.get(trial.trial_id), rows.get(trial.trial_id, []), trial.config.total_steps)
+        for trial in trials
+    )
+
+
+def hours_not_run(result: Result | None, journal: Sequence[Row], total_steps: int) -> float:
+    """What `hours_saved` counts of one trial: 0 unless it was stopped."""
+    if result is None or result["status"] != "stopped" or not journal:
+        return 0.0
+    last = journal[-1]
+    return hours_of(last) / int(last["step"]) * (total_steps - int(last["step"]))
 
 
 def hours_lost(lines: Iterable[Row]) -> float:

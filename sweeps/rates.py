@@ -1,5 +1,6 @@
 """Rates: how fast trials go, from a card's data sheet or from probes."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -73,6 +74,16 @@ def card_of(name: str | None, resources: Iterable[str] = ()) -> Card:
             raise InputError(f"nothing is known of this cluster's {ray_name}: give --card, one of {', '.join(CARDS)}")
         cards.append(CARDS[known])
     return min(cards, key=lambda card: card.peak_flops_per_second, default=CARDS[DEFAULT_CARD])
+
+
+def card_of_device(device_name: str) -> Card | None:
+    """The card that a GPU's driver calls so, or None if nothing is known of it.
+
+    >>> card_of_device("NVIDIA A100-SXM4-80GB").name, card_of_device("NVIDIA L40S").name, card_of_device("AMD EPYC")
+    ('A100-80GB', 'L40S', None)
+    """
+    words = set(re.split(r"[\s-]+", device_name))
+    return next((card for card in CARDS.values() if set(card.name.split("-")) <= words), None)
 
 
 def num_trained_images(trial: Trial) -> int:

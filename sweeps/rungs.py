@@ -1,5 +1,6 @@
 """Rungs: ASHA's rule for candidates that compete with each other, and Decision, what it decided and from what."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ import numpy as np
 
 METRIC = "val/accuracy"
 """What candidates are compared by; higher is better."""
+DECISIONS = "decisions.jsonl"
+"""Name of the file with a sweep's decisions, in its folder of the storage."""
 WORST = 0.0
 """What a candidate without a number counts as: the lowest accuracy there is."""
 
@@ -44,6 +47,17 @@ class Decision:
     def from_dict(cls, values: Mapping[str, Any]) -> "Decision":
         """What `to_dict` made; raises KeyError or TypeError for anything else."""
         return cls(**{**values, "compared": tuple(values["compared"])})
+
+
+def read_decisions(content: bytes) -> tuple[list[Decision], int]:
+    """The decisions in a DECISIONS file in their order, and the number of lines that can't be read."""
+    decisions, num_damaged = [], 0
+    for line in filter(bytes.strip, content.split(b"\n")):
+        try:
+            decisions.append(Decision.from_dict(json.loads(line)))
+        except (ValueError, KeyError, TypeError):
+            num_damaged += 1
+    return decisions, num_damaged
 
 
 class Rungs:

@@ -10,7 +10,7 @@ from sweeps.budget import Budget
 from sweeps.cells import Cell, Trial
 from sweeps.options import SweepOptions
 from sweeps.plan import cheapest_first, longest_first
-from sweeps.rungs import Decision
+from sweeps.rungs import DECISIONS, Decision, read_decisions
 from vit_trainer.config import Execution
 from vit_trainer.run_dir import Row, RunDir
 
@@ -123,18 +123,14 @@ class Session:
     def record_decision(self, decision: Decision) -> None:
         """Keep what was decided at a rung, and from what."""
         line = json.dumps(decision.to_dict()) + "\n"
-        self.options.folder.child("sweeps").child(self.name).append("decisions.jsonl", line.encode())
+        self.options.folder.child("sweeps").child(self.name).append(DECISIONS, line.encode())
 
     def decisions(self) -> list[Decision]:
         """What this sweep's sessions have decided, in order; a line that a crash tore is passed over."""
-        content = self.options.folder.child("sweeps").child(self.name).read("decisions.jsonl") or b""
-        decisions = []
-        for line in content.split(b"\n"):
-            try:
-                decisions.append(Decision.from_dict(json.loads(line)))
-            except (ValueError, KeyError, TypeError):
-                if line.strip():
-                    log.warning("passed over a damaged line of decisions.jsonl")
+        content = self.options.folder.child("sweeps").child(self.name).read(DECISIONS) or b""
+        decisions, num_damaged = read_decisions(content)
+        if num_damaged:
+            log.warning("passed over %d damaged lines of %s", num_damaged, DECISIONS)
         return decisions
 
     def _runs(self) -> dict[str, Any]:

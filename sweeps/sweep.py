@@ -1,7 +1,6 @@
 """run_sweep(): plan, skip what is done, run the rest on Ray, watch, summarise."""
 
 import os
-import re
 import shlex
 import sys
 import uuid
@@ -9,11 +8,13 @@ from collections.abc import Mapping
 from typing import Literal
 
 from sweeps.cells import Cell, Trial
+from sweeps.commands import record_command, without_passwords
 from sweeps.costs import hours_lost, hours_saved, predicted_and_actual
 from sweeps.options import SweepOptions
 from sweeps.plan import Plan, longest_first, make_plan, plan_lines
 from sweeps.probes import Workload, known, measure
 from sweeps.rates import Rates, card_of
+from sweeps.report import write_report
 from sweeps.session import Session
 from vit_trainer.checkpoint_files import require_checkpoint
 from vit_trainer.command_line import INTERRUPTED
@@ -66,9 +67,12 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions) -> int:
     where = options.folder.location
     print(f"{name}: {session.num_expected} trials, {session.num_done} of them done, in {where}")
     if session.num_done < session.num_expected:
-        _check_inputs(cells if session.studies else [trial.cell for trial in session.pending])
+        pending = cells if session.studies else list(dict.fromkeys(trial.cell for trial in session.pending))
+        _check_inputs(pending)
         from sweeps.tuner import run_trials
 
+        searched = [value for value in options.search_over if value != "base_lr"]
+        record_command(options.folder, name, pending, searched)
         for trial in session.trials.values():
             ship(trial)
         try:
@@ -145,7 +149,7 @@ def _check_storage(options: SweepOptions) -> None:
 def _shipper(name: str, options: SweepOptions, tracking_uri: str) -> BackgroundShipper:
     place = default_place(options.storage)
     place.mkdir(parents=True, exist_ok=True)
-    command = re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", shlex.join(sys.argv))  # no password in a tag
+    command = without_passwords(shlex.join(sys.argv))
     return BackgroundShipper(tracking_uri, name, place / "mlflow-artifacts", {"sweep": name, "command": command})
 
 
@@ -158,6 +162,7 @@ def _summarise(session: Session, tracking_uri: str) -> int:
         if result is None or result["status"] == "failed":
             failed = True
             print(f"failed: {trial_id}: {(result or {}).get('cause', 'no result')}", file=sys.stderr)
+    print(write_report(session.options.folder))
     print(f"To compare the runs: {sys.executable} -m mlflow ui --workers 1 --backend-store-uri {tracking_uri}")
     return 1 if failed else 0
 

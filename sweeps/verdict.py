@@ -94,19 +94,29 @@ def verdict_on(figure: PublishedFigure, accuracies: Sequence[float], margin: flo
 def achieved_accuracies(finished: Iterable[tuple[Trial, Mapping[str, Any]]]) -> list[float]:
     """Test accuracies of a cell's chosen candidate, one per seed; their mean is what the cell achieved.
 
+    Args:
+        finished: the cell's finished trials, each with the content of its result.json.
+    """
+    return [result["test/accuracy"] for _, result in chosen_seeds(finished)]
+
+
+def chosen_seeds(
+    finished: Iterable[tuple[Trial, Mapping[str, Any]]],
+) -> list[tuple[Trial, Mapping[str, Any]]]:
+    """A cell's chosen candidate, each of its seeds; empty if nothing is finished.
+
     Chosen is what has the best mean validation accuracy over its seeds: a learning rate, with its dropout and warm-up
     where these are searched too.
 
     Args:
-        finished: the cell's finished trials, each with the content of its result.json.
+        finished: as for `achieved_accuracies`.
     """
-    by_candidate: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
+    by_candidate: dict[tuple[object, ...], list[tuple[Trial, Mapping[str, Any]]]] = {}
     for trial, result in finished:
-        by_candidate.setdefault((trial.base_lr, trial.dropout, trial.warmup_steps), []).append(result)
-    chosen = max(
-        by_candidate.values(), key=lambda seeds: _mean([result["val/accuracy"] for result in seeds]), default=[]
+        by_candidate.setdefault((trial.base_lr, trial.dropout, trial.warmup_steps), []).append((trial, result))
+    return max(
+        by_candidate.values(), key=lambda seeds: _mean([result["val/accuracy"] for _, result in seeds]), default=[]
     )
-    return [result["test/accuracy"] for result in chosen]
 
 
 @lru_cache
