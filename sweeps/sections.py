@@ -254,12 +254,11 @@ def _cell_by_cell(results: Results) -> list[Block]:
     blocks += [Text(f"Published by {source}: {caveat}.") for caveat, source in caveats.items() if caveat]
     for entry in results.entries:
         if count := entry.num_stopped_seeds:
-            blocks.append(
-                Text(
-                    f"{name_of(entry, results)}: early stopping ended {count} of the chosen candidate's seeds, so those "
-                    "that count are the better ones. To compare seeds, run them with --no-early-stopping."
-                )
+            line = (
+                f"{name_of(entry, results)}: early stopping ended {count} of the chosen candidate's seeds, so those that "
+                "count are the better ones. To compare seeds, run them with --no-early-stopping."
             )
+            blocks.append(Text(line))
     return blocks
 
 
@@ -288,7 +287,7 @@ def _curves(results: Results) -> list[Block]:
     )
     explained = (
         "Accuracy on held-out training images. A cross ends a candidate that early stopping ended, a dot one that "
-        "finished, a triangle one that failed. The climb of the first quarter of the steps may begin below what is shown."
+        "finished, a triangle one that failed. What came before a quarter of the steps may lie below what is shown."
     )
     return [
         Heading("Learning curves"),
