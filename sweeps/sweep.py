@@ -1,27 +1,30 @@
 """run_sweep(): plan, skip what is done, run the rest on Ray, watch, summarise."""
 
 import os
-import re
 import shlex
 import sys
 import uuid
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from sweeps.cells import Cell, Trial
+from sweeps.cells import Cell
 from sweeps.costs import hours_lost, hours_saved, predicted_and_actual
 from sweeps.options import SweepOptions
 from sweeps.plan import Plan, longest_first, make_plan, plan_lines
 from sweeps.probes import Workload, known, measure
 from sweeps.rates import Rates, card_of
 from sweeps.session import Session
+from sweeps.shipping import SweepShipper
 from vit_trainer.checkpoint_files import require_checkpoint
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
 from vit_trainer.data import require_dataset
 from vit_trainer.errors import InputError
 from vit_trainer.probe import ProbeResult
-from vit_trainer.tracking import BackgroundShipper, default_place, default_tracking_uri
+from vit_trainer.tracking_store import hide_password
+
+if TYPE_CHECKING:
+    from sweeps.tuner import EndsEarly
 
 
 def choose_preset(options: SweepOptions, script: str) -> Literal["paper", "mini"]:
@@ -55,40 +58,38 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions) -> int:
         print("\n".join(plan_lines(_plan(cells, options))))
         return 0
     _check_storage(options)
-    tracking_uri = options.tracking_uri or default_tracking_uri(default_place(options.storage))
-    shipper = _shipper(name, options, tracking_uri)
-
-    def ship(trial: Trial) -> None:
-        tags = {"cell": trial.cell.name, "model": trial.cell.model, "dataset": trial.cell.dataset}
-        shipper.ship(options.run_dir(trial), tags)
-
-    session = Session(name, cells, options, Execution(), ship)
+    shipper = SweepShipper(name, options)
+    session = Session(name, cells, options, Execution(), shipper.ship)
     where = options.folder.location
     print(f"{name}: {session.num_expected} trials, {session.num_done} of them done, in {where}")
     if session.num_done < session.num_expected:
         _check_inputs(cells if session.studies else [trial.cell for trial in session.pending])
-        from sweeps.tuner import run_trials
+    shipper.ship_all(session.trials.values())
+    try:
+        ended_early = _run(session)
+    finally:
+        shipper.close()
+    if ended_early == "interrupted":
+        print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
+        return INTERRUPTED
+    if ended_early == "over budget":
+        used = f"{session.budget.used_hours:.3g} of {options.max_gpu_hours:g}"
+        print(
+            f"The budget is used up ({used} GPU-hours); all states are kept. To go on: the same command with a "
+            "larger --max-gpu-hours",
+            file=sys.stderr,
+        )
+    return _summarise(session, shipper.tracking_uri)
 
-        for trial in session.trials.values():
-            ship(trial)
-        try:
-            with session.board:
-                ended_early = run_trials(session)
-        finally:
-            shipper.close()
-            if shipper.failure:
-                print(f"MLflow at {tracking_uri} did not get everything: {shipper.failure}", file=sys.stderr)
-        if ended_early == "interrupted":
-            print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
-            return INTERRUPTED
-        if ended_early == "over budget":
-            used = f"{session.budget.used_hours:.3g} of {options.max_gpu_hours:g}"
-            print(
-                f"The budget is used up ({used} GPU-hours); all states are kept. To go on: the same command with a "
-                "larger --max-gpu-hours",
-                file=sys.stderr,
-            )
-    return _summarise(session, tracking_uri)
+
+def _run(session: Session) -> "EndsEarly | None":
+    """Run what is pending; returns why it ended early, or None."""
+    if session.num_done == session.num_expected:
+        return None
+    from sweeps.tuner import run_trials
+
+    with session.board:
+        return run_trials(session)
 
 
 def _plan(cells: list[Cell], options: SweepOptions) -> Plan:
@@ -142,13 +143,6 @@ def _check_storage(options: SweepOptions) -> None:
         ) from error
 
 
-def _shipper(name: str, options: SweepOptions, tracking_uri: str) -> BackgroundShipper:
-    place = default_place(options.storage)
-    place.mkdir(parents=True, exist_ok=True)
-    command = re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", shlex.join(sys.argv))  # no password in a tag
-    return BackgroundShipper(tracking_uri, name, place / "mlflow-artifacts", {"sweep": name, "command": command})
-
-
 def _summarise(session: Session, tracking_uri: str) -> int:
     session.board.console.print(session.board.table())
     print("\n".join(_cost_lines(session)))
@@ -158,7 +152,9 @@ def _summarise(session: Session, tracking_uri: str) -> int:
         if result is None or result["status"] == "failed":
             failed = True
             print(f"failed: {trial_id}: {(result or {}).get('cause', 'no result')}", file=sys.stderr)
-    print(f"To compare the runs: {sys.executable} -m mlflow ui --workers 1 --backend-store-uri {tracking_uri}")
+    uri = hide_password(tracking_uri)
+    command = f"{sys.executable} -m mlflow ui --workers 1 --backend-store-uri {uri}"
+    print(f"To compare the runs: {uri if uri.startswith('http') else command}")
     return 1 if failed else 0
 
 
