@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.sweeps.running import SCRIPT, Start, Sweep, has_validated, is_finished, numbers
+from tests.sweeps.running import SCRIPT, Start, Sweep, has_validated, is_finished, numbers, statuses_in_mlflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
@@ -35,8 +35,12 @@ def test_a_request_to_end_keeps_every_state(quiet: dict[str, Any], start: Start,
     assert f"all states are kept. To go on: {sys.executable} {SCRIPT}" in err
     assert "Traceback" not in err
     rows_before = {run_dir.trial_id: run_dir.rows() for run_dir in sweep.run_dirs()}
+    shown = statuses_in_mlflow(tmp_path)
+    assert "RUNNING" not in shown.values()
+    assert "KILLED" in shown.values()
     again = start(tmp_path)
     assert again.finish()[0] == 0
+    assert set(statuses_in_mlflow(tmp_path).values()) == {"FINISHED"}
     assert numbers(tmp_path) == quiet
     for run_dir in again.run_dirs():
         before = rows_before[run_dir.trial_id]
@@ -57,6 +61,7 @@ def test_a_driver_that_is_killed_costs_nothing_that_was_finished(
     code, out, err = again.finish()
     assert code == 0, err
     assert "of them done" in out
+    assert set(statuses_in_mlflow(tmp_path).values()) == {"FINISHED"}
     assert finished.lines() == before
     assert numbers(tmp_path) == quiet
 

@@ -192,7 +192,7 @@ def test_a_storage_without_run_folders_is_said(tmp_path: Path) -> None:
         ("http://no-such-host.invalid:5000", "can't be used", "correct the address"),
         ("sqlite:////no/such/folder/mlflow.db", "/no/such/folder is no folder", "correct the address"),
         (f"postgresql+psycopg2://me:secret@127.0.0.1:{free_port()}/mlflow", "me:***@", "start the server there"),
-        ("mysql+no_such_driver://host/mlflow", "no_such_driver", "start the server there"),
+        ("postgresql+psycopg://host/mlflow", "No module named 'psycopg'", "psycopg2-binary"),
     ],
 )
 def test_a_store_that_cannot_be_used_is_one_line(tmp_path: Path, uri: str, reason: str, advice: str) -> None:
