@@ -50,6 +50,8 @@ class SweepOptions:
     """MLflow server or store; a SQLite file in the storage unless given."""
     plan: Annotated[bool, Parameter(negative=())] = False
     """Print what would run and its predicted cost, and start nothing."""
+    quiet: Annotated[bool, Parameter(negative=())] = False
+    """Show nothing of the trials while they run; the table at the end and what failed are printed all the same."""
     probe: Annotated[bool, Parameter(negative=())] = False
     """With --plan: measure each model on this machine, instead of assuming a share of the card's peak."""
     probe_seconds: float = 60.0

@@ -248,6 +248,7 @@ def run_trials(session: Session) -> EndsEarly | None:
         os.environ.pop("RAY_ADDRESS", None)  # "local" would send the new cluster's own processes astray
         ray.init(address="local", include_dashboard=False, **RAY_LOGS)
     options, resources = session.options, Resources.of_cluster()
+    session.board.connected(resources.num_slots, on_gpus=bool(resources.gpus_of_nodes))
     cpus_per_process = 1
     if resources.gpus_of_nodes:
         cpus_per_process = max(1, min(CPUS_PER_GPU, sum(resources.cpus_of_nodes) // resources.num_slots))
