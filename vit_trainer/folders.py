@@ -97,11 +97,15 @@ class LocalFolder(Folder):
         return sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
 
     def stamps(self) -> dict[str, Stamp]:
+        def refuse(error: OSError) -> None:
+            if error.filename == str(self.path) and not isinstance(error, FileNotFoundError):
+                raise error
+
         stamps = {}
-        for folder, _, names in os.walk(self.path):
+        for folder, _, names in os.walk(self.path, onerror=refuse):
             for name in names:
                 path = Path(folder, name)
-                with suppress(FileNotFoundError):  # gone since it was listed
+                with suppress(FileNotFoundError, PermissionError):  # gone since it was listed, or not for us
                     status = path.stat()
                     stamps[path.relative_to(self.path).as_posix()] = Stamp(status.st_size, status.st_mtime)
         return stamps

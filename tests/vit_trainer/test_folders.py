@@ -39,6 +39,12 @@ def test_stamps_tell_what_has_changed(folder: Folder) -> None:
     assert {name for name in after if after[name] != before[name]} == {"b.json"}
 
 
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        open_folder(tmp_path / "file").stamps()
+
+
 def test_what_is_written_is_read(folder: Folder) -> None:
     assert folder.child("a").names() == []
     assert folder.child("a").read("b.json") is None
