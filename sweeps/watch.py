@@ -3,6 +3,8 @@
 Command: python sweeps/watch.py --storage sweep-results
 """
 
+import math
+import re
 import sys
 import threading
 import time
@@ -75,8 +77,8 @@ class Watch:
 
     @property
     def location(self) -> str:
-        """Path or URI of the storage."""
-        return self._folder.location
+        """Path or URI of the storage, without the password that a URI may hold."""
+        return re.sub(r"//[^/@]*@", "//", self._folder.location)
 
     def read(self) -> Standing:
         """How the trials stand that have a run folder; nothing is written.
@@ -244,8 +246,8 @@ def watch(
         once: Print the table as it stands, and end.
         every_seconds: How often to look for changes.
     """
-    if not every_seconds > 0:
-        raise InputError(f"every_seconds {every_seconds:g} is not positive: give seconds such as 5")
+    if not 0 < every_seconds < math.inf:
+        raise InputError(f"every_seconds {every_seconds:g} is not a positive number: give seconds such as 5")
     watched, console = Watch(storage), Console(highlight=False)
     try:
         standing = watched.read()

@@ -275,7 +275,11 @@ def test_an_empty_storage_says_so_and_a_missing_one_is_refused(tmp_path: Path) -
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
     done = run("--storage", str(tmp_path), "--every-seconds", "0")
-    assert (done.returncode, done.stderr) == (2, "error: every_seconds 0 is not positive: give seconds such as 5\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: every_seconds 0 is not a positive number: give seconds such as 5\n",
+    )
+    assert Watch("s3://key:secret@bucket/folder?region=eu-west-1").location == "s3://bucket/folder?region=eu-west-1"
     with pytest.raises(InputError, match="storage ftp://somewhere cannot be used"):
         Watch("ftp://somewhere")
 
