@@ -25,6 +25,8 @@ class _Seen:
     """What is known of one trial."""
 
     trial: Trial
+    flops: float
+    """Of the whole trial."""
     row: Row | None = None
     result: Result | None = None
     running: bool = False
@@ -48,6 +50,7 @@ class Board(AbstractContextManager["Board"]):
 
     def __post_init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
+        self._of_cells: dict[Cell, list[_Seen]] = {cell: [] for cell in self.cells}
         self._live: Live | None = None
         self._start = time.monotonic()
         self._flops_before = 0.0
@@ -71,7 +74,8 @@ class Board(AbstractContextManager["Board"]):
 
     def add(self, trial: Trial) -> None:
         """Let a trial take part."""
-        self._seen[trial.trial_id] = _Seen(trial)
+        seen = self._seen[trial.trial_id] = _Seen(trial, trial_flops(trial))
+        self._of_cells[trial.cell].append(seen)
 
     def started(self, trial_id: str) -> None:
         self._seen[trial_id].running = True
@@ -103,8 +107,8 @@ class Board(AbstractContextManager["Board"]):
         """The result of a cell: that of the candidate with the best validation accuracy among the finished."""
         finished = [
             seen.result
-            for seen in self._seen.values()
-            if seen.trial.cell == cell and seen.result is not None and seen.result["status"] == "finished"
+            for seen in self._of_cells[cell]
+            if seen.result is not None and seen.result["status"] == "finished"
         ]
         return max(finished, key=lambda result: result["val/accuracy"], default=None)
 
@@ -131,7 +135,7 @@ class Board(AbstractContextManager["Board"]):
         return Group(self._table("", self._cell_text), Text(line))
 
     def _cell_text(self, cell: Cell) -> Text:
-        candidates = [seen for seen in self._seen.values() if seen.trial.cell == cell]
+        candidates = self._of_cells[cell]
         running = [seen for seen in candidates if seen.running]
         if running:
             parts = []
@@ -148,11 +152,11 @@ class Board(AbstractContextManager["Board"]):
         return Text("failed", style="red") if all(seen.result for seen in candidates) else Text("waiting", style="dim")
 
     def _flops_done(self) -> float:
-        return sum(trial_flops(seen.trial) * seen.fraction for seen in self._seen.values())
+        return sum(seen.flops * seen.fraction for seen in self._seen.values())
 
     def _flops_of_all(self) -> float:
         """Of the whole sweep; a trial that is still to be proposed costs as much as the others do on average."""
-        known = sum(trial_flops(seen.trial) for seen in self._seen.values())
+        known = sum(seen.flops for seen in self._seen.values())
         return known * self.num_trials / len(self._seen)
 
     def _time_left(self) -> str:
