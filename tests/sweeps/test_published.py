@@ -1,0 +1,130 @@
+"""The published figures: complete, each with its source, and found by the cells of the grids."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sweeps import published
+from sweeps.cells import MINI, PAPER, Cell, Schedule, cells_of
+from sweeps.published import PUBLISHED, TABLES, published_figures, published_for, replicates
+from vit_trainer.config import FinetuneConfig
+from vit_trainer.errors import InputError
+
+B16 = Cell("imagenet21k", "ViT-B_16", "cifar10", 384, Schedule(10_000, 500), 0.1)
+SHORT = replace(B16, resolution=224, schedule=Schedule(500, 100))
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with (PUBLISHED / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_both_tables_are_complete() -> None:
+    official, other = rows("official.csv"), rows("reimplementation.csv")
+    assert (len(official), len(other)) == (30, 19)
+    assert [row["model"] for row in official + other if not row["accuracy"]] == ["ViT-H_14"]
+    assert len([row for row in other if row["total_steps"] in ("500", "1000")]) == 4
+    assert len([row for row in other if row["upstream"].startswith("imagenet21k+imagenet2012")]) == 4
+
+
+@pytest.mark.parametrize("name", ["official.csv", "reimplementation.csv", "replicates.csv"])
+def test_every_row_says_where_it_is_from_and_how_its_dropout_is_known(name: str) -> None:
+    for row in rows(name):
+        assert row["source"].startswith("https://github.com/")
+        assert row["dropout_basis"].startswith(("stated", "inferred"))
+        assert not row["accuracy"] or 0.8 < float(row["accuracy"]) < 1
+
+
+def test_the_readme_explains_every_column() -> None:
+    readme = (PUBLISHED / "README.md").read_text()
+    for name in ("official.csv", "reimplementation.csv", "replicates.csv"):
+        assert f"| `{name}` | {len(rows(name))} |" in readme
+        assert not [column for column in rows(name)[0] if f"`{column}`" not in readme]
+
+
+@pytest.mark.parametrize("cell", cells_of(PAPER), ids=lambda cell: cell.name)
+def test_each_cell_of_the_paper_finds_its_official_figure(cell: Cell) -> None:
+    figure = published_for(cell)
+    assert figure is not None
+    assert (figure.cell, figure.table, figure.num_seeds, figure.caveat) == (cell, "official", 1, "")
+    assert figure.card == ("V100" if cell.dropout else "A100")
+
+
+def test_a_figure_is_the_published_one() -> None:
+    figure = published_for(B16)
+    assert figure is not None
+    assert (figure.accuracy, figure.wall_hours, figure.card, figure.num_cards) == (0.9876, 7.8, "V100", 8)
+
+
+def test_cells_of_the_other_table_find_its_figure_and_its_caveat() -> None:
+    found = {
+        SHORT: 0.9859,
+        replace(SHORT, dataset="cifar100", schedule=Schedule(1_000, 100)): 0.9216,
+        replace(B16, resolution=224): 0.9908,
+        replace(B16, resolution=224, upstream="imagenet21k+imagenet2012-224"): 0.9900,
+        replace(B16, resolution=224, model="ViT-L_32", upstream="imagenet21k+imagenet2012"): 0.9903,
+    }
+    for cell, accuracy in found.items():
+        figure = published_for(cell)
+        assert figure is not None
+        assert (figure.table, figure.accuracy, figure.num_seeds) == ("reimplementation", accuracy, 1)
+        assert "another recipe" in figure.caveat
+
+
+def test_published_cells_are_cells_that_can_be_trained() -> None:
+    for table in TABLES:
+        for cell in (figure.cell for figure in published_figures(table)):
+            config = FinetuneConfig.official(
+                cell.model, cell.dataset, resolution=cell.resolution, upstream=cell.upstream
+            )
+            assert config.global_batch_size == cell.schedule.global_batch_size
+
+
+def test_the_rows_that_no_cell_finds() -> None:
+    unfound = [
+        figure for table in TABLES for figure in published_figures(table) if published_for(figure.cell) != figure
+    ]
+    assert {(figure.table, figure.cell.resolution) for figure in unfound} == {("reimplementation", 384)}
+    assert len(unfound) == 4
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *cells_of(MINI)[:2],
+        replace(B16, dropout=None),
+        replace(B16, dropout=0.2),
+        replace(B16, resolution=256),
+        replace(SHORT, dropout=0.0),
+        replace(SHORT, schedule=Schedule(500, 50)),
+        replace(B16, schedule=Schedule(10_000, 500, global_batch_size=256)),
+        replace(B16, model="ViT-H_14", dataset="cifar100", resolution=224),
+    ],
+    ids=lambda cell: cell.name,
+)
+def test_cells_without_a_published_figure(cell: Cell) -> None:
+    assert published_for(cell) is None
+
+
+def test_the_runs_of_the_official_page() -> None:
+    runs = {dataset: replicates(dataset) for dataset in PAPER.datasets}
+    assert {dataset: sum(map(len, groups)) for dataset, groups in runs.items()} == {
+        "cifar10": 24,
+        "cifar100": 24,
+        "imagenet2012": 22,
+    }
+    assert all(len(groups) == 10 for groups in runs.values())
+    assert [0.9217, 0.9219, 0.9226, 0.9264, 0.9206] in runs["cifar100"]
+
+
+def test_a_data_set_that_nobody_has_published_runs_of() -> None:
+    with pytest.raises(InputError, match="several runs on digits-even: verdicts are for cifar10, cifar100, imagenet"):
+        replicates("digits-even")
+
+
+def test_without_a_checkout_the_missing_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(published, "PUBLISHED", tmp_path)
+    with pytest.raises(InputError, match=r"official\.csv is not there: .* checkout"):
+        published_figures("official")

@@ -1,0 +1,287 @@
+"""The verdict: its error rates on simulated cells, its power, and that it does what docs/verdict.md says."""
+
+import doctest
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sweeps.cells import PAPER, Cell, Schedule, Trial, cells_of
+from sweeps.published import published_figures, published_for, replicates
+from sweeps.verdict import (
+    MARGINS,
+    MAX_NUM_SEEDS,
+    Spread,
+    Status,
+    Verdict,
+    achieved_accuracies,
+    judge,
+    pooled,
+    spread_of,
+    verdict_on,
+)
+from vit_trainer.errors import InputError
+
+DOCS = Path(__file__).parents[2] / "docs" / "verdict.md"
+B16 = Cell("imagenet21k", "ViT-B_16", "cifar100", 384, Schedule(10_000, 500), 0.0)
+NUM_CELLS = 2_000
+SLACK = 3 * math.sqrt(0.05 * 0.95 / NUM_CELLS)
+"""Three standard errors of a simulated rate of 5%."""
+DEVIATION, MARGIN = 0.001, 0.006
+GROUP_SIZES = [5, 3, 3, 3, 3, 3, 1, 1, 1, 1]
+"""As on CIFAR: 14 degrees of freedom."""
+
+
+@lru_cache
+def simulated(difference: float, num_seeds: int, num_published_seeds: int = 1, margin: float = MARGIN) -> list[Verdict]:
+    """Verdicts on cells whose true difference is known; each has replicates of its own, so that s is estimated."""
+    random = np.random.default_rng(0)
+    verdicts = []
+    for _ in range(NUM_CELLS):
+        spread = pooled([random.normal(0.9, DEVIATION, size).tolist() for size in GROUP_SIZES])
+        published = float(random.normal(0.92, DEVIATION, num_published_seeds).mean())
+        ours = random.normal(0.92 + difference, DEVIATION, num_seeds).tolist()
+        verdicts.append(judge(ours, published, num_published_seeds, spread, margin))
+    return verdicts
+
+
+def share(verdicts: Sequence[Verdict], *statuses: Status) -> float:
+    return sum(verdict.status in statuses for verdict in verdicts) / len(verdicts)
+
+
+# Simulated cells.
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("num_seeds", "num_published_seeds"), [(1, 1), (3, 1), (5, 1), (3, 3)])
+def test_a_difference_as_large_as_the_margin_is_reproduced_in_5_percent(
+    num_seeds: int, num_published_seeds: int, sign: int
+) -> None:
+    rate = share(simulated(sign * MARGIN, num_seeds, num_published_seeds), Status.REPRODUCED)
+    assert 0.05 - SLACK < rate < 0.05 + SLACK  # not far less either: the test wastes nothing
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3, 5])
+@pytest.mark.parametrize("margin", [0.002, 0.003])
+def test_a_margin_that_the_runs_can_not_resolve_does_not_make_false_reproductions(
+    margin: float, num_seeds: int
+) -> None:
+    assert share(simulated(margin, num_seeds, margin=margin), Status.REPRODUCED) < 0.05 + SLACK
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3, 5])
+def test_without_a_difference_above_and_below_come_up_in_5_percent(num_seeds: int) -> None:
+    verdicts = simulated(0.0, num_seeds, margin=1e-9)  # so that none is reproduced
+    assert 0.05 - SLACK < share(verdicts, Status.ABOVE, Status.BELOW) < 0.05 + SLACK
+    assert share(simulated(0.0, num_seeds), Status.ABOVE, Status.BELOW) < 0.05 + SLACK
+
+
+def test_the_interval_holds_the_true_difference_in_95_percent() -> None:
+    verdicts = simulated(0.002, 3)
+    held = sum(verdict.interval_95[0] < 0.002 < verdict.interval_95[1] for verdict in verdicts) / NUM_CELLS
+    assert 0.95 - SLACK < held < 0.95 + SLACK
+
+
+@pytest.mark.parametrize(("difference", "status"), [(0.0, "reproduced"), (0.01, "above"), (-0.01, "below")])
+def test_clear_cases_are_seen(difference: float, status: str) -> None:
+    assert share(simulated(difference, 1), Status(status)) > 0.95
+
+
+# Properties, on random inputs.
+
+
+def random_cases(num_cases: int = 200) -> list[tuple[list[float], float, int, Spread, float]]:
+    random = np.random.default_rng(1)
+    cases = []
+    for _ in range(num_cases):
+        spread = Spread(float(random.uniform(1e-4, 3e-3)), int(random.integers(1, 40)))
+        published, shift = random.uniform(0.5, 0.9), random.uniform(-0.01, 0.01)
+        ours = (published + shift + random.normal(0, spread.deviation, random.integers(1, 6))).tolist()
+        cases.append((ours, float(published), int(random.integers(1, 4)), spread, float(random.uniform(1e-4, 2e-2))))
+    return cases
+
+
+def test_verdicts_agree_with_the_tests_of_scipy() -> None:
+    for ours, published, num_published, spread, margin in random_cases():
+        verdict = judge(ours, published, num_published, spread, margin)
+        error = spread.deviation * math.sqrt(1 / len(ours) + 1 / num_published)
+        difference = stats.t(spread.degrees_of_freedom, loc=np.mean(ours) - published, scale=error)
+        reproduced = difference.cdf(-margin) < 0.05 and difference.sf(margin) < 0.05
+        p_value = 2 * min(difference.cdf(0), difference.sf(0))
+        sign = "above" if np.mean(ours) > published else "below"
+        assert verdict.status == ("reproduced" if reproduced else sign if p_value < 0.05 else "inconclusive")
+        assert verdict.interval_95 == pytest.approx(difference.interval(0.95))
+    assert {judge(*case).status for case in random_cases()} == set(Status)
+
+
+def test_exchanging_the_sides_exchanges_above_and_below() -> None:
+    mirrored = {"above": "below", "below": "above"}
+    for ours, published, num_published, spread, margin in random_cases():
+        here = judge([ours[0]], published, num_published, spread, margin)
+        there = judge([published] * num_published, ours[0], 1, spread, margin)
+        assert there.status == mirrored.get(here.status, here.status)
+        assert there.difference == pytest.approx(-here.difference)
+
+
+def test_a_wider_margin_never_takes_a_reproduction_away() -> None:
+    for ours, published, num_published, spread, margin in random_cases():
+        if judge(ours, published, num_published, spread, margin).status == "reproduced":
+            assert judge(ours, published, num_published, spread, 2 * margin).status == "reproduced"
+
+
+def test_the_seeds_said_to_be_needed_decide_and_one_fewer_does_not() -> None:
+    answers = set()
+    for ours, published, num_published, spread, margin in random_cases(2_000):
+        verdict = judge(ours, published, num_published, spread, margin)
+        needed, mean = verdict.more_seeds_needed, math.fsum(ours) / len(ours)
+        answers.add("none" if needed is None else min(needed, 2))
+        assert (needed == 0) == (verdict.status != "inconclusive")
+        if needed is None:
+            assert judge([mean] * MAX_NUM_SEEDS, published, num_published, spread, margin).status == "inconclusive"
+        elif needed:
+            num_seeds = len(ours) + needed
+            assert judge([mean] * num_seeds, published, num_published, spread, margin).status != "inconclusive"
+            assert judge([mean] * (num_seeds - 1), published, num_published, spread, margin).status == "inconclusive"
+    assert answers == {"none", 0, 1, 2}
+
+
+def test_the_spread_is_that_of_an_analysis_of_variance() -> None:
+    random = np.random.default_rng(2)
+    groups = [random.normal(mean, 0.01, 4) for mean in (0.1, 0.5, 0.9)]
+    spread = pooled([group.tolist() for group in groups])
+    assert spread.deviation == pytest.approx(math.sqrt(np.mean([np.var(group, ddof=1) for group in groups])))
+    assert spread.degrees_of_freedom == 9
+    assert pooled([*[group.tolist() for group in groups], [0.3]]) == spread
+
+
+# The real figures.
+
+
+@pytest.mark.parametrize(("dataset", "points"), [("cifar10", 0.0445), ("cifar100", 0.1618), ("imagenet2012", 0.0718)])
+def test_the_published_spreads(dataset: str, points: float) -> None:
+    assert 100 * spread_of(dataset).deviation == pytest.approx(points, abs=5e-5)
+
+
+@pytest.mark.parametrize("dataset", PAPER.datasets)
+def test_a_margin_is_the_largest_difference_between_official_runs_of_one_cell_rounded_up(dataset: str) -> None:
+    largest = max(max(group) - min(group) for group in replicates(dataset))
+    assert pytest.approx(math.ceil(round(1_000 * largest, 6)) / 1_000) == MARGINS[dataset]
+
+
+@pytest.mark.parametrize("cell", cells_of(PAPER), ids=lambda cell: cell.name)
+def test_the_published_accuracy_itself_is_a_reproduction(cell: Cell) -> None:
+    figure = published_for(cell)
+    assert figure is not None
+    assert verdict_on(figure, [figure.accuracy]).status == "reproduced"
+    assert verdict_on(figure, [figure.accuracy], margin=1e-6).status == "inconclusive"
+
+
+def test_the_other_table_can_be_judged_too() -> None:
+    for figure in published_figures("reimplementation"):
+        assert verdict_on(figure, [figure.accuracy - 0.02] * 3).status == "below"
+
+
+# What the documentation says.
+
+
+def test_the_worked_example_of_the_documentation() -> None:
+    failed, attempted = doctest.testfile(str(DOCS), module_relative=False)
+    assert (failed, attempted > 5) == (0, True)
+
+
+def test_the_arithmetic_that_the_documentation_spells_out() -> None:
+    text = DOCS.read_text()
+    verdict = judge([0.9231, 0.9205, 0.9220], 0.9206, 1, spread_of("cifar100"), 0.006)
+    half = (verdict.interval_95[1] - verdict.interval_95[0]) / 2
+    one_sided, two_sided = stats.t.ppf([0.95, 0.975], spread_of("cifar100").degrees_of_freedom)
+    error = half / two_sided
+    assert f"d = 92.187 - 92.06 = +{100 * verdict.difference:.3f} points" in text
+    assert f"√(1/3 + 1/1) = {100 * error:.3f} points" in text
+    reach = 100 * (verdict.difference + one_sided * error)
+    assert f"0.127 + {one_sided:.3f} · {100 * error:.3f} = {reach:.3f} < 0.6" in text
+    assert f"t₀.₉₇₅ is {two_sided:.3f}: the 95% interval is 0.127 ± {100 * half:.3f}" in text
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3, 5])
+def test_how_often_the_documentation_says_an_exact_reproduction_is_seen(num_seeds: int) -> None:
+    shares = []
+    for dataset in PAPER.datasets:
+        spread = spread_of(dataset)
+        error = spread.deviation * math.sqrt(1 / num_seeds + 1)
+        room = MARGINS[dataset] / error - stats.t.ppf(0.95, spread.degrees_of_freedom)
+        shares.append(f"{2 * stats.norm.cdf(room) - 1:.0%}")
+    assert f"| {num_seeds} | {' | '.join(shares)} |" in DOCS.read_text()
+    assert math.sqrt(2) * spread_of("cifar100").deviation * stats.t.ppf(0.95, 14) > 0.004  # never, with one seed
+
+
+def test_what_the_documentation_says_of_the_tables() -> None:
+    text = re.sub(r"\s+", " ", DOCS.read_text())
+    ranges = {name: max(max(group) - min(group) for group in replicates(name)) for name in PAPER.datasets}
+    assert (
+        "CIFAR-10 {cifar10:.2f}, CIFAR-100 {cifar100:.2f}, ImageNet {imagenet2012:.2f} points".format(
+            **{name: 100 * value for name, value in ranges.items()}
+        )
+        in text
+    )
+    p_values = [
+        stats.bartlett(*[group for group in replicates(name) if len(group) > 1]).pvalue for name in PAPER.datasets
+    ]
+    assert f"(p = {', '.join(f'{p:.2f}' for p in p_values)})" in text
+    of_imagenet = [cell for cell in cells_of(PAPER) if cell.dataset == "imagenet2012" and cell.dropout == 0]
+    for cell in of_imagenet:
+        without, with_dropout = published_for(cell), published_for(replace(cell, dropout=0.1))
+        assert without is not None
+        assert with_dropout is not None
+        assert abs(without.accuracy - with_dropout.accuracy) > MARGINS["imagenet2012"]
+
+
+# What a cell achieved.
+
+
+def result(validation: float, test: float) -> dict[str, float]:
+    return {"val/accuracy": validation, "test/accuracy": test}
+
+
+def test_the_chosen_rate_is_the_best_on_validation_and_all_of_its_seeds_count() -> None:
+    finished = [
+        (Trial(B16, 0.01, 0), result(0.95, 0.90)),
+        (Trial(B16, 0.01, 1), result(0.91, 0.99)),
+        (Trial(B16, 0.03, 0), result(0.94, 0.92)),
+        (Trial(B16, 0.03, 1), result(0.94, 0.94)),
+    ]
+    assert achieved_accuracies(finished) == [0.92, 0.94]
+
+
+def test_searched_candidates_are_not_seeds_of_each_other() -> None:
+    searched = replace(B16, dropout=None)
+    finished = [
+        (Trial(searched, 0.03, 0, dropout=0.0), result(0.95, 0.90)),
+        (Trial(searched, 0.03, 0, dropout=0.1), result(0.96, 0.91)),
+        (Trial(searched, 0.03, 0, dropout=0.1, warmup_steps=10), result(0.94, 0.92)),
+    ]
+    assert achieved_accuracies(finished) == [0.91]
+
+
+def test_a_cell_without_a_finished_trial_achieved_nothing() -> None:
+    assert achieved_accuracies([]) == []
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize("accuracies", [[], [92.31], [0.92, math.nan], [-0.1]])
+def test_accuracies_must_be_fractions(accuracies: list[float]) -> None:
+    with pytest.raises(InputError, match=r"give no verdict: give one or more fractions in \[0, 1\]"):
+        judge(accuracies, 0.92, 1, Spread(0.001, 14), 0.006)
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.1, 1.0, math.nan])
+def test_a_margin_is_a_positive_fraction(margin: float) -> None:
+    with pytest.raises(InputError, match=r"is outside \(0, 1\): give a fraction such as 0.003, which is 0.3 points"):
+        judge([0.92], 0.92, 1, Spread(0.001, 14), margin)
