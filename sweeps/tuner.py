@@ -225,8 +225,11 @@ class Resources:
         )
 
 
-def run_trials(session: Session) -> Literal["interrupted"] | None:
+def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -> Literal["interrupted"] | None:
     """Run the session's pending trials in their order, as many at once as the cluster holds.
+
+    Args:
+        trainable: what runs a trial, if not a TrialActor: it gets the same `Assignment` and leaves the same files.
 
     Returns:
         None, or why it ended before all of them had.
@@ -291,7 +294,7 @@ def run_trials(session: Session) -> Literal["interrupted"] | None:
         filesystem, path = _ray_storage(options)
         tuner = tune.Tuner(
             tune.with_resources(
-                TrialActor, lambda config: tune.PlacementGroupFactory(config["assignment"].bundles, strategy="PACK")
+                trainable, lambda config: tune.PlacementGroupFactory(config["assignment"].bundles, strategy="PACK")
             ),
             param_space=None if search else {"assignment": tune.grid_search(assignments)},
             tune_config=tune.TuneConfig(
