@@ -231,8 +231,11 @@ EndsEarly = Literal["interrupted", "over budget"]
 """Why a sweep ends before all of its trials have."""
 
 
-def run_trials(session: Session) -> EndsEarly | None:
+def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -> EndsEarly | None:
     """Run the session's pending trials in their order, as many at once as the cluster holds.
+
+    Args:
+        trainable: what runs a trial, if not a TrialActor: it gets the same `Assignment` and leaves the same files.
 
     Returns:
         None, or why it ended before all of them had.
@@ -307,7 +310,7 @@ def run_trials(session: Session) -> EndsEarly | None:
         filesystem, path = _ray_storage(options)
         tuner = tune.Tuner(
             tune.with_resources(
-                TrialActor, lambda config: tune.PlacementGroupFactory(config["assignment"].bundles, strategy="PACK")
+                trainable, lambda config: tune.PlacementGroupFactory(config["assignment"].bundles, strategy="PACK")
             ),
             param_space=None if search else {"assignment": tune.grid_search(assignments)},
             tune_config=tune.TuneConfig(
