@@ -65,7 +65,7 @@ def kill_something(storage: Path, draw: random.Random) -> str | None:
             for _ in range({"process": 0, "launcher": 1, "actor": 2}[kind]):
                 pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
             name = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
-            if pid > 1 and ("sweeps.launcher" in name or "TrialActor" in name):
+            if pid > 1 and ("sweeps.launcher" in name or name.startswith("ray::")):
                 os.kill(pid, signal.SIGKILL)
                 return kind
         except (FileNotFoundError, ProcessLookupError):
@@ -120,27 +120,31 @@ def test_chaos_changes_nothing(quiet: tuple[Path, list[str]], tmp_path: Path, cl
     assert {"process", "launcher", "actor"} <= set(kills)
     print(f"survived {kills}")
 
-    # The same table, bit for bit.
     assert table(out) == quiet_table
-    assert finished(tmp_path) == finished(quiet_storage)
-    assert len(finished(tmp_path)) == num_trials / 2
+    assert_nothing_changed(tmp_path, quiet_storage, num_trials)
+
+
+def assert_nothing_changed(storage: Path, quiet_storage: Path, num_trials: int) -> None:
+    # The same table, bit for bit.
+    assert finished(storage) == finished(quiet_storage)
+    assert len(finished(storage)) == num_trials / 2
 
     # No run is duplicated, none is lost.
-    assert [run_dir.trial_id for run_dir in run_dirs(tmp_path)] == [r.trial_id for r in run_dirs(quiet_storage)]
-    assert num_done(tmp_path) == num_trials == len(run_dirs(tmp_path))
+    assert [run_dir.trial_id for run_dir in run_dirs(storage)] == [r.trial_id for r in run_dirs(quiet_storage)]
+    assert num_done(storage) == num_trials == len(run_dirs(storage))
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     by_id = {run.data.tags["trial_id"]: run.info.status for run in runs}
     assert len(runs) == len(by_id) == num_trials
     assert set(by_id.values()) <= {"FINISHED", "KILLED"}
 
     # Every decision has its reason on record, and is what the rule says of what it was compared with.
-    lines = (tmp_path / "sweeps" / "paper_grid-mini" / "decisions.jsonl").read_text().splitlines()
+    lines = (storage / "sweeps" / "paper_grid-mini" / "decisions.jsonl").read_text().splitlines()
     decisions = [Decision.from_dict(json.loads(line)) for line in lines]
     assert len({(decision.trial_id, decision.rung) for decision in decisions}) == len(decisions)
-    for run_dir in run_dirs(tmp_path):
+    for run_dir in run_dirs(storage):
         result = run_dir.result() or {}
         own = [decision for decision in decisions if decision.trial_id == run_dir.trial_id]
         total_steps = (run_dir.config() or {})["total_steps"]
