@@ -7,7 +7,6 @@ Command: python benchmarks/orchestrator.py
 """
 
 import json as json_format
-import logging
 import os
 import resource
 import subprocess
@@ -32,6 +31,7 @@ from vit_trainer.errors import InputError
 app = new_app("Measures what the orchestrator costs, and raw Ray Tune beside it.", name="orchestrator.py")
 
 NUM_SLOTS = 2
+ATTEMPTS_TO_START_RAY = 3
 SECONDS_PER_RUN = 3600
 
 Measure = Literal["wall_seconds", "cpu_seconds"]
@@ -70,6 +70,8 @@ class Measured:
     """Most memory that the driver had, in 2**20 bytes."""
     seconds_behind: float
     """How long after the sweep MLflow had everything."""
+    load: float
+    """Processes that wanted a core, on average over the minute before it began."""
 
 
 @app.default
@@ -119,13 +121,17 @@ def orchestrator(
     for i, (rival, trials, reports) in enumerate(plan):
         done = _in_new_process(rival, trials, reports)
         runs.setdefault((rival, trials, reports), []).append(done)
-        print(f"[{i + 1}/{len(plan)}] {RIVALS[rival]}, {trials} x {reports}: {done.wall_seconds:.1f} s", flush=True)
+        print(
+            f"[{i + 1}/{len(plan)}] {RIVALS[rival]}, {trials} x {reports}: {done.wall_seconds:.1f} s, "
+            f"driver CPU {done.cpu_seconds:.1f} s, load {done.load:.0f}",
+            flush=True,
+        )
+        if json is not None:
+            write_json(json, {"runs": [asdict(run_) for repeats in runs.values() for run_ in repeats]})
     console = Console(highlight=False)
     console.print(machine())
     console.print(_table_of_runs(runs))
     console.print(_table_of_costs(runs))
-    if json is not None:
-        write_json(json, {"runs": [asdict(run_) for repeats in runs.values() for run_ in repeats]})
     return 0
 
 
@@ -166,7 +172,7 @@ def _median(measured: list[Measured]) -> Measured:
 
 def _table_of_runs(runs: Runs) -> Table:
     table = Table(title="Runs: the median where there are several", title_justify="left")
-    for name in ("", "trials", "reports", "start s", "then s", "driver CPU s", "driver MB", "MLflow behind s"):
+    for name in ("", "trials", "reports", "start s", "then s", "driver CPU s", "driver MB", "MLflow behind s", "load"):
         table.add_column(name, justify="left" if not name else "right")
     for run_ in map(_median, sorted(runs.values(), key=lambda repeats: list(RIVALS).index(repeats[0].rival))):
         table.add_row(
@@ -178,6 +184,7 @@ def _table_of_runs(runs: Runs) -> Table:
             f"{run_.cpu_seconds:.1f}",
             f"{run_.peak_mb:.0f}",
             f"{run_.seconds_behind:.1f}" if run_.rival == "shipped" else "",
+            f"{run_.load:.0f}",
         )
     return table
 
@@ -233,10 +240,8 @@ def measured(rival: Rival, num_trials: int, num_reports: int) -> Measured:
     if rival != "raw":
         import mlflow  # noqa: F401
 
-    os.environ.pop("RAY_ADDRESS", None)
-    ray.init(
-        address="local", num_cpus=NUM_SLOTS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-    )
+    _start_ray()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         start, cpu_start = time.time(), time.process_time()
         if rival == "raw":
@@ -251,7 +256,8 @@ def measured(rival: Rival, num_trials: int, num_reports: int) -> Measured:
     ray.shutdown()
     if num_ended != num_trials:
         raise RuntimeError(f"{num_trials - num_ended} of {num_trials} trials have no result")
-    return Measured(rival, num_ended, num_reported, first - start, end - first, cpu_seconds, peak_mb, seconds_behind)
+    seconds = (first - start, end - first, cpu_seconds)
+    return Measured(rival, num_ended, num_reported, *seconds, peak_mb, seconds_behind, load)
 
 
 def run_raw(num_trials: int, num_reports: int, folder: Path) -> None:
@@ -327,6 +333,23 @@ def shipped_runs(tracking_uri: str) -> list[bool]:
     experiment = client.get_experiment_by_name("formulas")
     runs = client.search_runs([experiment.experiment_id], max_results=50_000)
     return [run_.info.status == "FINISHED" and "test/accuracy" in run_.data.metrics for run_ in runs]
+
+
+def _start_ray() -> None:
+    """A Ray of this process's own; a busy machine may need several attempts, none of them measured."""
+    import ray
+
+    from sweeps.tuner import RAY_LOGS
+
+    os.environ.pop("RAY_ADDRESS", None)
+    for attempts_left in reversed(range(ATTEMPTS_TO_START_RAY)):
+        try:
+            ray.init(address="local", num_cpus=NUM_SLOTS, include_dashboard=False, **RAY_LOGS)
+            return
+        except Exception as error:
+            if not attempts_left or "timed out" not in str(error):
+                raise
+            ray.shutdown()
 
 
 def _what_is_there(folder: Path) -> tuple[int, int, float]:
