@@ -39,6 +39,9 @@ class Board(AbstractContextManager["Board"]):
         self._live: LiveTable | None = None
         self._on_gpus, self._num_slots = False, 0
         self._summary_at = self.clock()
+        self._left, self._left_at = "", -1.0
+        self._num_done = 0
+        """Trials with a result."""
 
     def __enter__(self) -> "Board":
         if not self.is_quiet and is_interactive(self.console):
@@ -52,7 +55,7 @@ class Board(AbstractContextManager["Board"]):
         if self._live is not None:
             self._live.__exit__(kind, error, trace)
             self._live = None
-            if self.standing().num_done < self.num_trials:
+            if self._num_done < self.num_trials:
                 self.console.print(Picture(self.standing()))  # it ended early: no table comes after this
 
     # Events.
@@ -74,6 +77,7 @@ class Board(AbstractContextManager["Board"]):
         """A trial has begun, or goes on."""
         progress = self._progress[trial_id]
         self._progress[trial_id] = progress.began(self.clock())
+        self._num_done -= progress.result is not None
         self._remember(trial_id, f"goes on after step {progress.step}" if progress.step else "started")
 
     def reported(self, trial_id: str, row: Row) -> None:
@@ -90,16 +94,23 @@ class Board(AbstractContextManager["Board"]):
 
     def ended(self, trial_id: str, result: Result) -> None:
         """A trial has its result, now or since an earlier session."""
-        was_running = self._progress[trial_id].is_running
-        self._progress[trial_id] = self._progress[trial_id].ended(result)
-        if was_running:
+        before = self._progress[trial_id]
+        self._progress[trial_id] = before.ended(result)
+        self._num_done += before.result is None
+        if before.is_running:
             self._remember(trial_id, outcome(result))
-            standing = self.standing()
-            left = time_left(standing) if standing.num_done < self.num_trials else "all done"
-            self._say(f"[{standing.num_done}/{self.num_trials}] {trial_id}: {outcome(result)}; {left}")
+            self._say(f"[{self._num_done}/{self.num_trials}] {trial_id}: {outcome(result)}; {self._time_left()}")
 
     def _remember(self, trial_id: str, text: str) -> None:
         self._events = (*self._events, Event(self.clock(), f"{trial_id}: {text}"))[-MAX_EVENTS:]
+
+    def _time_left(self) -> str:
+        """In words; worked out once a second at most, since it looks at every trial of the sweep."""
+        if self._num_done >= self.num_trials:
+            return "all done"
+        if self.clock() >= self._left_at + 1:
+            self._left_at, self._left = self.clock(), time_left(self.standing())
+        return self._left
 
     def _say(self, line: str) -> None:
         if not self.is_quiet and self._live is None:

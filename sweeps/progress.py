@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from sweeps.cells import Cell, Trial
@@ -84,12 +84,11 @@ class Progress:
         """That of its result; None without one."""
         return None if self.result is None else str(self.result["status"])
 
-    @cached_property
+    @property
     def work(self) -> float:
         """What a whole run takes beside others of the sweep; no unit, evaluations not counted."""
-        cell = self.trial.cell
-        images = cell.schedule.total_steps * cell.schedule.global_batch_size
-        return images * MODELS[cell.model].forward_flops(cell.resolution)
+        schedule = self.trial.cell.schedule
+        return _work_per_image(self.trial.cell) * schedule.total_steps * schedule.global_batch_size
 
     @property
     def work_to_come(self) -> float:
@@ -235,3 +234,8 @@ class Standing:
 
     def _uncounted_hours(self, progress: Progress) -> float:
         return progress.uncounted_seconds(self.now) * progress.num_slots / 3600
+
+
+@cache
+def _work_per_image(cell: Cell) -> float:
+    return MODELS[cell.model].forward_flops(cell.resolution)

@@ -35,7 +35,7 @@ class Session:
         Raises:
             InputError: a candidate makes no sense, a run folder is damaged, or the Optuna storage can't be used.
         """
-        self.name, self.options, self.execution, self.changed = name, options, execution, ship
+        self.name, self.cells, self.options, self.execution, self.changed = name, cells, options, execution, ship
         self.studies = options.studies(name, cells) if options.search == "optuna" else None
         self.trials: dict[str, Trial] = {}
         """By trial id, in the order in which they start."""

@@ -211,7 +211,9 @@ class Resources:
         Raises:
             InputError: no such nodes.
         """
-        per_node = sorted(self.gpus_of_nodes or self.cpus_of_nodes, reverse=True)
+        per_node = sorted((size for size in self.gpus_of_nodes or self.cpus_of_nodes if size), reverse=True)
+        if not per_node:
+            raise InputError("no node of the Ray cluster has a GPU or CPU core for trials: add one")
         if num_processes <= per_node[0]:
             return (num_processes,)
         for share in sorted(set(per_node), reverse=True):
@@ -229,8 +231,11 @@ EndsEarly = Literal["interrupted", "over budget"]
 """Why a sweep ends before all of its trials have."""
 
 
-def run_trials(session: Session) -> EndsEarly | None:
+def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -> EndsEarly | None:
     """Run the session's pending trials in their order, as many at once as the cluster holds.
+
+    Args:
+        trainable: what runs a trial, if not a TrialActor: it gets the same `Assignment` and leaves the same files.
 
     Returns:
         None, or why it ended before all of them had.
@@ -274,6 +279,7 @@ def run_trials(session: Session) -> EndsEarly | None:
     if options.early_stopping:
         session.replay(asha)
     search: dict[str, Any] = {}
+    require_fit(options.planned_trials(session.cells), options.gpus_of, resources)
     assignments = [assignment(trial) for trial in session.pending]
     if session.studies is not None:
 
@@ -291,14 +297,13 @@ def run_trials(session: Session) -> EndsEarly | None:
         }
     elif not assignments:
         return None
-    require_fit(session.pending, options.gpus_of, resources)
     reasons: list[EndsEarly] = []
     with signals_as_request() as interrupted:
 
         def ends_early() -> EndsEarly | None:
-            if interrupted():
+            if not reasons and interrupted():
                 reasons.append("interrupted")
-            elif session.budget.is_used_up:
+            if not reasons and session.budget.is_used_up:
                 reasons.append("over budget")
             return reasons[0] if reasons else None
 
@@ -306,7 +311,7 @@ def run_trials(session: Session) -> EndsEarly | None:
         filesystem, path = _ray_storage(options)
         tuner = tune.Tuner(
             tune.with_resources(
-                TrialActor, lambda config: tune.PlacementGroupFactory(config["assignment"].bundles, strategy="PACK")
+                trainable, lambda config: tune.PlacementGroupFactory(config["assignment"].bundles, strategy="PACK")
             ),
             param_space=None if search else {"assignment": tune.grid_search(assignments)},
             tune_config=tune.TuneConfig(
