@@ -1,10 +1,14 @@
 """Cell and Trial: entries of the table and what may fill them; the published grids as data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
+from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import dataset_info
+from vit_trainer.errors import InputError, one_of
 
 
 @dataclass(frozen=True)
@@ -117,3 +121,25 @@ def cells_of(grid: Grid) -> list[Cell]:
         schedule = Schedule.official(config.dataset)
         cells.append(Cell(config.upstream, model, config.dataset, config.resolution, schedule, dropout))
     return cells
+
+
+def cell_of(config: Mapping[str, Any]) -> Cell:
+    """The cell that a config.json belongs to; where dropout or warm-up were searched, with the trial's own.
+
+    Raises:
+        InputError: it isn't the config of a trial.
+    """
+    try:
+        steps, warmup_steps = int(config["total_steps"]), int(config["warmup_steps"])
+        schedule = Schedule(steps, warmup_steps, int(config["global_batch_size"]))
+        upstream, model, dataset = str(config["upstream"]), str(config["model"]), str(config["dataset"])
+        cell = Cell(upstream, model, dataset, int(config["resolution"]), schedule, float(config["dropout"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"this is no trial's config ({type(error).__name__}: {error}): give the content of a config.json"
+        ) from error
+    if cell.model not in MODELS:
+        raise one_of("model", cell.model, list(MODELS))
+    if steps < 1:
+        raise InputError(f"total_steps {steps} is below 1: give the number of optimiser steps")
+    return cell

@@ -40,12 +40,13 @@ def choose_preset(options: SweepOptions, script: str) -> Literal["paper", "mini"
     return "mini"
 
 
-def run_sweep(name: str, cells: list[Cell], options: SweepOptions) -> int:
+def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Execution) -> int:
     """Bring every trial of a sweep to its end and print the table.
 
     Args:
         name: of the sweep; also of its MLflow experiment.
         cells: those of its table.
+        execution: how each trial is run.
 
     Returns:
         The exit code: 0 if every trial has its result, 1 if one failed; it is named with its cause; 130 if the sweep
@@ -54,12 +55,20 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions) -> int:
     Raises:
         InputError: weights, data or the storage can't be used; raised before Ray starts.
     """
+    if execution.checkpoint is not None:
+        raise InputError(
+            f"checkpoint {execution.checkpoint} fits one model: fine-tune from it with python -m vit_trainer train"
+        )
+    for cell in cells:
+        share, micro = cell.schedule.global_batch_size // options.gpus_of(cell.model), execution.micro_batch_size
+        if micro is not None and share % micro:
+            raise InputError(f"micro_batch_size {micro} does not divide {share}, a GPU's share of {cell.model}'s batch")
     if options.plan:
         print("\n".join(plan_lines(_plan(cells, options))))
         return 0
     _check_storage(options)
     shipper = SweepShipper(name, options)
-    session = Session(name, cells, options, Execution(), shipper.ship)
+    session = Session(name, cells, options, execution, shipper.ship)
     where = options.folder.location
     print(f"{name}: {session.num_expected} trials, {session.num_done} of them done, in {where}")
     if session.num_done < session.num_expected:

@@ -42,7 +42,7 @@ def test_only_the_launcher_and_the_count_of_gpus_import_torch_in_sweeps(path: Pa
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.py")), ids=lambda path: path.name)
 def test_only_the_studies_import_optuna_and_what_needs_no_cluster_knows_nothing_of_ray(path: Path) -> None:
     assert ("optuna" in packages(path)) == (path.name == "studies.py")
-    if path.name in ("studies.py", "space.py", "published.py", "verdict.py"):
+    if path.name in ("studies.py", "space.py", "published.py", "verdict.py", "progress.py", "board.py", "watch.py"):
         assert "ray" not in packages(path)
 
 

@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,15 +106,21 @@ class FinetuneConfig:
         numbers = {"dropout": float(self.dropout), "base_lr": float(self.base_lr)}
         return dataclasses.asdict(self) | numbers | {"dataset": dataset_id(self.dataset)}
 
-    @property
+    @cached_property
     def trial_id(self) -> str:
         """A readable prefix and a hash of every field: the trial's name for ever.
 
         >>> FinetuneConfig("ViT-B_16", "cifar10", dropout=0.1).trial_id
         'ViT-B_16-cifar10-d0.1-lr0.03-s0-4916bc'
         """
-        digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
-        return f"{self.model}-{dataset_id(self.dataset)}-d{self.dropout:g}-lr{self.base_lr:g}-s{self.seed}-{digest[:6]}"
+        return trial_id_of(self.to_dict())
+
+
+def trial_id_of(values: Mapping[str, Any]) -> str:
+    """The trial id of `FinetuneConfig.to_dict()`, which is the content of a config.json."""
+    digest = hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()
+    name = "{model}-{dataset}-d{dropout:g}-lr{base_lr:g}-s{seed}".format(**values)
+    return f"{name}-{digest[:6]}"
 
 
 Precision = Literal["auto", "float32", "bfloat16"]

@@ -1,10 +1,9 @@
 """sync(): ships every run folder of a storage to MLflow; what is there already is left as it is."""
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 
 from vit_trainer.catalogue import Entry, catalogues
+from vit_trainer.config import trial_id_of
 from vit_trainer.errors import InputError
 from vit_trainer.folders import Folder
 from vit_trainer.run_dir import RunDir
@@ -73,6 +72,9 @@ def _check_is_ours(run_dir: RunDir) -> None:
         raise InputError(f"{run_dir.location} is no run folder ({error.strerror or error})") from error
     if config is None:
         raise InputError(f"{run_dir.location} is no run folder: it has no config.json")
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-    if not run_dir.trial_id.endswith(f"-{digest[:6]}"):
+    try:
+        own: str | None = trial_id_of(config)
+    except (KeyError, TypeError, ValueError):
+        own = None
+    if run_dir.trial_id != own:
         raise InputError(f"{run_dir.location} is no run folder: its config.json is another trial's than its name says")

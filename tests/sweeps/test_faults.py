@@ -84,6 +84,30 @@ def test_a_killed_process_is_started_again_from_its_checkpoint(
     assert numbers(tmp_path) == quiet
 
 
+@pytest.mark.parametrize("kind", ["launcher", "actor"])
+def test_whatever_is_killed_above_a_trial_it_goes_on(
+    quiet: dict[str, Any], start: Start, tmp_path: Path, kind: str
+) -> None:
+    sweep = start(tmp_path)
+    victim = sweep.wait_until(has_validated)
+    lease = victim.lease()
+    assert lease is not None
+    pid = int(lease["pid"])
+    for _ in range(1 if kind == "launcher" else 2):
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    name = Path(f"/proc/{pid}/cmdline").read_text()
+    assert "sweeps.launcher" in name if kind == "launcher" else name.startswith("ray::")
+    os.kill(pid, signal.SIGKILL)
+    code, out, err = sweep.finish()
+    assert code == 0, err
+    said = "the launcher of its processes died" if kind == "launcher" else "its node or actor was lost"
+    assert f"{victim.trial_id}: " in out
+    assert said in out
+    assert len(victim.attempts()) == 2
+    assert len(victim.rows()) == len(victim.journal())  # the process kept its state when its launcher died
+    assert numbers(tmp_path) == quiet
+
+
 def test_a_process_that_always_dies_is_given_up_and_takes_no_other_down(start: Start, tmp_path: Path) -> None:
     sweep = start(tmp_path, "--max-failures", "1")
     victim = sweep.wait_until(has_validated)
