@@ -1,179 +1,160 @@
 """Board: what one sees of a sweep while it runs, and its table at the end."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from sweeps.cells import Cell, Trial
-from sweeps.plan import trial_flops
-from vit_trainer.run_dir import Row
+from sweeps.live_table import LiveTable, Picture, is_interactive, summary_lines, time_left
+from sweeps.progress import Event, Progress, Standing
+from vit_trainer.run_dir import Result, Row
 
-Result = Mapping[str, Any]
-"""Content of a result.json."""
-
-
-@dataclass
-class _Seen:
-    """What is known of one trial."""
-
-    trial: Trial
-    row: Row | None = None
-    result: Result | None = None
-    running: bool = False
-
-    @property
-    def fraction(self) -> float:
-        if self.result is not None:
-            return 1.0
-        return self.row["step"] / self.trial.cell.schedule.total_steps if self.row else 0.0
+SECONDS_BETWEEN_SUMMARIES = 600.0
+"""How often the log says how the sweep stands, where there is no live table; at the next report after that."""
+MAX_EVENTS = 20
 
 
 @dataclass
 class Board(AbstractContextManager["Board"]):
-    """Follows the trials of a sweep: a live table in a terminal, a line per event elsewhere."""
+    """Follows the trials of a sweep: a live table in a terminal, a line per event elsewhere and in CI."""
 
     cells: list[Cell]
     """Entries of the table."""
     num_trials: int
     """Of the whole sweep, those included that `add` has yet to be called with."""
+    is_quiet: bool = False
+    """Whether to show nothing until the table at the end."""
     console: Console = field(default_factory=lambda: Console(highlight=False))
+    clock: Callable[[], float] = time.time
+    """Unix seconds."""
 
     def __post_init__(self) -> None:
-        self._seen: dict[str, _Seen] = {}
-        self._live: Live | None = None
-        self._start = time.monotonic()
-        self._flops_before = 0.0
+        self._progress: dict[str, Progress] = {}
+        self._events: tuple[Event, ...] = ()
+        self._live: LiveTable | None = None
+        self._on_gpus, self._num_slots = False, 0
+        self._summary_at = self.clock()
+        self._left, self._left_at = "", -1.0
+        self._num_done = 0
+        """Trials with a result."""
 
     def __enter__(self) -> "Board":
-        self._start = time.monotonic()
-        self._flops_before = self._flops_done()
-        if self.console.is_terminal:
-            self._live = Live(console=self.console, get_renderable=self._progress, refresh_per_second=2)
-            self._live.start()
+        if not self.is_quiet and is_interactive(self.console):
+            self._live = LiveTable(self.console, self.standing)
+            self._live.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live is not None:
-            self._live.stop()
+            self._live.__exit__(kind, error, trace)
             self._live = None
+            if self._num_done < self.num_trials:
+                self.console.print(Picture(self.standing()))  # it ended early: no table comes after this
 
     # Events.
 
-    def add(self, trial: Trial) -> None:
-        """Let a trial take part."""
-        self._seen[trial.trial_id] = _Seen(trial)
+    def connected(self, num_slots: int, *, on_gpus: bool) -> None:
+        """The cluster is there, with so many GPUs, or else CPU cores, for trials."""
+        self._num_slots, self._on_gpus = num_slots, on_gpus
+
+    def add(self, trial: Trial, num_slots: int = 1, lines: Iterable[Row] = ()) -> None:
+        """Let a trial take part.
+
+        Args:
+            num_slots: GPUs, or CPU cores, that it takes.
+            lines: of its journal, from earlier sessions.
+        """
+        self._progress[trial.trial_id] = Progress(trial, trial.trial_id, num_slots=num_slots).after(lines)
 
     def started(self, trial_id: str) -> None:
-        self._seen[trial_id].running = True
+        """A trial has begun, or goes on."""
+        progress = self._progress[trial_id]
+        self._progress[trial_id] = progress.began(self.clock())
+        self._num_done -= progress.result is not None
+        self._remember(trial_id, f"goes on after step {progress.step}" if progress.step else "started")
 
     def reported(self, trial_id: str, row: Row) -> None:
-        self._seen[trial_id].row = row
+        """A trial has validated."""
+        self._progress[trial_id] = self._progress[trial_id].reported(row)
+        if self.clock() >= self._summary_at + SECONDS_BETWEEN_SUMMARIES:
+            self._summary_at = self.clock()
+            self._say("; ".join(summary_lines(self.standing())))
 
     def noted(self, trial_id: str, note: str) -> None:
         """Something that a watcher should know, such as a retry."""
-        self.console.print(f"{trial_id}: {note}", soft_wrap=True, markup=False)
+        self._remember(trial_id, note)
+        self._say(f"{trial_id}: {note}")
 
     def ended(self, trial_id: str, result: Result) -> None:
         """A trial has its result, now or since an earlier session."""
-        seen = self._seen[trial_id]
-        was_running, seen.running, seen.result = seen.running, False, result
-        if was_running and self._live is None:
-            num_ended = sum(other.result is not None for other in self._seen.values())
-            self.console.print(
-                f"[{num_ended}/{self.num_trials}] {trial_id}: {_outcome(result)}; {self._time_left()}", soft_wrap=True
-            )
+        before = self._progress[trial_id]
+        self._progress[trial_id] = before.ended(result)
+        self._num_done += before.result is None
+        if before.is_running:
+            self._remember(trial_id, outcome(result))
+            self._say(f"[{self._num_done}/{self.num_trials}] {trial_id}: {outcome(result)}; {self._time_left()}")
+
+    def _remember(self, trial_id: str, text: str) -> None:
+        self._events = (*self._events, Event(self.clock(), f"{trial_id}: {text}"))[-MAX_EVENTS:]
+
+    def _time_left(self) -> str:
+        """In words; worked out once a second at most, since it looks at every trial of the sweep."""
+        if self._num_done >= self.num_trials:
+            return "all done"
+        if self.clock() >= self._left_at + 1:
+            self._left_at, self._left = self.clock(), time_left(self.standing())
+        return self._left
+
+    def _say(self, line: str) -> None:
+        if not self.is_quiet and self._live is None:
+            self.console.print(line, soft_wrap=True, markup=False)
 
     # Views.
 
+    def standing(self) -> Standing:
+        """How the sweep stands now; may be asked for in any thread."""
+        return Standing(
+            cells=tuple(self.cells),
+            trials=tuple(self._progress.values()),
+            num_expected=self.num_trials,
+            now=self.clock(),
+            on_gpus=self._on_gpus,
+            num_slots=self._num_slots or None,
+            events=self._events,
+        )
+
     def result(self, trial_id: str) -> Result | None:
         """What a trial has come to, or None while it hasn't."""
-        return self._seen[trial_id].result
-
-    def best(self, cell: Cell) -> Result | None:
-        """The result of a cell: that of the candidate with the best validation accuracy among the finished."""
-        finished = [
-            seen.result
-            for seen in self._seen.values()
-            if seen.trial.cell == cell and seen.result is not None and seen.result["status"] == "finished"
-        ]
-        return max(finished, key=lambda result: result["val/accuracy"], default=None)
+        return self._progress[trial_id].result
 
     def table(self) -> Table:
         """Models as rows, (data set, dropout) as columns, test accuracy in percent."""
-        return self._table("test accuracy, %", lambda cell: _percent(self.best(cell)))
-
-    def _table(self, title: str, content: Any) -> Table:
+        standing = self.standing()
         cells = {(cell.model, cell.dataset, cell.dropout): cell for cell in self.cells}
         columns = list(dict.fromkeys((cell.dataset, cell.dropout) for cell in self.cells))
-        table = Table(title=title, title_justify="left", title_style="bold")
+        table = Table(title="test accuracy, %", title_justify="left", title_style="bold")
         table.add_column("model", no_wrap=True)
         for dataset, dropout in columns:
             table.add_column(f"{dataset}\ndropout {'searched' if dropout is None else dropout}", justify="right")
         for model in dict.fromkeys(cell.model for cell in self.cells):
             entries = [cells.get((model, *column)) for column in columns]
-            table.add_row(model, *["" if cell is None else content(cell) for cell in entries])
+            table.add_row(model, *["" if cell is None else _percent(standing.accuracy(cell)) for cell in entries])
         return table
 
-    def _progress(self) -> Group:
-        num_ended = sum(seen.result is not None for seen in self._seen.values())
-        num_running = sum(seen.running for seen in self._seen.values())
-        line = f"{num_ended} of {self.num_trials} trials done, {num_running} running; {self._time_left()}"
-        return Group(self._table("", self._cell_text), Text(line))
 
-    def _cell_text(self, cell: Cell) -> Text:
-        candidates = [seen for seen in self._seen.values() if seen.trial.cell == cell]
-        running = [seen for seen in candidates if seen.running]
-        if running:
-            parts = []
-            for seen in running:
-                step = seen.row["step"] if seen.row else 0
-                accuracy = f" {100 * seen.row['val/accuracy']:.1f}" if seen.row and "val/accuracy" in seen.row else ""
-                parts.append(f"{step}/{seen.trial.cell.schedule.total_steps}{accuracy}")
-            return Text("\n".join(parts), style="yellow")
-        if all(seen.result is None for seen in candidates):
-            return Text("waiting", style="dim")
-        best = self.best(cell)
-        if best is not None:
-            return Text(_percent(best), style="bold green")
-        return Text("failed", style="red") if all(seen.result for seen in candidates) else Text("waiting", style="dim")
-
-    def _flops_done(self) -> float:
-        return sum(trial_flops(seen.trial) * seen.fraction for seen in self._seen.values())
-
-    def _flops_of_all(self) -> float:
-        """Of the whole sweep; a trial that is still to be proposed costs as much as the others do on average."""
-        known = sum(trial_flops(seen.trial) for seen in self._seen.values())
-        return known * self.num_trials / len(self._seen)
-
-    def _time_left(self) -> str:
-        done, total = self._flops_done(), self._flops_of_all()
-        elapsed = time.monotonic() - self._start
-        if done <= self._flops_before:
-            return "time left not known yet"
-        return f"about {_duration((total - done) * elapsed / (done - self._flops_before))} left"
+def _percent(accuracy: float | None) -> str:
+    return "-" if accuracy is None else f"{100 * accuracy:.2f}"
 
 
-def _percent(result: Result | None) -> str:
-    return "-" if result is None else f"{100 * result['test/accuracy']:.2f}"
-
-
-def _outcome(result: Result) -> str:
+def outcome(result: Result) -> str:
+    """A result in words."""
     if result["status"] == "finished":
         return f"test {100 * result['test/accuracy']:.2f}%"
     return f"{result['status']} ({result.get('cause')})"
-
-
-def _duration(seconds: float) -> str:
-    """Hours, minutes and seconds as h:mm:ss."""
-    minutes, seconds_left = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds_left:02d}"

@@ -1,7 +1,6 @@
 """Commands: which command ran which cells, a line in the storage for each session of a sweep."""
 
 import json
-import re
 import shlex
 import socket
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 from sweeps.cells import Cell, Schedule
 from vit_trainer.data import dataset_id
 from vit_trainer.folders import Folder
+from vit_trainer.tracking_store import hide_password
 
 COMMANDS = "commands.jsonl"
 """Name of the file in a sweep's folder of the storage."""
@@ -58,7 +58,7 @@ def record_command(storage: Folder, sweep: str, cells: Iterable[Cell], searched:
     line = {
         "time": time.time(),
         "host": socket.gethostname(),
-        "line": without_passwords(shlex.join(["python", *sys.argv])),
+        "line": hide_password(shlex.join(["python", *sys.argv])),
         "cells": [asdict(cell) | {"dataset": dataset_id(cell.dataset)} for cell in cells],
         "searched": list(searched),
     }
@@ -75,15 +75,6 @@ def read_commands(storage: Folder, sweep: str) -> tuple[list[Command], int]:
         except (ValueError, KeyError, TypeError):
             num_damaged += 1
     return commands, num_damaged
-
-
-def without_passwords(text: str) -> str:
-    """A text in which no URI holds a password.
-
-    >>> without_passwords("--tracking-uri postgresql://me:secret@host/mlflow")
-    '--tracking-uri postgresql://me:***@host/mlflow'
-    """
-    return re.sub(r"(://[^:/@\s]*):[^@\s]+@", r"\1:***@", text)
 
 
 def _command(sweep: str, values: dict[str, Any]) -> Command:

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sweeps.board import Result
 from sweeps.cells import Trial
 from sweeps.rates import Rates
-from vit_trainer.run_dir import Row
+from vit_trainer.run_dir import Result, Row
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,13 @@ class SweepOptions:
     seeds: Annotated[tuple[int, ...], _SEVERAL] = (0,)
     """Seeds; each is another candidate of its cell."""
     storage: str = "sweep-results"
-    """Where run folders lie: a folder, or a URI such as s3://bucket/folder. The same command with the same storage
-    goes on where it stopped."""
+    """Folder of the run folders, or a URI such as s3://bucket/folder; with the same one, the same command goes on."""
     tracking_uri: str | None = None
     """MLflow server or store; a SQLite file in the storage unless given."""
     plan: Annotated[bool, Parameter(negative=())] = False
     """Print what would run and its predicted cost, and start nothing."""
+    quiet: Annotated[bool, Parameter(negative=())] = False
+    """Show nothing of the trials while they run; the table at the end and what failed are printed all the same."""
     probe: Annotated[bool, Parameter(negative=())] = False
     """With --plan: measure each model on this machine, instead of assuming a share of the card's peak."""
     probe_seconds: float = 60.0
@@ -73,8 +74,7 @@ class SweepOptions:
     max_failures: int = 3
     """How often a trial starts again after a process of it died. Lost nodes don't count."""
     gpus_per_trial: Annotated[tuple[str, ...], _SEVERAL] = ("1",)
-    """GPUs of each trial, which share its batches (CPU cores where there is no GPU): a number, and for some models
-    another one, such as 1 ViT-L_16=4."""
+    """GPUs of each trial, or CPU cores where there is no GPU: a number, for some models another (1 ViT-L_16=4)."""
     reduction_factor: float = 2
     """At each rung about one candidate in so many goes on, and the next rung is so many times later; above 1."""
     grace_fraction: float = 0.25

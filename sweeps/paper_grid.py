@@ -17,17 +17,22 @@ from sweeps.cells import cells_of
 from sweeps.options import SweepOptions
 from sweeps.sweep import choose_preset, run_sweep
 from vit_trainer.command_line import new_app, run
+from vit_trainer.config import Execution
 
 app = new_app("Runs the paper's fine-tuning table, or its miniature where there is no GPU.", name="paper_grid.py")
 
-DEFAULTS = SweepOptions()
+DEFAULTS, DEFAULT_EXECUTION = SweepOptions(), Execution()
 
 
 @app.default
-def paper_grid(*, options: Annotated[SweepOptions, Parameter(name="*")] = DEFAULTS) -> int:
+def paper_grid(
+    *,
+    options: Annotated[SweepOptions, Parameter(name="*")] = DEFAULTS,
+    execution: Annotated[Execution, Parameter(name="*")] = DEFAULT_EXECUTION,
+) -> int:
     """Run the models x data sets x dropouts of the published table, each with its candidate learning rates."""
     preset = choose_preset(options, "sweeps/paper_grid.py")
-    return run_sweep(f"paper_grid-{preset}", cells_of(options.grid(preset)), options)
+    return run_sweep(f"paper_grid-{preset}", cells_of(options.grid(preset)), options, execution)
 
 
 if __name__ == "__main__":

@@ -255,8 +255,8 @@ def _cell_by_cell(results: Results) -> list[Block]:
     for entry in results.entries:
         if count := entry.num_stopped_seeds:
             line = (
-                f"{name_of(entry, results)}: early stopping ended {count} of the chosen candidate's seeds, so those that "
-                "count are the better ones. To compare seeds, run them with --no-early-stopping."
+                f"{name_of(entry, results)}: early stopping ended {count} of the chosen candidate's seeds, so those "
+                "that count are the better ones. To compare seeds, run them with --no-early-stopping."
             )
             blocks.append(Text(line))
     return blocks

@@ -35,7 +35,7 @@ class Session:
         Raises:
             InputError: a candidate makes no sense, a run folder is damaged, or the Optuna storage can't be used.
         """
-        self.name, self.options, self.execution, self.changed = name, options, execution, ship
+        self.name, self.cells, self.options, self.execution, self.changed = name, cells, options, execution, ship
         self.studies = options.studies(name, cells) if options.search == "optuna" else None
         self.trials: dict[str, Trial] = {}
         """By trial id, in the order in which they start."""
@@ -49,11 +49,11 @@ class Session:
             self.trials[trial.trial_id] = trial
         self.num_expected = options.num_trials_per_cell * len(cells) if self.studies is not None else len(self.trials)
         """Trials of the whole sweep."""
-        self.board = Board(cells, self.num_expected)
+        self.board = Board(cells, self.num_expected, is_quiet=options.quiet)
         journals = {trial_id: self.run_dir(trial_id).lines() for trial_id in self.trials}
         self.budget = Budget(options.max_gpu_hours, journals)
         for trial in self.trials.values():
-            self.board.add(trial)
+            self.board.add(trial, options.gpus_of(trial.cell.model), journals[trial.trial_id])
             result = options.settled(self.run_dir(trial.trial_id).result())
             if result is not None:
                 self.board.ended(trial.trial_id, result)
@@ -76,7 +76,7 @@ class Session:
         trial = self.studies.ask()
         if trial is not None and trial.trial_id not in self.trials:
             self.trials[trial.trial_id] = trial
-            self.board.add(trial)
+            self.board.add(trial, self.options.gpus_of(trial.cell.model))
         return trial
 
     def record(self, trial_id: str, result: dict[str, Any]) -> dict[str, Any]:

@@ -5,24 +5,28 @@ import shlex
 import sys
 import uuid
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from sweeps.cells import Cell, Trial
-from sweeps.commands import record_command, without_passwords
+from sweeps.cells import Cell
+from sweeps.commands import record_command
 from sweeps.costs import hours_lost, hours_saved, predicted_and_actual
 from sweeps.options import SweepOptions
 from sweeps.plan import Plan, longest_first, make_plan, plan_lines
 from sweeps.probes import Workload, known, measure
 from sweeps.rates import Rates, card_of
-from sweeps.report import write_report
+from sweeps.report import REPORT, write_report
 from sweeps.session import Session
+from sweeps.shipping import SweepShipper
 from vit_trainer.checkpoint_files import require_checkpoint
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
 from vit_trainer.data import require_dataset
 from vit_trainer.errors import InputError
 from vit_trainer.probe import ProbeResult
-from vit_trainer.tracking import BackgroundShipper, default_place, default_tracking_uri
+from vit_trainer.tracking_store import hide_password
+
+if TYPE_CHECKING:
+    from sweeps.tuner import EndsEarly
 
 
 def choose_preset(options: SweepOptions, script: str) -> Literal["paper", "mini"]:
@@ -38,12 +42,13 @@ def choose_preset(options: SweepOptions, script: str) -> Literal["paper", "mini"
     return "mini"
 
 
-def run_sweep(name: str, cells: list[Cell], options: SweepOptions) -> int:
+def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Execution) -> int:
     """Bring every trial of a sweep to its end and print the table.
 
     Args:
         name: of the sweep; also of its MLflow experiment.
         cells: those of its table.
+        execution: how each trial is run.
 
     Returns:
         The exit code: 0 if every trial has its result, 1 if one failed; it is named with its cause; 130 if the sweep
@@ -52,47 +57,53 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions) -> int:
     Raises:
         InputError: weights, data or the storage can't be used; raised before Ray starts.
     """
+    if execution.checkpoint is not None:
+        raise InputError(
+            f"checkpoint {execution.checkpoint} fits one model: fine-tune from it with python -m vit_trainer train"
+        )
+    for cell in cells:
+        share, micro = cell.schedule.global_batch_size // options.gpus_of(cell.model), execution.micro_batch_size
+        if micro is not None and share % micro:
+            raise InputError(f"micro_batch_size {micro} does not divide {share}, a GPU's share of {cell.model}'s batch")
     if options.plan:
         print("\n".join(plan_lines(_plan(cells, options))))
         return 0
     _check_storage(options)
-    tracking_uri = options.tracking_uri or default_tracking_uri(default_place(options.storage))
-    shipper = _shipper(name, options, tracking_uri)
-
-    def ship(trial: Trial) -> None:
-        tags = {"cell": trial.cell.name, "model": trial.cell.model, "dataset": trial.cell.dataset}
-        shipper.ship(options.run_dir(trial), tags)
-
-    session = Session(name, cells, options, Execution(), ship)
+    shipper = SweepShipper(name, options)
+    session = Session(name, cells, options, execution, shipper.ship)
     where = options.folder.location
     print(f"{name}: {session.num_expected} trials, {session.num_done} of them done, in {where}")
     if session.num_done < session.num_expected:
         pending = cells if session.studies else list(dict.fromkeys(trial.cell for trial in session.pending))
         _check_inputs(pending)
-        from sweeps.tuner import run_trials
+        record_command(options.folder, name, pending, [value for value in options.search_over if value != "base_lr"])
+    shipper.ship_all(session.trials.values())
+    try:
+        ended_early = _run(session)
+        report = write_report(options.folder)
+    finally:
+        shipper.close(options.folder.child(REPORT))
+    if ended_early == "interrupted":
+        print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
+        return INTERRUPTED
+    if ended_early == "over budget":
+        used = f"{session.budget.used_hours:.3g} of {options.max_gpu_hours:g}"
+        print(
+            f"The budget is used up ({used} GPU-hours); all states are kept. To go on: the same command with a "
+            "larger --max-gpu-hours",
+            file=sys.stderr,
+        )
+    return _summarise(session, shipper.tracking_uri, report)
 
-        searched = [value for value in options.search_over if value != "base_lr"]
-        record_command(options.folder, name, pending, searched)
-        for trial in session.trials.values():
-            ship(trial)
-        try:
-            with session.board:
-                ended_early = run_trials(session)
-        finally:
-            shipper.close()
-            if shipper.failure:
-                print(f"MLflow at {tracking_uri} did not get everything: {shipper.failure}", file=sys.stderr)
-        if ended_early == "interrupted":
-            print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
-            return INTERRUPTED
-        if ended_early == "over budget":
-            used = f"{session.budget.used_hours:.3g} of {options.max_gpu_hours:g}"
-            print(
-                f"The budget is used up ({used} GPU-hours); all states are kept. To go on: the same command with a "
-                "larger --max-gpu-hours",
-                file=sys.stderr,
-            )
-    return _summarise(session, tracking_uri)
+
+def _run(session: Session) -> "EndsEarly | None":
+    """Run what is pending; returns why it ended early, or None."""
+    if session.num_done == session.num_expected:
+        return None
+    from sweeps.tuner import run_trials
+
+    with session.board:
+        return run_trials(session)
 
 
 def _plan(cells: list[Cell], options: SweepOptions) -> Plan:
@@ -146,14 +157,7 @@ def _check_storage(options: SweepOptions) -> None:
         ) from error
 
 
-def _shipper(name: str, options: SweepOptions, tracking_uri: str) -> BackgroundShipper:
-    place = default_place(options.storage)
-    place.mkdir(parents=True, exist_ok=True)
-    command = without_passwords(shlex.join(sys.argv))
-    return BackgroundShipper(tracking_uri, name, place / "mlflow-artifacts", {"sweep": name, "command": command})
-
-
-def _summarise(session: Session, tracking_uri: str) -> int:
+def _summarise(session: Session, tracking_uri: str, report: str) -> int:
     session.board.console.print(session.board.table())
     print("\n".join(_cost_lines(session)))
     failed = False
@@ -162,8 +166,10 @@ def _summarise(session: Session, tracking_uri: str) -> int:
         if result is None or result["status"] == "failed":
             failed = True
             print(f"failed: {trial_id}: {(result or {}).get('cause', 'no result')}", file=sys.stderr)
-    print(write_report(session.options.folder))
-    print(f"To compare the runs: {sys.executable} -m mlflow ui --workers 1 --backend-store-uri {tracking_uri}")
+    print(report)
+    uri = hide_password(tracking_uri)
+    command = f"{sys.executable} -m mlflow ui --workers 1 --backend-store-uri {uri}"
+    print(f"To compare the runs: {uri if uri.startswith('http') else command}")
     return 1 if failed else 0
 
 

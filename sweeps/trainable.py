@@ -79,6 +79,8 @@ class Helper:
 class TrialActor(tune.Trainable):
     """Runs the trial in config["assignment"]; a result per report of the trial, and a last one with `done`.
 
+    The trial begins with the first step, not before: Tune may give it to another actor while this one starts.
+
     A result is a row of the journal, or `note` with a line for whoever watches, or `cause` with the failure's.
     """
 
@@ -87,13 +89,15 @@ class TrialActor(tune.Trainable):
     _parts: tuple[Any, ...] = ()
     """What each helper's `run` will return."""
     _attempt = 0
+    _begun = False
+    """Whether the trial has begun here."""
     _lost_a_part = False
 
     def setup(self, config: dict[str, Any]) -> None:
         assignment = config["assignment"]
         assert isinstance(assignment, Assignment)
         self._assignment, self._execution = assignment, assignment.execution
-        self._num_failures = 0
+        self._num_failures, self._begun = 0, False
         if self._slot is None:
             self._slot = Slot(assignment.cpus_per_process)
             group = get_current_placement_group()
@@ -110,10 +114,12 @@ class TrialActor(tune.Trainable):
                 for i, bundle in enumerate(assignment.bundles)
                 if i > 0
             )
-        self._begin()
 
     def step(self) -> dict[str, Any]:
         assert self._slot is not None
+        if not self._begun:
+            self._begun = True
+            self._begin()
         message = self._slot.receive()
         if isinstance(message, Reported):
             return dict(message.row)

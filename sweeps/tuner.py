@@ -211,7 +211,9 @@ class Resources:
         Raises:
             InputError: no such nodes.
         """
-        per_node = sorted(self.gpus_of_nodes or self.cpus_of_nodes, reverse=True)
+        per_node = sorted((size for size in self.gpus_of_nodes or self.cpus_of_nodes if size), reverse=True)
+        if not per_node:
+            raise InputError("no node of the Ray cluster has a GPU or CPU core for trials: add one")
         if num_processes <= per_node[0]:
             return (num_processes,)
         for share in sorted(set(per_node), reverse=True):
@@ -229,8 +231,11 @@ EndsEarly = Literal["interrupted", "over budget"]
 """Why a sweep ends before all of its trials have."""
 
 
-def run_trials(session: Session) -> EndsEarly | None:
+def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -> EndsEarly | None:
     """Run the session's pending trials in their order, as many at once as the cluster holds.
+
+    Args:
+        trainable: what runs a trial, if not a TrialActor: it gets the same `Assignment` and leaves the same files.
 
     Returns:
         None, or why it ended before all of them had.
@@ -248,6 +253,7 @@ def run_trials(session: Session) -> EndsEarly | None:
         os.environ.pop("RAY_ADDRESS", None)  # "local" would send the new cluster's own processes astray
         ray.init(address="local", include_dashboard=False, **RAY_LOGS)
     options, resources = session.options, Resources.of_cluster()
+    session.board.connected(resources.num_slots, on_gpus=bool(resources.gpus_of_nodes))
     cpus_per_process = 1
     if resources.gpus_of_nodes:
         cpus_per_process = max(1, min(CPUS_PER_GPU, sum(resources.cpus_of_nodes) // resources.num_slots))
@@ -273,6 +279,7 @@ def run_trials(session: Session) -> EndsEarly | None:
     if options.early_stopping:
         session.replay(asha)
     search: dict[str, Any] = {}
+    require_fit(options.planned_trials(session.cells), options.gpus_of, resources)
     assignments = [assignment(trial) for trial in session.pending]
     if session.studies is not None:
 
@@ -290,14 +297,13 @@ def run_trials(session: Session) -> EndsEarly | None:
         }
     elif not assignments:
         return None
-    require_fit(session.pending, options.gpus_of, resources)
     reasons: list[EndsEarly] = []
     with signals_as_request() as interrupted:
 
         def ends_early() -> EndsEarly | None:
-            if interrupted():
+            if not reasons and interrupted():
                 reasons.append("interrupted")
-            elif session.budget.is_used_up:
+            if not reasons and session.budget.is_used_up:
                 reasons.append("over budget")
             return reasons[0] if reasons else None
 
@@ -305,7 +311,7 @@ def run_trials(session: Session) -> EndsEarly | None:
         filesystem, path = _ray_storage(options)
         tuner = tune.Tuner(
             tune.with_resources(
-                TrialActor, lambda config: tune.PlacementGroupFactory(config["assignment"].bundles, strategy="PACK")
+                trainable, lambda config: tune.PlacementGroupFactory(config["assignment"].bundles, strategy="PACK")
             ),
             param_space=None if search else {"assignment": tune.grid_search(assignments)},
             tune_config=tune.TuneConfig(

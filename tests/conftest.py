@@ -1,6 +1,7 @@
-"""What every test shares: a Ray of its own, and as many threads as a trial has."""
+"""What every test shares: a Ray of its own, as many threads as a trial has, and a bucket for who asks."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,3 +13,24 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """URI of a folder in a bucket, on an S3 server of our own."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    before = dict(os.environ)
+    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+    address = f"endpoint_override=127.0.0.1%3A{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+    from pyarrow.fs import FileSystem
+
+    filesystem, path = FileSystem.from_uri(f"s3://sweeps?{address}")
+    filesystem.create_dir(path)
+    yield f"s3://sweeps/results?{address}"
+    os.environ.clear()
+    os.environ.update(before)
+    server.stop()

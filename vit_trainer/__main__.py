@@ -1,7 +1,11 @@
-"""python -m vit_trainer train | evaluate | probe | fetch | export | verify | pretrain-mini"""
+"""python -m vit_trainer train | evaluate | probe | fetch | export | verify | sync | pretrain-mini"""
 
 import json
 import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,6 +37,7 @@ def train(
     global_batch_size: int | None = None,
     seed: int = 0,
     storage: str = "sweep-results",
+    tracking_uri: str | None = None,
     execution: Annotated[Execution, Parameter(name="*")] = DEFAULT_EXECUTION,
 ) -> None:
     """Run one trial without Ray; what isn't given is the official recipe's.
@@ -61,6 +66,8 @@ def train(
         Decides image order, crops, flips and dropout masks.
     storage
         Folder in which the run folder is made: a path, or a URI such as s3://bucket/folder.
+    tracking_uri
+        MLflow server or store that the run is shipped to while it trains; none unless given.
     """
     from vit_trainer.checkpoint_files import check_checkpoint, file_upstream, require_checkpoint
 
@@ -80,6 +87,11 @@ def train(
         require_checkpoint(config.model, config.upstream)
     else:
         check_checkpoint(Path(execution.checkpoint), config.model)
+    is_first_process = os.environ.get("RANK", "0") == "0"
+    if tracking_uri is not None and is_first_process:
+        from vit_trainer.tracking_store import require_store
+
+        require_store(tracking_uri)
 
     from vit_trainer.train import train as run_trial
 
@@ -87,10 +99,39 @@ def train(
     finished = run_dir.result()
     if finished is None or finished["status"] != "finished":
         print(f"{config.trial_id} in {run_dir.location}")
-        with signals_as_request() as interrupted:
-            run_trial(config, run_dir, execution, _print_row, interrupted)
+        shipping = _shipped(run_dir, storage, tracking_uri) if is_first_process else nullcontext(_print_row)
+        with signals_as_request() as interrupted, shipping as report:
+            run_trial(config, run_dir, execution, report, interrupted)
     result = run_dir.result() or {}
     print(f"test/accuracy {100 * result['test/accuracy']:.2f}% after {result['step']} steps, {run_dir.location}")
+
+
+@contextmanager
+def _shipped(run_dir: RunDir, storage: str, tracking_uri: str | None) -> Iterator[Callable[[Row], None]]:
+    """What a run reports to, such that MLflow has it too; when the context ends, what MLflow lacks is said."""
+    if tracking_uri is None:
+        yield _print_row
+        return
+    from vit_trainer.catalogue import Entry
+    from vit_trainer.sync import DEFAULT_EXPERIMENT
+    from vit_trainer.tracking import BackgroundShipper
+    from vit_trainer.tracking_store import default_place, hide_password
+
+    shipper = BackgroundShipper(tracking_uri, DEFAULT_EXPERIMENT, default_place(storage) / "mlflow-artifacts", {})
+
+    def report(row: Row) -> None:
+        _print_row(row)
+        shipper.ship(run_dir, Entry())
+
+    try:
+        yield report
+    finally:
+        shipper.ship(run_dir, Entry())
+        shipper.close()
+        if shipper.failure:
+            uri = hide_password(tracking_uri)
+            rest = f"python -m vit_trainer sync --storage {storage} --tracking-uri {uri}"
+            print(f"MLflow did not get everything: {shipper.failure}. To ship the rest: {rest}", file=sys.stderr)
 
 
 def _print_row(row: Row) -> None:
@@ -375,6 +416,47 @@ def verify(*, golden: Path | None = None, full: bool = True) -> int:
     from vit_trainer.verify import print_ladder
 
     return 0 if print_ladder(folder, full=full) else 1
+
+
+@app.command
+def sync(*, storage: str = "sweep-results", tracking_uri: str | None = None, experiment: str | None = None) -> int:
+    """Ship every run folder of a storage to MLflow, and nothing twice; a sweep may go on meanwhile.
+
+    Exits with 1 if the server can't be reached or refuses; the same command then ships the rest.
+
+    Parameters
+    ----------
+    storage
+        What the sweep or train was given: a path, or a URI such as s3://bucket/folder.
+    tracking_uri
+        MLflow server or store; a SQLite file in the storage unless given.
+    experiment
+        MLflow experiment for all runs; each sweep's own unless given.
+    """
+    from vit_trainer.errors import InputError, StoreError, VitTrainerError
+    from vit_trainer.tracking_store import default_place, default_tracking_uri, hide_password, require_store
+
+    folder, uri = open_folder(storage), tracking_uri or default_tracking_uri(default_place(storage))
+    if not folder.child("runs").names():
+        raise InputError(f"there are no run folders in {storage}: give the storage of a sweep or of train")
+    try:
+        require_store(uri)
+    except StoreError as error:
+        raise VitTrainerError(str(error)) from error
+    from vit_trainer.sync import sync as ship_all
+
+    try:
+        synced = ship_all(folder, uri, experiment)
+    except InputError:
+        raise
+    except Exception as error:  # whatever MLflow's client raises in an outage
+        reason = hide_password(f"{type(error).__name__}: {error}".splitlines()[0])
+        raise VitTrainerError(f"MLflow broke off ({reason}): the same command ships the rest") from error
+    for line in synced.passed_over:
+        print(f"passed over: {line}", file=sys.stderr)
+    counts = ", ".join(f"{count} {what}" for what, count in synced.num_runs.items())
+    print(f"runs in MLflow at {hide_password(uri)}: {counts}; {len(synced.passed_over)} folders passed over")
+    return 0
 
 
 if __name__ == "__main__":

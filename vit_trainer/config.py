@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,7 +106,7 @@ class FinetuneConfig:
         numbers = {"dropout": float(self.dropout), "base_lr": float(self.base_lr)}
         return dataclasses.asdict(self) | numbers | {"dataset": dataset_id(self.dataset)}
 
-    @property
+    @cached_property
     def trial_id(self) -> str:
         """A readable prefix and a hash of every field: the trial's name for ever.
 

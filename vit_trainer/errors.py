@@ -21,6 +21,10 @@ class DownloadError(InputError):
     """A file that couldn't be downloaded; the message says which one to put where."""
 
 
+class StoreError(InputError):
+    """An MLflow store that doesn't answer, or refuses."""
+
+
 class NonFiniteLossError(VitTrainerError):
     """The loss became NaN or infinite: the run stops at that step, its last checkpoint stays."""
 

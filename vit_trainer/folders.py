@@ -6,6 +6,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +32,15 @@ def is_uri(location: str) -> bool:
     return "://" in location
 
 
+@dataclass(frozen=True)
+class Stamp:
+    """What tells whether a file has changed."""
+
+    num_bytes: int
+    modified_at: float
+    """Unix seconds, by the storage's clock."""
+
+
 class Folder(ABC):
     """A folder of files that are read and written whole. Names may have parts: `checkpoint/state.safetensors`.
 
@@ -47,6 +57,10 @@ class Folder(ABC):
     @abstractmethod
     def names(self) -> list[str]:
         """Names of the files and folders in it, sorted; none if it doesn't exist."""
+
+    @abstractmethod
+    def stamps(self) -> dict[str, Stamp]:
+        """Of every file in it and in the folders in it, by name with its parts; of a bucket in one listing."""
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
@@ -81,6 +95,20 @@ class LocalFolder(Folder):
 
     def names(self) -> list[str]:
         return sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
+
+    def stamps(self) -> dict[str, Stamp]:
+        def refuse(error: OSError) -> None:
+            if error.filename == str(self.path) and not isinstance(error, FileNotFoundError):
+                raise error
+
+        stamps = {}
+        for folder, _, names in os.walk(self.path, onerror=refuse):
+            for name in names:
+                path = Path(folder, name)
+                with suppress(FileNotFoundError, PermissionError):  # gone since it was listed, or not for us
+                    status = path.stat()
+                    stamps[path.relative_to(self.path).as_posix()] = Stamp(status.st_size, status.st_mtime)
+        return stamps
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -128,6 +156,16 @@ class RemoteFolder(Folder):
 
         infos = self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True))
         return sorted(info.base_name for info in infos)
+
+    def stamps(self) -> dict[str, Stamp]:
+        from pyarrow.fs import FileSelector, FileType
+
+        infos = self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True, recursive=True))
+        return {
+            info.path.removeprefix(f"{self.path}/"): Stamp(info.size, info.mtime.timestamp())
+            for info in infos
+            if info.type == FileType.File
+        }
 
     def read(self, name: str) -> bytes | None:
         try:

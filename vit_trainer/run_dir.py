@@ -26,6 +26,8 @@ from vit_trainer.folders import Folder, open_folder
 
 Row = dict[str, Any]
 """A row of the journal: `time` (Unix seconds), `step`, and metrics under their own names."""
+Result = Mapping[str, Any]
+"""Content of a result.json."""
 
 CONFIG, LEASE, JOURNAL, RESULT = "config.json", "lease.json", "journal.jsonl", "result.json"
 CHECKPOINT, WEIGHTS = "checkpoint/state.safetensors", "model.safetensors"

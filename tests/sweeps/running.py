@@ -71,4 +71,16 @@ def numbers(storage: Path) -> dict[str, Any]:
     return found
 
 
+def statuses_in_mlflow(storage: Path) -> dict[str, str]:
+    """Status of each trial's run and each cell's, by its name; there is one of each."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    experiment = client.get_experiment_by_name("paper_grid-mini")
+    assert experiment is not None
+    found = [(run.info.run_name, run.info.status) for run in client.search_runs([experiment.experiment_id])]
+    assert len({name for name, _ in found}) == len(found)
+    return dict(found)
+
+
 Start = Callable[..., Sweep]

@@ -8,12 +8,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from sweeps.cells import MINI
 from vit_trainer.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "paper_grid.py"
 CHROMIUM = Path("/usr/bin/chromium")
@@ -67,22 +72,53 @@ def mlflow_ui(demo: object, storage: Path) -> Iterator[str]:
         server.terminate()
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium: apt-get install chromium")
-def test_mlflow_shows_every_trial(mlflow_ui: str, storage: Path) -> None:
+def compare_in_browser(address: str, cell: str, trial_ids: list[str], pictures: Path) -> list[str]:
+    """What MLflow's pages say when someone selects a cell's trials and compares them: the texts of three pages."""
     from playwright.sync_api import sync_playwright
 
-    trial_ids = {path.name for path in (storage / "runs").iterdir()}
+    texts = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_FLAGS)
-        page = browser.new_page(viewport={"width": 1600, "height": 1700})
-        page.goto(f"{mlflow_ui}/#/experiments/1/runs")
-        page.get_by_text(f"{len(trial_ids)} matching runs").wait_for(timeout=60_000)
-        page.get_by_text("mini-digits-").first.wait_for(timeout=60_000)
-        listed = page.inner_text("body")
-        page.screenshot(path=str(storage / "mlflow-runs.png"))
-        page.goto(f"{mlflow_ui}/#/experiments/1/runs?compareRunsMode=CHART")
-        for metric in ("test/accuracy", "train/loss", "val/accuracy"):
-            page.get_by_text(metric).first.wait_for(timeout=60_000)
-        page.screenshot(path=str(storage / "mlflow-charts.png"))
+        page = browser.new_page(viewport={"width": 1900, "height": 1700})
+        page.set_default_timeout(120_000)
+
+        def look(picture: str) -> None:
+            page.screenshot(path=str(pictures / picture))
+            texts.append(page.inner_text("body"))
+
+        def row(name: str) -> "Locator":
+            return page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
+
+        page.goto(f"{address}/#/experiments/1/runs")
+        row(cell).get_by_role("button").first.click()
+        for trial_id in trial_ids:
+            row(trial_id).get_by_role("checkbox", name="Press Space to toggle row selection").check()
+        look("mlflow-cell.png")
+        page.get_by_role("button", name="Compare").click()
+        page.locator(".js-plotly-plot .parcoords").first.wait_for()
+        page.locator(".parcoords").get_by_text("base_lr").first.wait_for()
+        look("mlflow-compared.png")
+        page.get_by_role("link", name="val/accuracy").first.click()
+        page.locator(".js-plotly-plot .scatterlayer .trace").nth(len(trial_ids) - 1).wait_for()
+        for trial_id in trial_ids:
+            page.get_by_text(f"{trial_id} (val/accuracy)").wait_for()
+        look("mlflow-curves.png")
         browser.close()
-    assert sum(trial_id in listed for trial_id in trial_ids) >= 20  # the rest is below the fold
+    return texts
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium: apt-get install chromium")
+def test_mlflow_shows_the_table_s_cells_and_compares_the_trials_of_one(mlflow_ui: str, storage: Path) -> None:
+    results = {path.name: RunDir(path).result() or {} for path in (storage / "runs").iterdir()}
+    trial_ids = sorted(trial_id for trial_id in results if trial_id.startswith("ViT-B_32-mini-digits-even-d0-"))
+    cell = "ViT-B_32-mini digits-even 32px 80 steps d0 from digits"
+    runs, compared, curves = compare_in_browser(mlflow_ui, cell, trial_ids, storage)
+    assert "60 matching runs" in runs  # 40 trials in 20 cells
+    for model, dataset, dropout in product(MINI.models, MINI.datasets, MINI.dropouts):
+        assert f"{model} {dataset} 32px 80 steps d{dropout:g} from digits" in runs
+    assert f"Comparing {len(trial_ids)} Runs" in compared
+    for trial_id in trial_ids:
+        assert trial_id in compared
+        if "test/accuracy" in results[trial_id]:
+            assert f"{results[trial_id]['test/accuracy']:.3f}" in compared
+        assert f"(step={results[trial_id]['step']})" in curves

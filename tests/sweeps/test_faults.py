@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.sweeps.running import SCRIPT, Start, Sweep, has_validated, is_finished, numbers
+from tests.sweeps.running import SCRIPT, Start, Sweep, has_validated, is_finished, numbers, statuses_in_mlflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
@@ -35,8 +35,12 @@ def test_a_request_to_end_keeps_every_state(quiet: dict[str, Any], start: Start,
     assert f"all states are kept. To go on: {sys.executable} {SCRIPT}" in err
     assert "Traceback" not in err
     rows_before = {run_dir.trial_id: run_dir.rows() for run_dir in sweep.run_dirs()}
+    shown = statuses_in_mlflow(tmp_path)
+    assert "RUNNING" not in shown.values()
+    assert "KILLED" in shown.values()
     again = start(tmp_path)
     assert again.finish()[0] == 0
+    assert set(statuses_in_mlflow(tmp_path).values()) == {"FINISHED"}
     assert numbers(tmp_path) == quiet
     for run_dir in again.run_dirs():
         before = rows_before[run_dir.trial_id]
@@ -57,6 +61,7 @@ def test_a_driver_that_is_killed_costs_nothing_that_was_finished(
     code, out, err = again.finish()
     assert code == 0, err
     assert "of them done" in out
+    assert set(statuses_in_mlflow(tmp_path).values()) == {"FINISHED"}
     assert finished.lines() == before
     assert numbers(tmp_path) == quiet
 
@@ -76,6 +81,30 @@ def test_a_killed_process_is_started_again_from_its_checkpoint(
     )
     assert [attempt["attempt"] for attempt in victim.attempts()] == [1, 2]
     assert victim.attempts()[1]["from_step"] > 0
+    assert numbers(tmp_path) == quiet
+
+
+@pytest.mark.parametrize("kind", ["launcher", "actor"])
+def test_whatever_is_killed_above_a_trial_it_goes_on(
+    quiet: dict[str, Any], start: Start, tmp_path: Path, kind: str
+) -> None:
+    sweep = start(tmp_path)
+    victim = sweep.wait_until(has_validated)
+    lease = victim.lease()
+    assert lease is not None
+    pid = int(lease["pid"])
+    for _ in range(1 if kind == "launcher" else 2):
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    name = Path(f"/proc/{pid}/cmdline").read_text()
+    assert "sweeps.launcher" in name if kind == "launcher" else name.startswith("ray::")
+    os.kill(pid, signal.SIGKILL)
+    code, out, err = sweep.finish()
+    assert code == 0, err
+    said = "the launcher of its processes died" if kind == "launcher" else "its node or actor was lost"
+    assert f"{victim.trial_id}: " in out
+    assert said in out
+    assert len(victim.attempts()) == 2
+    assert len(victim.rows()) == len(victim.journal())  # the process kept its state when its launcher died
     assert numbers(tmp_path) == quiet
 
 

@@ -30,6 +30,11 @@ def test_a_gang_that_fits_nowhere_is_refused(num_processes: int) -> None:
         Resources((2, 2), (8, 8)).processes_of_nodes(num_processes)
 
 
+def test_a_cluster_without_slots_is_said() -> None:
+    with pytest.raises(InputError, match="no node of the Ray cluster has a GPU or CPU core for trials"):
+        Resources((), (0,)).processes_of_nodes(1)
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The numbers of trials of one process."""

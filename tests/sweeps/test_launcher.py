@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -17,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sweeps.launcher import FAILED, FINISHED, INTERRUPTED, Continue, Exited, Reported, Start, Started
+from sweeps.launcher import FAILED, FINISHED, INTERRUPTED, RESTART, Continue, Exited, Reported, Start, Started
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.run_dir import Row, RunDir
 
@@ -57,12 +58,17 @@ class Launched:
 
     def finish(self) -> tuple[list[Row], int]:
         """Let the trial run to its end: its reports and exit status."""
+        rows, exited = self.finish_with()
+        return rows, exited.status
+
+    def finish_with(self) -> tuple[list[Row], Exited]:
+        """The same with all that the end says."""
         rows = []
         while isinstance(message := self.receive(), Reported):
             rows.append(message.row)
             self.connection.send(Continue())
         assert isinstance(message, Exited)
-        return rows, message.status
+        return rows, message
 
 
 @pytest.fixture(scope="module")
@@ -189,13 +195,25 @@ def test_a_request_to_end_keeps_the_state_of_the_step_that_it_came_in(launched: 
 def test_a_gang_says_which_process_failed_first_and_why(launched: Launched, tmp_path: Path) -> None:
     config = FinetuneConfig(**{**CONFIG.to_dict(), "base_lr": 1e38})
     launched.start(tmp_path, 2, config=config)
-    while isinstance(message := launched.receive(), Reported):
-        launched.connection.send(Continue())
-    assert isinstance(message, Exited)
-    assert message.status == FAILED
-    assert message.result is not None
-    assert message.result["cause"].startswith("NonFiniteLossError: the training loss is nan at step")
+    _, exited = launched.finish_with()
+    assert exited.status == FAILED
+    assert exited.result is not None
+    assert exited.result["cause"].startswith("NonFiniteLossError: the training loss is nan at step")
     assert RunDir(tmp_path).result() is None  # who started the gang writes it
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space of other processes as Linux can")
+def test_a_gang_that_runs_out_of_memory_asks_for_smaller_parts(launched: Launched, tmp_path: Path) -> None:
+    config = FinetuneConfig(**{**CONFIG.to_dict(), "model": "ViT-B_16-mini", "global_batch_size": 256})
+    pids = launched.start(tmp_path, 2, config=config, execution=Execution(128, num_evaluations=1))
+    while not RunDir(tmp_path).attempts():
+        assert not launched.connection.poll(0.001)
+    for pid in pids:
+        used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.prlimit(pid, resource.RLIMIT_AS, (used + 60 * 2**20, resource.RLIM_INFINITY))
+    _, exited = launched.finish_with()
+    assert exited == Exited(RESTART, "out of memory with micro_batch_size 128: goes on with 64", micro_batch_size=64)
+    assert RunDir(tmp_path).result() is None
 
 
 @pytest.mark.parametrize("rank", [0, 1])

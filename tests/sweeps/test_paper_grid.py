@@ -70,7 +70,11 @@ def test_mlflow_has_one_run_per_trial_with_what_the_ui_compares(
     client = MlflowClient(f"sqlite:///{folder}/sweep-results/mlflow.db")
     experiment = client.get_experiment_by_name("paper_grid-mini")
     assert experiment is not None
-    runs = {run.data.tags["trial_id"]: run for run in client.search_runs([experiment.experiment_id])}
+    all_runs = client.search_runs([experiment.experiment_id])
+    (cell,) = (run for run in all_runs if "cell_run" in run.data.tags)
+    runs = {run.data.tags["trial_id"]: run for run in all_runs if run is not cell}
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {cell.info.run_id}
+    assert (cell.info.status, cell.data.metrics["num_trials"]) == ("FINISHED", 2)
     assert set(runs) == set(run_dirs(folder))
     for trial_id, run_dir in run_dirs(folder).items():
         run_, result = runs[trial_id], run_dir.result()

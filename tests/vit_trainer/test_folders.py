@@ -1,9 +1,8 @@
 """Local folders and buckets behave alike; the bucket is a real S3 server's."""
 
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +19,30 @@ CONFIG = FinetuneConfig.official(
 )
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """URI of a folder in a bucket, on an S3 server of our own."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    before = dict(os.environ)
-    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
-    address = f"endpoint_override=127.0.0.1%3A{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
-    from pyarrow.fs import FileSystem
-
-    filesystem, path = FileSystem.from_uri(f"s3://sweeps?{address}")
-    filesystem.create_dir(path)
-    yield f"s3://sweeps/results?{address}"
-    os.environ.clear()
-    os.environ.update(before)
-    server.stop()
-
-
 @pytest.fixture(params=["local", "bucket"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     if request.param == "local":
         return open_folder(tmp_path)
     uri: str = request.getfixturevalue("bucket")
     return open_folder(uri).child(tmp_path.name)
+
+
+def test_stamps_tell_what_has_changed(folder: Folder) -> None:
+    assert folder.child("a").stamps() == {}
+    folder.child("a").write("b.json", b"one")
+    folder.child("a").write("deep/c.bin", b"\x00" * 100_000)
+    before = folder.child("a").stamps()
+    assert {name: stamp.num_bytes for name, stamp in before.items()} == {"b.json": 3, "deep/c.bin": 100_000}
+    assert abs(before["b.json"].modified_at - time.time()) < 60
+    folder.child("a").append("b.json", b"two\n")
+    after = folder.child("a").stamps()
+    assert {name for name in after if after[name] != before[name]} == {"b.json"}
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        open_folder(tmp_path / "file").stamps()
 
 
 def test_what_is_written_is_read(folder: Folder) -> None:

@@ -1,15 +1,23 @@
 """Shipping run folders to a real MLflow store (SQLite)."""
 
+import json
+import os
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from vit_trainer.run_dir import RunDir
-from vit_trainer.tracking import BackgroundShipper, Shipper, default_tracking_uri
+from vit_trainer.catalogue import Entry
+from vit_trainer.errors import InputError
+from vit_trainer.run_dir import LEASE, RunDir
+from vit_trainer.tracking import BackgroundShipper, Shipper
+from vit_trainer.tracking_store import default_tracking_uri
 
-CONFIG = {"model": "ViT-B_16", "dropout": 0.1}
+CONFIG = {"model": "ViT-B_16", "dataset": "cifar10", "dropout": 0.1, "total_steps": 20}
+ENTRY = Entry("a cell's name", {"cell": "a cell's name"}, published_accuracy=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -21,74 +29,241 @@ def shipper(storage: Path) -> Shipper:
     return Shipper(default_tracking_uri(storage), "a-sweep", storage / "artifacts", {"sweep": "a-sweep"})
 
 
+def client_of(storage: Path) -> MlflowClient:
+    return MlflowClient(default_tracking_uri(storage))
+
+
 def new_run(storage: Path, name: str) -> RunDir:
     run_dir = RunDir(storage / "runs" / name)
     run_dir.open_for_writing(CONFIG)
-    run_dir.append({"step": 10, "train/loss": 0.5, "val/accuracy": 0.8})
+    run_dir.append({"step": 10, "train/loss": 0.5, "val/accuracy": 0.8, "images_per_second": 300.0})
     return run_dir
 
 
-def runs_of(storage: Path, trial_id: str) -> list[Run]:
-    client = MlflowClient(default_tracking_uri(storage))
+def finish(run_dir: RunDir, accuracy: float, val_accuracy: float = 0.9) -> None:
+    run_dir.append({"step": 20, "train/loss": 0.4, "val/accuracy": val_accuracy, "images_per_second": 320.0})
+    result = {"status": "finished", "step": 20, "test/accuracy": accuracy, "val/accuracy": val_accuracy}
+    run_dir.write_result(result | {"images_per_second": 200.0, "runtime_hours": 2.0, "gpu_hours": 4.0})
+    run_dir.close()
+
+
+def runs_of(storage: Path, key: str, value: str) -> list[Run]:
+    client = client_of(storage)
     experiment = client.get_experiment_by_name("a-sweep")
     assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id], f"tags.trial_id = '{trial_id}'"))
+    return list(client.search_runs([experiment.experiment_id], f'tags.{key} = "{value}"'))
+
+
+def run_of(storage: Path, trial_id: str) -> Run:
+    (run,) = runs_of(storage, "trial_id", trial_id)
+    return run
+
+
+def history(storage: Path, run: Run, metric: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in client_of(storage).get_metric_history(run.info.run_id, metric)]
 
 
 def test_one_run_for_ever_and_nothing_twice(storage: Path) -> None:
     run_dir = new_run(storage, "resumed")
-    for _ in range(2):  # two drivers, one after the other; the second knows nothing of the first
+    for change in ("created", "unchanged"):  # two drivers, one after the other; the second knows nothing of the first
         driver = shipper(storage)
-        driver.ship(run_dir, {"cell": "a cell"})
-        driver.ship(run_dir, {"cell": "a cell"})
-        (run,) = runs_of(storage, "resumed")
-        assert run.info.status == "RUNNING"
-    run_dir.append({"step": 20, "train/loss": 0.4, "val/accuracy": 0.9})
-    run_dir.write_result({"status": "finished", "step": 20, "test/accuracy": 0.91})
-    shipper(storage).ship(run_dir, {"cell": "a cell"})
+        assert driver.ship(run_dir, ENTRY) == change
+        assert driver.ship(run_dir, ENTRY) == "unchanged"
+        assert run_of(storage, "resumed").info.status == "RUNNING"
+    finish(run_dir, 0.91)
+    assert shipper(storage).ship(run_dir, ENTRY) == "updated"
+    assert shipper(storage).ship(run_dir, ENTRY) == "unchanged"
 
-    (run,) = runs_of(storage, "resumed")
+    run = run_of(storage, "resumed")
     assert run.info.status == "FINISHED"
-    assert run.data.params == {"model": "ViT-B_16", "dropout": "0.1"}
+    assert run.data.params == {"model": "ViT-B_16", "dataset": "cifar10", "dropout": "0.1", "total_steps": "20"}
     assert run.data.metrics["test/accuracy"] == 0.91
-    assert (run.data.tags["cell"], run.data.tags["sweep"]) == ("a cell", "a-sweep")
-    history = MlflowClient(default_tracking_uri(storage)).get_metric_history(run.info.run_id, "val/accuracy")
-    assert [(metric.step, metric.value) for metric in history] == [(10, 0.8), (20, 0.9)]
+    assert run.data.metrics["published/accuracy"] == 0.9
+    assert run.data.metrics["accuracy_difference"] == pytest.approx(0.01)
+    assert run.data.metrics["images_per_second"] == 200.0, "that of the whole run, not of its last steps"
+    assert (run.data.tags["cell"], run.data.tags["sweep"]) == ("a cell's name", "a-sweep")
+    assert history(storage, run, "val/accuracy") == [(10, 0.8), (20, 0.9), (20, 0.9)]
+    (seen,) = run.inputs.dataset_inputs
+    assert seen.dataset.name == "cifar10"
+    assert json.loads(seen.dataset.profile)["num_train"] == 49_000
+
+
+def test_sending_again_without_the_mark_changes_nothing(storage: Path) -> None:
+    run_dir = new_run(storage, "unmarked")
+    finish(run_dir, 0.9)
+    shipper(storage).ship(run_dir, ENTRY)
+    run = run_of(storage, "unmarked")
+    metrics = ("train/loss", "test/accuracy", "images_per_second", "accuracy_difference")
+    before = {metric: history(storage, run, metric) for metric in metrics}
+    client_of(storage).delete_tag(run.info.run_id, "shipped")
+    assert shipper(storage).ship(run_dir, ENTRY) == "updated"
+    assert {metric: history(storage, run, metric) for metric in metrics} == before
+
+
+def test_a_journal_that_was_begun_anew_is_shipped_from_its_first_row(storage: Path) -> None:
+    shipper(storage).ship(new_run(storage, "anew"), ENTRY)
+    (storage / "runs" / "anew" / "journal.jsonl").unlink()
+    run_dir = new_run(storage, "anew")
+    run_dir.append({"step": 15, "train/loss": 0.1})
+    shipper(storage).ship(run_dir, ENTRY)
+    assert len(history(storage, run_of(storage, "anew"), "train/loss")) == 3
 
 
 @pytest.mark.parametrize(("status", "shown"), [("stopped", "KILLED"), ("failed", "FAILED")])
 def test_how_a_run_ended(storage: Path, status: str, shown: str) -> None:
     run_dir = new_run(storage, status)
     run_dir.write_result({"status": status, "step": 10, "cause": "the reason"})
-    shipper(storage).ship(run_dir, {})
-    (run,) = runs_of(storage, status)
-    assert (run.info.status, run.data.tags["cause"]) == (shown, "the reason")
+    shipper(storage).ship(run_dir, ENTRY)
+    run = run_of(storage, status)
+    assert (run.info.status, run.data.tags["cause"], run.data.tags["outcome"]) == (shown, "the reason", status)
 
 
 def test_a_failed_run_that_goes_on_is_running_again(storage: Path) -> None:
     run_dir = new_run(storage, "retried")
     run_dir.write_result({"status": "failed", "step": 10, "cause": "the reason"})
-    shipper(storage).ship(run_dir, {})
+    shipper(storage).ship(run_dir, ENTRY)
     run_dir.open_for_writing(CONFIG)
     assert run_dir.result() is None
-    shipper(storage).ship(run_dir, {})
-    (run,) = runs_of(storage, "retried")
-    assert run.info.status == "RUNNING"
+    shipper(storage).ship(run_dir, ENTRY)
+    run = run_of(storage, "retried")
+    assert (run.info.status, run.data.tags["cause"], run.data.tags["outcome"]) == ("RUNNING", "", "running")
+
+
+@pytest.mark.parametrize(
+    ("lease", "shown"),
+    [
+        (None, "KILLED"),
+        ({"host": socket.gethostname(), "pid": os.getpid(), "time": 0.0}, "RUNNING"),
+        ({"host": socket.gethostname(), "pid": 2**22 + 1, "time": 1e12}, "KILLED"),  # no process has that number
+        ({"host": "another", "pid": 1, "time": 1e12}, "RUNNING"),
+        ({"host": "another", "pid": 1, "time": 0.0}, "KILLED"),
+    ],
+    ids=["nobody's", "a living writer", "a dead writer", "another machine's", "another machine's of long ago"],
+)
+def test_only_a_trial_that_someone_writes_is_running(tmp_path: Path, lease: dict[str, object], shown: str) -> None:
+    run_dir = new_run(tmp_path, "unfinished")
+    path = tmp_path / "runs" / "unfinished" / "journal.jsonl"
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps(row | {"time": 1e9}) + "\n")
+    run_dir.folder.remove(LEASE)
+    if lease is not None:
+        run_dir.folder.write(LEASE, json.dumps(lease).encode())
+    shipper(tmp_path).ship(run_dir, ENTRY)
+    assert run_of(tmp_path, "unfinished").info.status == shown
+
+
+def test_two_shippers_that_meet_a_trial_at_once_make_one_run_in_the_end(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = new_run(storage, "raced")
+    meeting = threading.Barrier(2, timeout=60)
+    search = Shipper._search
+
+    def search_together(self: Shipper, key: str, value: str) -> list[Run]:
+        found = search(self, key, value)
+        if key in ("trial_id", "cell_run") and not found:
+            meeting.wait()  # neither has seen the other's run, both will create one
+        return found
+
+    monkeypatch.setattr(Shipper, "_search", search_together)
+    shippers = [shipper(storage) for _ in range(2)]
+    entry = Entry("a raced cell")
+    threads = [threading.Thread(target=one.ship, args=(run_dir, entry)) for one in shippers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    finish(run_dir, 0.93)
+    for one in shippers:
+        one.ship(run_dir, entry)
+        one.summarise_cells()
+    (cell,) = runs_of(storage, "cell_run", "a raced cell")
+    assert cell.data.metrics["test/accuracy"] == 0.93
+    run = run_of(storage, "raced")
+    assert run.data.tags["mlflow.parentRunId"] == cell.info.run_id
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model"] == "ViT-B_16"
+    assert [step for step, _ in history(storage, run, "train/loss")] == [10, 20]
+
+
+def test_a_shipper_that_died_before_the_parameters_is_made_up_for(storage: Path) -> None:
+    run_dir = new_run(storage, "half-made")
+    client, experiment = client_of(storage), client_of(storage).get_experiment_by_name("a-sweep")
+    assert experiment is not None
+    client.create_run(experiment.experiment_id, tags={"trial_id": "half-made"})
+    shipper(storage).ship(run_dir, ENTRY)
+    run = run_of(storage, "half-made")
+    assert run.data.params["model"] == "ViT-B_16"
+    assert run.data.tags["cell"] == "a cell's name"
+    assert history(storage, run, "val/accuracy") == [(10, 0.8)]
+
+
+def test_a_cell_shows_its_best_trial_and_what_all_of_them_took(tmp_path: Path) -> None:
+    entry = Entry("cell", {"cell": "cell"}, published_accuracy=0.95)
+    better_on_test, best, begun = (new_run(tmp_path, name) for name in ("better-on-test", "best", "begun"))
+    finish(better_on_test, 0.99, val_accuracy=0.8)
+    driver = shipper(tmp_path)
+    driver.ship(better_on_test, entry)
+    driver.ship(begun, entry)
+    driver.summarise_cells()
+    (cell,) = runs_of(tmp_path, "cell_run", "cell")
+    assert (cell.info.status, cell.data.metrics["test/accuracy"]) == ("RUNNING", 0.99)
+    finish(best, 0.96, val_accuracy=0.9)
+    driver.ship(best, entry)
+    driver.ship(begun, entry, driver_ended=True)
+    driver.summarise_cells(driver_ended=True)
+    (cell,) = runs_of(tmp_path, "cell_run", "cell")
+    assert (cell.info.status, cell.data.tags["best_trial"]) == ("KILLED", "best")
+    metrics = cell.data.metrics
+    assert metrics["test/accuracy"] == 0.96
+    assert (metrics["published/accuracy"], metrics["accuracy_difference"]) == (0.95, pytest.approx(0.01))
+    assert (metrics["runtime_hours"], metrics["gpu_hours"], metrics["num_trials"]) == (4.0, 8.0, 3)
+    for name in ("best", "begun"):
+        assert run_of(tmp_path, name).data.tags["mlflow.parentRunId"] == cell.info.run_id
+
+
+def test_files_of_the_whole_sweep(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "report.md").write_text("first")
+    shipper(tmp_path).ship_files(report)
+    (report / "report.md").write_text("second")
+    shipper(tmp_path).ship_files(report)
+    (run,) = runs_of(tmp_path, "sweep_run", "a-sweep")
+    path = client_of(tmp_path).download_artifacts(run.info.run_id, "report/report.md", str(tmp_path))
+    assert Path(path).read_text() == "second"
+    with pytest.raises(InputError, match="no folder of files"):
+        shipper(tmp_path).ship_files(tmp_path / "nowhere")
+
+
+def test_an_experiment_that_was_deleted_is_said(tmp_path: Path) -> None:
+    shipper(tmp_path)
+    client = client_of(tmp_path)
+    experiment = client.get_experiment_by_name("a-sweep")
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(InputError, match="restore it"):
+        shipper(tmp_path)
 
 
 def test_the_background_shipper_ships_everything_before_it_closes(storage: Path) -> None:
     background = BackgroundShipper(default_tracking_uri(storage), "a-sweep", storage / "artifacts", {})
     run_dirs = [new_run(storage, f"background-{i}") for i in range(3)]
-    for run_dir in run_dirs:
-        background.ship(run_dir, {})
+    damaged = new_run(storage, "damaged")
+    damaged.folder.write("result.json", b"{")
+    for run_dir in [damaged, *run_dirs]:
+        background.ship(run_dir, ENTRY)
+    finish(run_dirs[0], 0.9)
     background.close()
     assert background.failure is None
-    assert all(len(runs_of(storage, run_dir.trial_id)) == 1 for run_dir in run_dirs)
+    assert not runs_of(storage, "trial_id", "damaged")
+    shown = [run_of(storage, run_dir.trial_id).data.tags["outcome"] for run_dir in run_dirs]
+    assert shown == ["finished", "interrupted", "interrupted"]
 
 
 def test_an_outage_is_told_and_delays_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     background = BackgroundShipper(f"sqlite:///{tmp_path}/file/mlflow.db", "a-sweep", tmp_path, {})
-    background.ship(new_run(tmp_path, "unseen"), {})
+    background.ship(new_run(tmp_path, "unseen"), ENTRY)
     background.close(timeout_seconds=30)
     assert background.failure is not None

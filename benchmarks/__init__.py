@@ -1,0 +1,1 @@
+"""What things cost: one command per claim, with rivals where there are any."""

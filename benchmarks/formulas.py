@@ -1,0 +1,97 @@
+"""Trials that are formulas: they leave the files of real ones, report as often as one likes, and compute nothing."""
+
+import math
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from sweeps.cells import MINI, Cell, Schedule, Trial
+from sweeps.trainable import Assignment
+from vit_trainer.config import FinetuneConfig
+from vit_trainer.run_dir import Row, RunDir
+
+
+def candidates_per_cell(num_trials: int) -> int:
+    """How many seeds each cell gets: ten where that gives the number of trials."""
+    return math.gcd(num_trials, 10)
+
+
+def formula_cells(num_trials: int, num_reports: int) -> list[Cell]:
+    """Cells of the miniature's models and data sets, and as many dropouts as it takes; a report per step."""
+    num_cells = num_trials // candidates_per_cell(num_trials)
+    schedule = Schedule(total_steps=num_reports, warmup_steps=0, global_batch_size=16)
+    num_dropouts = math.ceil(num_cells / len(MINI.models) / len(MINI.datasets))
+    entries = product((i / num_dropouts for i in range(num_dropouts)), MINI.models, MINI.datasets)
+    return [
+        Cell("digits", model, dataset, 32, schedule, dropout) for dropout, model, dataset in islice(entries, num_cells)
+    ]
+
+
+def formula_trials(num_trials: int, num_reports: int) -> list[Trial]:
+    """The candidates of these cells: seeds."""
+    cells = formula_cells(num_trials, num_reports)
+    return [Trial(cell, 0.01, seed) for cell in cells for seed in range(candidates_per_cell(num_trials))]
+
+
+def formula_row(config: FinetuneConfig, step: int) -> Row:
+    """What a real trial would report after a step, with the same metrics; seeds differ in how good they are."""
+    done = step / config.total_steps
+    best = 0.5 + 0.5 * math.sin(config.seed) ** 2
+    return {
+        "step": step,
+        "train/loss": math.exp(-done),
+        "lr": config.base_lr * (1 - done),
+        "images_per_second": 1000.0,
+        "val/accuracy": best * done / (0.1 + done),
+        "val/loss": 1 - best * done,
+        "runtime_hours": done,
+        "gpu_hours": done,
+    }
+
+
+class FormulaActor(tune.Trainable):
+    """Runs the formula of config["assignment"] as TrialActor runs training: a result per report, and one at the end."""
+
+    _run_dir: RunDir
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._config, location = self._trial_of(config)
+        self._run_dir, self._step = RunDir(location), 0
+
+    def step(self) -> dict[str, Any]:
+        if self._step == 0:
+            self._run_dir.open_for_writing(self._config.to_dict())
+            self._run_dir.append({"attempt": 1, "from_step": 0})
+        row = formula_row(self._config, self._step)
+        if self._step == self._config.total_steps:
+            metrics = {key: row[key] for key in ("val/accuracy", "train/loss", "runtime_hours", "gpu_hours")}
+            result = {"status": "finished", "step": self._step, "test/accuracy": row["val/accuracy"], **metrics}
+            self._run_dir.write_result(result)
+            self._run_dir.close()
+            return {"done": True}
+        self._step += 1
+        return self._run_dir.append(formula_row(self._config, self._step))
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._run_dir.close()
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        self._run_dir.close()
+
+    def _trial_of(self, config: dict[str, Any]) -> tuple[FinetuneConfig, str]:
+        """The trial, and the location of its run folder."""
+        assignment = config["assignment"]
+        assert isinstance(assignment, Assignment)
+        return assignment.config, assignment.location
+
+
+class RawFormulaActor(FormulaActor):
+    """The same without our orchestrator: from values as one would write them for Tune."""
+
+    def _trial_of(self, config: dict[str, Any]) -> tuple[FinetuneConfig, str]:
+        trial = FinetuneConfig(**config["trial"])
+        return trial, str(Path(config["storage"]) / "runs" / trial.trial_id)

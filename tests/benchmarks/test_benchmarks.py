@@ -1,0 +1,63 @@
+"""The benchmarks run, and what they find at a small size is within generous bounds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def figures(tmp_path: Path, name: str, *arguments: str) -> dict[str, Any]:
+    """What a benchmark writes, started as the README says."""
+    path = tmp_path / "figures.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / name), *arguments, "--json", str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=1700, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    content: dict[str, Any] = json.loads(path.read_text())
+    assert content["versions"].keys() >= {"python", "ray"}
+    assert content["machine"]
+    return content
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_what_the_orchestrator_costs(tmp_path: Path) -> None:
+    size = ["--num-trials", "30", "--num-reports", "10", "--num-repeats", "1"]
+    runs = figures(tmp_path, "orchestrator.py", *size)["runs"]
+    assert {run["rival"] for run in runs} == {"raw", "ours", "asha", "live", "shipped"}
+    ours, raw = (
+        next(run for run in runs if (run["rival"], run["num_trials"], run["num_reports"]) == (rival, 30, 300))
+        for rival in ("ours", "raw")
+    )
+    assert ours["peak_mb"] < 1000
+    # The processor's time, since a test can't know what else the machine does; half of it is the start.
+    assert ours["cpu_seconds"] < 30 * 0.2 + 300 * 0.010
+    assert ours["cpu_seconds"] < raw["cpu_seconds"] + 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_how_long_a_slot_waits(tmp_path: Path) -> None:
+    found = figures(tmp_path, "slot_wait.py", "--num-trials", "4")
+    assert len(found["waits"]) == 2
+    assert all(0 < wait["seconds_to_begin"] < wait["seconds_to_first_step"] < 20 for wait in found["waits"])
+    assert 0 < found["share"] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("orchestrator.py", ["--num-trials", "9"], "num_trials 9 is below 10"),
+        ("slot_wait.py", ["--num-trials", "2"], "2 trials on 2 slots leave no slot that waits: give more trials"),
+    ],
+)
+def test_bad_input_is_one_line(name: str, arguments: list[str], message: str) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / name), *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

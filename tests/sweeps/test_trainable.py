@@ -1,0 +1,62 @@
+"""The actor that Tune schedules, in a real Ray."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from sweeps.trainable import Assignment, TrialActor
+from vit_trainer.config import Execution, FinetuneConfig
+from vit_trainer.run_dir import RunDir
+
+CONFIG = FinetuneConfig.official("ViT-B_32-mini", "digits-even", total_steps=2, warmup_steps=0, global_batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def actor_class() -> Iterator[type]:
+    """A TrialActor in a placement group, as Tune starts it."""
+
+    class Watched(TrialActor):  # in here, since Ray's processes can't import this file
+        def first_report(self) -> object:
+            """What a process of a trial says first, or None if none runs."""
+            return self._slot.receive() if self._slot is not None and self._slot._pids else None
+
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    group = placement_group([{"CPU": 1}])
+    strategy = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
+    yield ray.remote(Watched).options(num_cpus=1, scheduling_strategy=strategy)
+    ray.shutdown()
+
+
+def test_an_actor_that_starts_too_late_leaves_a_trial_that_ran_elsewhere_alone(
+    actor_class: type, tmp_path: Path
+) -> None:
+    """While it starts, Tune gives its trial to an actor that has become free, and stops it when it is there."""
+    result = {"status": "finished", "step": 2, "test/accuracy": 1.0}
+    elsewhere = RunDir(tmp_path)
+    elsewhere.open_for_writing(CONFIG.to_dict())
+    elsewhere.write_result(result)
+    elsewhere.close()
+    actor = actor_class.remote(config={"assignment": Assignment(CONFIG, str(tmp_path), Execution())})
+    assert ray.get(actor.first_report.remote()) is None
+    ray.get(actor.stop.remote())
+    assert RunDir(tmp_path).result() == result
+    assert RunDir(tmp_path).attempts() == []
+    ray.kill(actor)
+
+
+def test_it_runs_a_trial_and_then_another(actor_class: type, tmp_path: Path) -> None:
+    actor = actor_class.remote(config={"assignment": Assignment(CONFIG, str(tmp_path / "one"), Execution())})
+    for name in ("one", "two"):
+        if name == "two":
+            assert ray.get(actor.reset.remote({"assignment": Assignment(CONFIG, str(tmp_path / name), Execution())}))
+        while not ray.get(actor.train.remote()).get("done"):
+            pass
+        result = RunDir(tmp_path / name).result()
+        assert result is not None
+        assert result["status"] == "finished"
+    ray.get(actor.stop.remote())
+    ray.kill(actor)

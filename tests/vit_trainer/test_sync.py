@@ -1,0 +1,219 @@
+"""`python -m vit_trainer sync` against real stores: SQLite, PostgreSQL, and a server that dies and comes back."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.stores import MlflowServer, free_port, postgresql
+from vit_trainer.catalogue import Catalogue, Entry
+from vit_trainer.config import FinetuneConfig
+from vit_trainer.folders import open_folder
+from vit_trainer.run_dir import RunDir
+from vit_trainer.tracking import BackgroundShipper
+
+TRIALS = [FinetuneConfig.official("ViT-B_16", "cifar10", seed=seed) for seed in range(3)]
+
+
+def sync(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vit_trainer", "sync", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+
+
+def make_storage(folder: Path) -> Path:
+    """Three trials, the first two of a sweep, and four folders that are none."""
+    runs = folder / "runs"
+    for number, config in enumerate(TRIALS):
+        run_dir = RunDir(runs / config.trial_id)
+        run_dir.open_for_writing(config.to_dict())
+        for step in range(50, 501, 50):
+            run_dir.append({"step": step, "train/loss": 1 / step, "lr": 0.01, "val/accuracy": 0.9 + number / 100})
+        if number < 2:
+            result = {"status": "finished", "step": 500, "test/accuracy": 0.95, "val/accuracy": 0.9 + number / 100}
+            run_dir.write_result(result | {"runtime_hours": 1.0, "gpu_hours": 1.0})
+        run_dir.close()
+    Catalogue(open_folder(folder), "a-sweep").add(
+        {config.trial_id: Entry("a cell", {"cell": "a cell"}, 0.94) for config in TRIALS[:2]}
+    )
+    (runs / "empty").mkdir()
+    (runs / "a-file").touch()
+    shutil.copytree(runs / TRIALS[0].trial_id, runs / f"{TRIALS[0].trial_id}-copy")
+    damaged = runs / FinetuneConfig.official("ViT-B_16", "cifar10", seed=9).trial_id
+    shutil.copytree(runs / TRIALS[0].trial_id, damaged)
+    (damaged / "config.json").write_text("{")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_storage(tmp_path_factory.mktemp("storage"))
+
+
+def content(tracking_uri: str) -> dict[str, object]:
+    """All that MLflow holds, by what it is about."""
+    client = MlflowClient(tracking_uri)
+    experiments = client.search_experiments()
+    found: dict[str, object] = {}
+    for run in client.search_runs([experiment.experiment_id for experiment in experiments]):
+        points = {
+            key: [
+                (point.step, point.timestamp, point.value) for point in client.get_metric_history(run.info.run_id, key)
+            ]
+            for key in run.data.metrics
+        }
+        name = run.data.tags.get("trial_id") or run.data.tags["cell_run"]
+        assert name not in found
+        found[name] = (run.info.status, run.data.params, run.data.tags, points)
+    return found
+
+
+def check(tracking_uri: str, storage: Path) -> None:
+    arguments = ["--storage", str(storage), "--tracking-uri", tracking_uri]
+    first = sync(*arguments)
+    assert first.returncode == 0, first.stderr
+    assert "3 created, 0 updated, 0 unchanged; 4 folders passed over" in first.stdout
+    for name in (
+        "empty is no run folder",
+        "a-file is no run folder",
+        "-copy is no run folder",
+        "config.json is damaged",
+    ):
+        assert name in first.stderr
+    before = content(tracking_uri)
+    assert set(before) == {"a cell", *(config.trial_id for config in TRIALS)}
+    again = sync(*arguments)
+    assert "0 created, 0 updated, 3 unchanged" in again.stdout, again.stderr
+    assert content(tracking_uri) == before
+    client = MlflowClient(tracking_uri)
+    sweep, alone = (client.get_experiment_by_name(name) for name in ("a-sweep", "vit_trainer"))
+    assert sweep is not None
+    assert alone is not None
+    for run in client.search_runs([sweep.experiment_id, alone.experiment_id]):
+        if "shipped" in run.data.tags:
+            client.delete_tag(run.info.run_id, "shipped")
+    assert "3 updated" in sync(*arguments).stdout
+    assert content(tracking_uri) == before
+    cell_run = client.search_runs([sweep.experiment_id], "tags.cell_run = 'a cell'")[0]
+    assert cell_run.data.metrics["accuracy_difference"] == pytest.approx(0.01)
+    assert cell_run.data.tags["best_trial"] == TRIALS[1].trial_id
+
+
+def test_a_sqlite_file_gets_everything_once(storage: Path, tmp_path: Path) -> None:
+    check(f"sqlite:///{tmp_path}/mlflow.db", storage)
+
+
+@pytest.fixture(scope="module")
+def postgresql_store() -> Iterator[str]:
+    with postgresql() as uri:
+        yield uri
+
+
+@pytest.mark.slow
+def test_a_server_on_postgresql_gets_everything_once(storage: Path, tmp_path: Path, postgresql_store: str) -> None:
+    server = MlflowServer(tmp_path, postgresql_store)
+    server.start()
+    try:
+        check(server.address, storage)
+    finally:
+        server.kill()
+
+
+@pytest.mark.slow
+def test_what_a_dead_server_missed_is_shipped_when_it_is_back(tmp_path: Path) -> None:
+    server = MlflowServer(tmp_path)
+    config = TRIALS[0]
+    run_dir = RunDir(tmp_path / "storage" / "runs" / config.trial_id)
+    run_dir.open_for_writing(config.to_dict())
+    background = BackgroundShipper(server.address, "vit_trainer", tmp_path, {})  # down at the start
+    run_dir.append({"step": 1, "train/loss": 1.0})
+    background.ship(run_dir, Entry())
+    server.start()
+    wait_for_row(server.address, config.trial_id, 1)
+    server.kill()  # down in the middle
+    run_dir.append({"step": 2, "train/loss": 0.9})
+    background.ship(run_dir, Entry())
+    server.start()
+    wait_for_row(server.address, config.trial_id, 2)
+    server.kill()  # down at the end
+    run_dir.append({"step": 3, "train/loss": 0.8})
+    run_dir.write_result({"status": "finished", "step": 3, "test/accuracy": 0.9, "val/accuracy": 0.8})
+    run_dir.close()
+    background.ship(run_dir, Entry())
+    background.close()
+    assert background.failure is not None
+
+    arguments = ["--storage", str(tmp_path / "storage"), "--tracking-uri", server.address]
+    refused = sync(*arguments)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: MLflow at {server.address} can't be used (")
+    assert refused.stderr.count("\n") == 1
+    server.start()
+    try:
+        done = sync(*arguments)
+        assert "0 created, 1 updated, 0 unchanged" in done.stdout, done.stderr
+        status, _, tags, points = content(server.address)[config.trial_id]  # type: ignore[misc]
+        assert (status, tags["outcome"]) == ("FINISHED", "finished")
+        assert [(step, value) for step, _, value in points["train/loss"]] == [(1, 1.0), (2, 0.9), (3, 0.8)]
+    finally:
+        server.kill()
+
+
+def wait_for_row(address: str, trial_id: str, step: int) -> None:
+    client, deadline = MlflowClient(address), time.monotonic() + 60
+    while time.monotonic() < deadline:
+        experiment = client.get_experiment_by_name("vit_trainer")
+        runs = client.search_runs([experiment.experiment_id]) if experiment else []
+        for run in runs:
+            points = client.get_metric_history(run.info.run_id, "train/loss")
+            if run.data.tags["trial_id"] == trial_id and max((point.step for point in points), default=0) == step:
+                return
+        time.sleep(0.2)
+    raise AssertionError(f"step {step} was not shipped")
+
+
+def test_a_storage_without_run_folders_is_said(tmp_path: Path) -> None:
+    done = sync("--storage", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr == f"error: there are no run folders in {tmp_path}: give the storage of a sweep or of train\n"
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason", "advice"),
+    [
+        ("htp://host", "is none of MLflow's", "give http://host:port"),
+        ("./mlruns", "is none of MLflow's", "sqlite:///folder/mlflow.db"),
+        (f"http://127.0.0.1:{free_port()}", "Connection refused", "start the server there"),
+        ("http://no-such-host.invalid:5000", "can't be used", "correct the address"),
+        ("sqlite:////no/such/folder/mlflow.db", "/no/such/folder is no folder", "correct the address"),
+        (f"postgresql+psycopg2://me:secret@127.0.0.1:{free_port()}/mlflow", "me:***@", "start the server there"),
+        ("postgresql+psycopg://host/mlflow", "No module named 'psycopg'", "psycopg2-binary"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_one_line(tmp_path: Path, uri: str, reason: str, advice: str) -> None:
+    command = [sys.executable, "-m", "vit_trainer", "train", "--model", "ViT-B_32-mini", "--dataset", "digits-even"]
+    command += ["--storage", str(tmp_path / "storage"), "--tracking-uri", uri]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert reason in done.stderr
+    assert advice in done.stderr
+    assert "secret" not in done.stderr
+    assert not (tmp_path / "storage").exists()
+
+
+def test_a_server_that_accepts_and_never_answers_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        start = time.monotonic()
+        done = sync(
+            "--storage", str(make_storage(tmp_path)), "--tracking-uri", f"http://127.0.0.1:{silent.getsockname()[1]}"
+        )
+        assert time.monotonic() - start < 45
+    assert done.returncode == 1, done.stdout
+    assert done.stderr.count("\n") == 1, done.stderr
