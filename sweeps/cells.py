@@ -7,7 +7,7 @@ from typing import Any
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import dataset_info
+from vit_trainer.data import DATASETS, dataset_info
 from vit_trainer.errors import InputError, one_of
 
 
@@ -143,3 +143,12 @@ def cell_of(config: Mapping[str, Any]) -> Cell:
     if steps < 1:
         raise InputError(f"total_steps {steps} is below 1: give the number of optimiser steps")
     return cell
+
+
+def place_in_table(cell: Cell) -> tuple[object, ...]:
+    """To sort by: models and data sets in the order of the published table, then what else tells cells apart."""
+    models, datasets = [*PAPER.models, *MINI.models, *MODELS], list(DATASETS)
+    dataset = datasets.index(cell.dataset) if cell.dataset in datasets else len(datasets)
+    schedule = (cell.schedule.total_steps, cell.schedule.global_batch_size, cell.schedule.warmup_steps)
+    dropout = -1.0 if cell.dropout is None else cell.dropout
+    return (models.index(cell.model), dataset, cell.dataset, dropout, cell.upstream, -cell.resolution, schedule)

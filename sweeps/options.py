@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from sweeps.cells import MINI, PAPER, Cell, Grid, Trial
+from sweeps.notifications import require_url
 from sweeps.rates import card_of
 from sweeps.space import Searched, Space
 from vit_trainer.architectures import MODELS
@@ -47,6 +48,12 @@ class SweepOptions:
     """Folder of the run folders, or a URI such as s3://bucket/folder; with the same one, the same command goes on."""
     tracking_uri: str | None = None
     """MLflow server or store; a SQLite file in the storage unless given."""
+    register: Annotated[bool, Parameter(negative=())] = False
+    """Put each cell's best trial into MLflow's model registry, to be served; implies --save-weights."""
+    tensorboard: Annotated[bool, Parameter(negative=())] = False
+    """Write TensorBoard event files too, to tensorboard in the storage, which must be a local folder."""
+    notify: str | None = None
+    """Web address that is told by a small JSON object when the sweep ends, a cell fails or the budget is reached."""
     plan: Annotated[bool, Parameter(negative=())] = False
     """Print what would run and its predicted cost, and start nothing."""
     quiet: Annotated[bool, Parameter(negative=())] = False
@@ -91,6 +98,12 @@ class SweepOptions:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InputError(f"{name} {value:g} is not a positive number: give {kind}")
+        if self.notify is not None:
+            require_url(self.notify)
+        if self.tensorboard and is_uri(self.storage):
+            raise InputError(
+                f"storage {self.storage} can't hold event files: leave --tensorboard out, or give a folder"
+            )
         if self.probe and not self.plan:
             raise InputError("--probe measures for a plan: give --plan too")
         if self.card is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from sweeps.cells import MINI, PAPER, Cell, Trial, cell_of
+from sweeps.cells import Cell, Trial, cell_of, place_in_table
 from sweeps.commands import COMMANDS, Command, read_commands
 from sweeps.costs import hours_lost, hours_not_run, hours_of
 from sweeps.probes import Workload, known
@@ -15,9 +15,7 @@ from sweeps.published import PublishedFigure, published_for
 from sweeps.rates import CARDS, DEFAULT_CARD, Rates, card_of_device
 from sweeps.rungs import DECISIONS, Decision, read_decisions
 from sweeps.verdict import Verdict, chosen_seeds, verdict_on
-from vit_trainer.architectures import MODELS
 from vit_trainer.config import trial_id_of
-from vit_trainer.data import DATASETS
 from vit_trainer.errors import InputError
 from vit_trainer.folders import Folder
 from vit_trainer.probe import ProbeResult
@@ -337,7 +335,7 @@ def _entries(runs: Iterable[Run], commands: list[Command]) -> tuple[list[Entry],
             by_cell.setdefault(cell, []).append(replace(run, trial=_candidate_of(run.trial, cell)))
             lines.setdefault(cell, []).extend(command.line for of, command in ran if of == cell)
     entries, unknown = [], None
-    for cell in sorted(by_cell, key=_place):
+    for cell in sorted(by_cell, key=place_in_table):
         figure = None
         try:
             figure = published_for(cell)
@@ -356,15 +354,6 @@ def _candidate_of(trial: Trial, cell: Cell) -> Trial:
         dropout=own.dropout if cell.dropout is None else None,
         warmup_steps=own.schedule.warmup_steps if own.schedule != cell.schedule else None,
     )
-
-
-def _place(cell: Cell) -> tuple[object, ...]:
-    """Models and data sets in the order of the published table, then what tells cells apart."""
-    models, datasets = [*PAPER.models, *MINI.models, *MODELS], list(DATASETS)
-    dataset = datasets.index(cell.dataset) if cell.dataset in datasets else len(datasets)
-    schedule = (cell.schedule.total_steps, cell.schedule.global_batch_size, cell.schedule.warmup_steps)
-    dropout = -1.0 if cell.dropout is None else cell.dropout
-    return (models.index(cell.model), dataset, cell.dataset, dropout, cell.upstream, -cell.resolution, schedule)
 
 
 def _device(attempt: Row) -> str:

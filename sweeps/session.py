@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,18 @@ class Session:
     @property
     def num_done(self) -> int:
         return len(self.trials) - len(self.pending)
+
+    def counts(self) -> dict[str, int]:
+        """Trials by what they have come to: finished, stopped, failed, or unfinished."""
+        results = [self.board.result(trial_id) for trial_id in self.trials]
+        return dict(Counter("unfinished" if result is None else str(result["status"]) for result in results))
+
+    def has_failed(self, cell: Cell) -> bool:
+        """Whether a cell is left without a number: all of its trials have ended, and none finished."""
+        results = [self.board.result(trial_id) for trial_id, trial in self.trials.items() if trial.cell == cell]
+        num_expected = self.options.num_trials_per_cell if self.studies is not None else len(results)
+        ended = [result for result in results if result is not None]
+        return len(ended) >= num_expected and all(result["status"] != "finished" for result in ended)
 
     def run_dir(self, trial_id: str) -> RunDir:
         return self.options.run_dir(self.trials[trial_id])

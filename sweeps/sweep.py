@@ -5,18 +5,19 @@ import shlex
 import sys
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from sweeps.cells import Cell
 from sweeps.commands import record_command
 from sweeps.costs import hours_lost, hours_saved, predicted_and_actual
 from sweeps.options import SweepOptions
+from sweeps.outlets import Outlets
 from sweeps.plan import Plan, longest_first, make_plan, plan_lines
 from sweeps.probes import Workload, known, measure
 from sweeps.rates import Rates, card_of
 from sweeps.report import REPORT, write_report
 from sweeps.session import Session
-from sweeps.shipping import SweepShipper
 from vit_trainer.checkpoint_files import require_checkpoint
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
@@ -69,20 +70,23 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
         print("\n".join(plan_lines(_plan(cells, options))))
         return 0
     _check_storage(options)
-    shipper = SweepShipper(name, options)
-    session = Session(name, cells, options, execution, shipper.ship)
+    if options.register:
+        execution = replace(execution, save_weights=True)
+    outlets = Outlets(name, options)
+    session = Session(name, cells, options, execution, outlets.changed)
     where = options.folder.location
     print(f"{name}: {session.num_expected} trials, {session.num_done} of them done, in {where}")
     if session.num_done < session.num_expected:
         pending = cells if session.studies else list(dict.fromkeys(trial.cell for trial in session.pending))
         _check_inputs(pending)
         record_command(options.folder, name, pending, [value for value in options.search_over if value != "base_lr"])
-    shipper.ship_all(session.trials.values())
+    outlets.begin(session)
     try:
         ended_early = _run(session)
+        outlets.ended(ended_early)
         report = write_report(options.folder)
     finally:
-        shipper.close(options.folder.child(REPORT))
+        outlets.close(options.folder.child(REPORT))
     if ended_early == "interrupted":
         print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
         return INTERRUPTED
@@ -93,7 +97,7 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
             "larger --max-gpu-hours",
             file=sys.stderr,
         )
-    return _summarise(session, shipper.tracking_uri, report)
+    return _summarise(session, outlets.tracking_uri, report)
 
 
 def _run(session: Session) -> "EndsEarly | None":
@@ -169,8 +173,20 @@ def _summarise(session: Session, tracking_uri: str, report: str) -> int:
     print(report)
     uri = hide_password(tracking_uri)
     command = f"{sys.executable} -m mlflow ui --workers 1 --backend-store-uri {uri}"
+    if session.options.register:
+        print("\n".join(_register(session, tracking_uri)))
     print(f"To compare the runs: {uri if uri.startswith('http') else command}")
     return 1 if failed else 0
+
+
+def _register(session: Session, tracking_uri: str) -> list[str]:
+    from sweeps.registry import register_best
+
+    try:
+        return register_best(session, tracking_uri)
+    except Exception as error:  # an outage: the results are there all the same
+        reason = hide_password(f"{type(error).__name__}: {error}".splitlines()[0])
+        return [f"not registered: {reason}; the same command tries again"]
 
 
 def _cost_lines(session: Session) -> list[str]:

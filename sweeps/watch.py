@@ -22,13 +22,11 @@ if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from sweeps.board import outcome
-from sweeps.cells import MINI, PAPER, Cell, Trial, cell_of
+from sweeps.cells import Trial, cell_of, place_in_table
 from sweeps.live_table import LiveTable, Picture, is_interactive
 from sweeps.progress import Event, Progress, Standing
-from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import trial_id_of
-from vit_trainer.data import DATASETS
 from vit_trainer.errors import InputError
 from vit_trainer.folders import Folder, LocalFolder, Stamp, is_uri, open_folder
 from vit_trainer.run_dir import CONFIG, JOURNAL, LEASE, RESULT, Row, RunDir
@@ -127,7 +125,7 @@ class Watch:
         if not self._seen:
             complaints.append(f"no trial has begun in {self.location}")
         return Standing(
-            cells=tuple(sorted({each.trial.cell for each in trials}, key=_place)),
+            cells=tuple(sorted({each.trial.cell for each in trials}, key=place_in_table)),
             trials=tuple(trials),
             num_expected=None,
             now=now,
@@ -220,16 +218,6 @@ def _with_searched_cells(trials: list[Progress]) -> list[Progress]:
         return trial
 
     return [replace(each, trial=moved(each.trial)) for each in trials]
-
-
-def _place(cell: Cell) -> tuple[object, ...]:
-    """Models and data sets in the order of the published table, then what tells cells apart."""
-    models, datasets = [*PAPER.models, *MINI.models, *MODELS], list(DATASETS)
-    dataset = datasets.index(cell.dataset) if cell.dataset in datasets else len(datasets)
-    schedule = (cell.schedule.total_steps, cell.schedule.global_batch_size, cell.schedule.warmup_steps)
-    dropout = -1.0 if cell.dropout is None else cell.dropout
-    place = (dataset, cell.dataset, dropout, cell.upstream, -cell.resolution, schedule)
-    return (models.index(cell.model), *place)
 
 
 @app.default

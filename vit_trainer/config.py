@@ -150,6 +150,8 @@ class Execution:
     """Whether to go on without images that are damaged or, of imagenet2012, missing; each damaged one is named."""
     save_weights: bool = False
     """Whether a finished trial leaves model.safetensors."""
+    system_metrics: bool = False
+    """Whether rows of the journal say how busy process and GPU are, as system/cpu_percent and so on."""
 
     def __post_init__(self) -> None:
         for name in ("micro_batch_size", "evaluation_batch_size", "num_evaluations", "log_every_steps"):

@@ -31,6 +31,7 @@ from vit_trainer.processes import start_accelerator
 from vit_trainer.randomness import dropout_keys, image_order
 from vit_trainer.run_dir import Row, RunDir
 from vit_trainer.state import TrainState
+from vit_trainer.system_metrics import system_metrics
 
 MAX_MICRO_BATCH_SIZE = 128
 """Images per forward and backward unless told otherwise."""
@@ -166,6 +167,8 @@ def _train(
             if progress.step in evaluation_steps:
                 validation = evaluated(data.validation)
                 row |= {"val/accuracy": validation.accuracy, "val/loss": validation.loss}
+            if execution.system_metrics:
+                row |= system_metrics()
             ledger.write_row(row)
         if progress.step == config.total_steps:
             break

@@ -48,9 +48,15 @@ def test_how_long_a_slot_waits(tmp_path: Path) -> None:
     assert 0 < found["share"] < 0.01
 
 
+def test_how_long_a_row_takes(tmp_path: Path) -> None:
+    found = figures(tmp_path, "log_call.py", "--num-calls", "500")
+    assert 0 < found["bare"]["median_ms"] < found["ours"]["median_ms"] < 1
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
+        ("log_call.py", ["--num-calls", "9"], "num_calls 9 is below 100"),
         ("orchestrator.py", ["--num-trials", "9"], "num_trials 9 is below 10"),
         ("slot_wait.py", ["--num-trials", "2"], "2 trials on 2 slots leave no slot that waits: give more trials"),
     ],

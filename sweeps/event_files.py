@@ -1,0 +1,51 @@
+"""EventFiles: trials' journals as TensorBoard event files, since the published runs were shared that way."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from vit_trainer.run_dir import RunDir
+
+
+class EventFiles:
+    """A folder of event files per trial, by its id. Journals are the truth: each session writes its files anew."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writers: dict[str, Any] = {}
+        self._last_steps: dict[str, int] = {}
+
+    def update(self, run_dir: RunDir) -> None:
+        """Write what a trial's journal and result hold beyond what has been written; nothing before it has begun."""
+        from tensorboardX import SummaryWriter  # brought by Ray Tune
+
+        rows, result, trial_id = run_dir.journal(), run_dir.result(), run_dir.trial_id
+        if not rows:
+            return
+        writer = self._writers.get(trial_id)
+        if writer is None:
+            folder = self._folder / trial_id
+            shutil.rmtree(folder, ignore_errors=True)
+            writer = self._writers[trial_id] = SummaryWriter(str(folder))
+            self._last_steps[trial_id] = -1
+        for row in rows:
+            if row["step"] > self._last_steps[trial_id]:
+                _write(writer, row, row["step"], row["time"])
+                self._last_steps[trial_id] = row["step"]
+        writer.flush()
+        if result is not None:
+            _write(writer, {key: result[key] for key in result if key.startswith("test/")}, result["step"], None)
+            writer.close()
+            del self._writers[trial_id]
+
+    def close(self) -> None:
+        """Close what is open."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+
+def _write(writer: Any, values: dict[str, Any], step: int, seconds: float | None) -> None:
+    for name, value in values.items():
+        if isinstance(value, int | float) and name not in ("time", "step"):
+            writer.add_scalar(name, value, step, walltime=seconds)

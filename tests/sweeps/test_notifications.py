@@ -1,0 +1,86 @@
+"""Notifications to real HTTP servers, one of which never answers."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from sweeps.notifications import Notifier
+from sweeps.options import SweepOptions
+from vit_trainer.errors import InputError
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Its address, and what it has been told."""
+    told: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}/hook", told
+        http.shutdown()
+        thread.join()
+
+
+def test_events_arrive_in_order_with_their_facts(server: tuple[str, list[dict[str, Any]]]) -> None:
+    url, told = server
+    notifier = Notifier(url, "paper_grid-mini", "results")
+    notifier.send("cell failed", "no trial of a cell finished", {"cell": "a cell"})
+    notifier.send("finished", "finished (3 finished)")
+    notifier.close()
+    assert notifier.failure is None
+    assert [each["event"] for each in told] == ["cell failed", "finished"]
+    assert told[0]["cell"] == "a cell"
+    assert told[1]["text"] == "paper_grid-mini: finished (3 finished)"
+    assert {each["storage"] for each in told} == {"results"}
+
+
+def test_a_server_that_never_answers_delays_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        notifier = Notifier(f"http://127.0.0.1:{silent.getsockname()[1]}/", "sweep", "results")
+        start = time.monotonic()
+        for _ in range(100):
+            notifier.send("cell failed", "no trial finished")
+        assert time.monotonic() - start < 0.5
+        notifier.close()
+        assert time.monotonic() - start < 4
+        assert notifier.failure is not None
+
+
+def test_a_server_that_is_gone_is_said_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        url = f"http://127.0.0.1:{gone.getsockname()[1]}/"
+    notifier = Notifier(url, "sweep", "results")
+    notifier.send("finished", "finished")
+    notifier.close()
+    assert notifier.failure is not None
+    assert "refused" in notifier.failure
+    assert "\n" not in notifier.failure
+
+
+def test_without_a_url_nobody_is_told() -> None:
+    notifier = Notifier(None, "sweep", "results")
+    notifier.send("finished", "finished")
+    notifier.close()
+    assert notifier.failure is None
+
+
+@pytest.mark.parametrize("url", ["", "host/path", "ftp://host/path", "https://"])
+def test_what_is_no_web_address_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match="is no web address: give one such as https"):
+        SweepOptions(notify=url)

@@ -1,0 +1,206 @@
+"""Reports of storages as sweeps leave them, with figures that the tests make up."""
+
+import csv
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from sweeps.cells import PAPER, cells_of
+from sweeps.report import report, write_report
+from sweeps.rungs import DECISIONS, Decision
+from tests.sweeps.storages import finished, write_run
+from vit_trainer.config import FinetuneConfig
+from vit_trainer.folders import open_folder
+
+SCRIPT = Path(__file__).parents[2] / "sweeps" / "report.py"
+PUBLISHED = 0.9902
+"""ViT-B_16 on cifar10 with dropout 0.0, in the official table."""
+
+
+def config(base_lr: float = 0.03, **values: object) -> FinetuneConfig:
+    return FinetuneConfig.official("ViT-B_16", "cifar10", base_lr=base_lr, **values)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    """Two cells: one with a chosen, a stopped and a failed candidate, one that isn't done; and what is none of ours."""
+    storage = tmp_path / "results"
+    write_run(storage, config(0.03), *finished(config(0.03), 0.985, PUBLISHED + 0.0002))
+    write_run(storage, config(0.01), *finished(config(0.01), 0.980, 0.9999))  # better on test, which must not count
+    stopped = config(0.003)
+    rule = "ASHA at step 2500: val/accuracy 0.5000 is below the cutoff 0.9000 of 0.9000"
+    write_run(storage, stopped, [(2500, 0.5)], {"status": "stopped", "cause": rule, "val/accuracy": 0.5})
+    write_run(storage, config(0.001), [], {"status": "failed", "cause": "<script>alert('no')</script> | a_b"})
+    write_run(storage, config(0.03, dropout=0.1), [(1250, 0.7)], None)
+    decision = Decision(stopped.trial_id, "a cell", 2500, 2500, 0.5, (0.9,), 0.9, "stops", rule)
+    open_folder(storage / "sweeps" / "paper_grid-paper").append(
+        DECISIONS, (json.dumps(decision.to_dict()) + "\ntorn").encode()
+    )
+    damaged = storage / "runs" / config(0.03, seed=1).trial_id
+    damaged.mkdir()
+    (damaged / "config.json").write_text("{")
+    (storage / "runs" / "holiday-pictures").mkdir()
+    return storage
+
+
+class Elements(HTMLParser):
+    """Every element of a page, and the text of all."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + " "
+
+
+def test_the_table_says_what_was_achieved_and_what_was_published(storage: Path) -> None:
+    report(storage=str(storage))
+    folder = storage / "report"
+    rows = json.loads((folder / "table.json").read_text())
+    assert [(row["model"], row["dataset"], row["dropout"]) for row in rows] == [
+        ("ViT-B_16", "cifar10", 0.0),
+        ("ViT-B_16", "cifar10", 0.1),
+    ]
+    done, open_ = rows
+    assert done["published_accuracy"] == PUBLISHED
+    assert done["accuracy"] == pytest.approx(PUBLISHED + 0.0002)  # of the candidate that validation chose
+    assert done["difference"] == pytest.approx(0.0002)
+    assert done["interval_95_low"] < 0.0002 < done["interval_95_high"]
+    assert done["verdict"] in ("reproduced", "inconclusive")
+    assert done["chosen_base_lr"] == 0.03
+    assert (done["num_finished"], done["num_stopped"], done["num_failed"]) == (2, 1, 1)
+    assert done["trial_command"] == "python -m vit_trainer train --model ViT-B_16 --dataset cifar10"
+    assert (open_["accuracy"], open_["verdict"], open_["num_unfinished"]) == (None, None, 1)
+
+    read = list(csv.DictReader((folder / "table.csv").open()))
+    assert [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows] == read
+
+    markdown = (folder / "report.md").read_text()
+    assert "99.04<br>published 99.02, +0.02" in markdown
+    assert "99.99" not in markdown
+    assert "below the cutoff 0.9000 of 0.9000" in markdown
+    assert "A100-40GB" in markdown
+    for name in ("learning-curves.png", "accuracy-against-hours.png"):
+        assert f"]({name})" in markdown
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_read_is_named_and_left_alone(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in storage.rglob("*") if path.is_file()}
+    report(storage=str(storage))
+    complaints = capsys.readouterr().err.splitlines()
+    assert len(complaints) == 3
+    for complaint, name in zip(complaints, (DECISIONS, config(0.03, seed=1).trial_id, "holiday-pictures"), strict=True):
+        assert complaint.startswith("left out: ")
+        assert name in complaint
+        assert name in Elements((storage / "report" / "report.html").read_text()).text
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_the_page_needs_nothing_else_and_escapes_what_it_shows(storage: Path) -> None:
+    report(storage=str(storage))
+    page = Elements((storage / "report" / "report.html").read_text())
+    assert not {"script", "iframe", "object", "img"} & set(page.tags)
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert "<script>alert('no')</script> | a_b" in page.text
+    assert page.tags.count("svg") == 3  # a chart per cell, and one of accuracy against hours
+    markdown = (storage / "report" / "report.md").read_text()
+    assert "<script>" not in markdown
+    assert "\\| a\\_b" in markdown
+
+
+def test_the_same_storage_makes_the_same_report_elsewhere(storage: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    report(storage=str(storage), output=str(elsewhere))
+    assert {path.name for path in elsewhere.iterdir()} == {
+        *("report.md", "report.html", "table.csv", "table.json"),
+        *("learning-curves.png", "accuracy-against-hours.png"),
+    }
+    assert not (storage / "report").exists()
+
+
+def test_every_published_cell_gets_a_verdict(tmp_path: Path) -> None:
+    for cell in cells_of(PAPER):
+        assert cell.dropout is not None
+        own = FinetuneConfig.official(cell.model, cell.dataset, dropout=cell.dropout)
+        write_run(tmp_path, own, *finished(own, 0.9, 0.9))
+    report(storage=str(tmp_path))
+    rows = json.loads((tmp_path / "report" / "table.json").read_text())
+    assert len(rows) == 30
+    assert all(row["verdict"] for row in rows)
+    page = Elements((tmp_path / "report" / "report.html").read_text())
+    assert page.tags.count("figure") == 33
+    assert "Beside the published figures" in page.text
+
+
+def test_an_empty_storage_is_said_to_be_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report(storage=str(tmp_path))
+    assert f"No trial has begun in {tmp_path}" in capsys.readouterr().out
+    assert "nothing to report" in (tmp_path / "report" / "report.html").read_text()
+    assert json.loads((tmp_path / "report" / "table.json").read_text()) == []
+
+
+def test_a_sweep_does_not_end_for_its_report(storage: Path) -> None:
+    (storage / "report").write_text("a file in the way")
+    line = write_report(open_folder(storage))
+    assert line.startswith("No report could be written (")
+    assert "python sweeps/report.py does it" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--storage", "nowhere"], "storage nowhere is no folder: give the --storage of a sweep"),
+        (["--storage", ".", "--output", "/dev/null/report"], "cannot write to /dev/null/report"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_page_in_a_browser(storage: Path, width: int, scheme: str) -> None:
+    from playwright.sync_api import sync_playwright
+
+    report(storage=str(storage))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        complaints: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text))
+        page.goto((storage / "report" / "report.html").as_uri())
+        assert page.get_by_text("99.04").first.is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for chart in page.locator("svg").all():
+            box = chart.bounding_box()
+            assert box is not None
+            assert 0 <= box["x"] <= box["x"] + box["width"] <= width
+        paper, ink = page.evaluate("(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))")
+        brightness = [sum(map(int, color.removeprefix("rgb(").removesuffix(")").split(", "))) for color in (paper, ink)]
+        assert (brightness[0] > brightness[1]) == (scheme == "light")
+        assert asked == [page.url]
+        assert complaints == []
+        page.screenshot(path=storage / f"{width}-{scheme}.png", full_page=True)
+        browser.close()

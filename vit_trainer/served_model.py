@@ -1,0 +1,126 @@
+"""ServedModel: a fine-tuned model in MLflow's form, for `mlflow models predict` and `mlflow models serve`."""
+
+import base64
+import binascii
+import json
+import shutil
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow.pyfunc
+
+from vit_trainer.errors import InputError
+from vit_trainer.run_dir import CONFIG, RunDir
+
+if TYPE_CHECKING:
+    import pandas
+
+WEIGHTS = "model.safetensors"
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "pillow", "safetensors", "scikit-learn")
+"""What a model needs where it is served, at the versions that are installed here."""
+
+
+class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
+    """Classifies images as the evaluation does: the whole image, resized to the model's resolution, in float32."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the weights, to a GPU if there is one."""
+        import torch
+        from safetensors.torch import load_file
+
+        from vit_trainer.architectures import MODELS
+        from vit_trainer.models import build_model
+
+        config = json.loads(Path(context.artifacts["config"]).read_text())
+        weights = load_file(context.artifacts["weights"])
+        self._resolution = int(config["resolution"])
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = build_model(MODELS[config["model"]], num_classes=len(weights["head.bias"]), resolution=self._resolution)
+        model.load_state_dict(weights)
+        self._model = model.eval().to(self._device)
+
+    def predict(
+        self, context: Any, model_input: "pandas.DataFrame", params: dict[str, Any] | None = None
+    ) -> "pandas.DataFrame":
+        """Class and class probabilities of each image.
+
+        Args:
+            model_input: a column `image` with image files (JPEG, PNG, ...), base64-encoded.
+
+        Returns:
+            `class`, the number of the most probable one, and `probabilities`, a list over the classes; a row per image.
+
+        Raises:
+            InputError: the column is missing, or an entry is no image.
+        """
+        import numpy as np
+        import pandas as pd
+        import torch
+
+        from vit_trainer.data.splits import InMemorySplit
+
+        if "image" not in model_input:
+            raise InputError(f"columns {list(model_input)} without `image`: give images there, base64-encoded")
+        rows = []
+        for encoded in model_input["image"]:
+            split = InMemorySplit(_pixels(encoded)[None], np.zeros(1, np.int64))
+            ((image, _),) = split.evaluation_batches(
+                np.zeros(1, np.int64), 1, resolution=self._resolution, device=self._device
+            )
+            with torch.inference_mode():
+                probabilities = self._model(image)[0].double().softmax(0).tolist()
+            rows.append({"class": int(np.argmax(probabilities)), "probabilities": probabilities})
+        return pd.DataFrame(rows, columns=["class", "probabilities"])
+
+
+def save_served_model(run_dir: RunDir, folder: Path) -> None:
+    """Write a trial's final weights as an MLflow model, which brings this package's code with it.
+
+    Args:
+        folder: to be made.
+
+    Raises:
+        InputError: the run folder holds no weights.
+    """
+    import vit_trainer
+
+    working = folder.with_name(f"{folder.name}-files")
+    working.mkdir(parents=True)
+    with run_dir.weights() as path:
+        if path is None:
+            raise InputError(f"{run_dir.location} has no weights: run its trial with --save-weights")
+        shutil.copyfile(path, working / WEIGHTS)
+    (working / CONFIG).write_text(json.dumps(run_dir.config() or {}))
+    mlflow.pyfunc.save_model(
+        str(folder),
+        python_model=ServedModel(),
+        artifacts={"weights": str(working / WEIGHTS), "config": str(working / CONFIG)},
+        code_paths=[str(Path(vit_trainer.__file__).parent)],
+        pip_requirements=["mlflow", *(f"{name}=={version(name)}" for name in PACKAGES)],
+        signature=_signature(),
+    )
+    shutil.rmtree(working)
+
+
+def _signature() -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "image")]),
+        outputs=Schema([ColSpec(DataType.long, "class"), ColSpec(Array(DataType.double), "probabilities")]),
+    )
+
+
+def _pixels(encoded: str) -> Any:
+    """(height, width, 3) uint8."""
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return np.asarray(Image.open(BytesIO(base64.b64decode(encoded, validate=True))).convert("RGB"))
+    except (binascii.Error, UnidentifiedImageError, OSError, TypeError) as error:
+        raise InputError(f"{str(encoded)[:40]!r} is no image: give a JPEG or PNG file, base64-encoded") from error
