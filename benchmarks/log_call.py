@@ -45,14 +45,11 @@ def log_call(*, num_calls: int = 5000, json: Path | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         run_dir = RunDir(Path(folder) / "trial")
         run_dir.open_for_writing({"model": "ViT-B_16"})
-        ours = [_seconds(lambda step=step: run_dir.append({"step": step, **ROW})) for step in range(num_calls)]
+        ours = _seconds(lambda step: run_dir.append({"step": step, **ROW}), num_calls)
         run_dir.close()
         assert len(run_dir.rows()) == num_calls
         with (Path(folder) / "bare.jsonl").open("ab", buffering=0) as file:
-            bare = [
-                _seconds(lambda step=step: file.write(json_format.dumps({"step": step, **ROW}).encode()))
-                for step in range(num_calls)
-            ]
+            bare = _seconds(lambda step: file.write(json_format.dumps({"step": step, **ROW}).encode()), num_calls)
     figures = {name: _figures(seconds) for name, seconds in (("ours", ours), ("bare", bare))}
     print(machine())
     for name, values in figures.items():
@@ -63,10 +60,14 @@ def log_call(*, num_calls: int = 5000, json: Path | None = None) -> int:
     return 0
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def _seconds(call: Callable[[int], object], num_calls: int) -> list[float]:
+    """Of each call; it gets its number."""
+    seconds = []
+    for i in range(num_calls):
+        start = time.perf_counter()
+        call(i)
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 def _figures(seconds: list[float]) -> dict[str, float]:

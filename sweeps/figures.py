@@ -19,7 +19,7 @@ SERIES_ON_DARK = ("#56b4e9", "#ff9a4d", "#2fd0a2", "#e69fc7", "#e6c229", "#b3a8f
 LINES = ("--", ":", "-.")
 """Of candidates that weren't chosen."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
-ENDS = {"finished": "o", "stopped": "X", "failed": "v", "unfinished": ""}
+ENDS = {"finished": "o", "stopped": "X", "failed": "v", "unfinished": "|"}
 """How a curve ends, by the status of its run."""
 MAX_NAMED = 8
 """Of a cell with more candidates, only the chosen one is named."""
@@ -69,9 +69,7 @@ def curves(entry: Entry, title: str | None = None) -> Panel:
         axes.set_xlim(0, 1.03 * steps)
         late = [accuracy for run in entry.runs for step, accuracy in run.validations if step >= SHOWN_FROM * steps]
         if late:
-            low, high = min(late), max(accuracy for run in entry.runs for _, accuracy in run.validations)
-            margin = max(0.005, 0.08 * (high - low))
-            axes.set_ylim(100 * (low - margin), 100 * (high + margin))
+            _show(axes, min(late), max(accuracy for run in entry.runs for _, accuracy in run.validations))
         axes.set_xlabel("optimiser steps")
         axes.set_ylabel("validation accuracy, %")
         _finish(axes, title, columns)
@@ -116,7 +114,8 @@ def accuracy_against_hours(entries: Sequence[Entry], unit: str, title: str | Non
             axes.set_xlim(0, 1.1 * max(hours) or 1)
         axes.set_xlabel(f"{unit} of all candidates")
         axes.set_ylabel("test accuracy, %")
-        axes.margins(y=0.15)
+        accuracies = [entry.accuracy or 0.0 for entry in entries]
+        _show(axes, min(accuracies), max(accuracies))
         _finish(axes, title, 2)
 
     return Panel(draw, math.ceil((len(models) + len(dropouts)) / 2))
@@ -195,6 +194,12 @@ def _save(
             box = (left / width, bottom / height, (WIDTH - LEFT - RIGHT) / width, HEIGHT / height)
             panel.draw(figure.add_axes(box))
         figure.savefig(buffer, **options)
+
+
+def _show(axes: "Axes", low: float, high: float) -> None:
+    """Have the vertical axis show percents between two accuracies, and not much above 100."""
+    margin = max(0.005, 0.08 * (high - low))
+    axes.set_ylim(100 * (low - margin), 100 * min(high + margin, 1 + 0.3 * margin))
 
 
 def _finish(axes: "Axes", title: str | None, num_columns: int) -> None:

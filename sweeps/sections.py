@@ -287,7 +287,8 @@ def _curves(results: Results) -> list[Block]:
     )
     explained = (
         "Accuracy on held-out training images. A cross ends a candidate that early stopping ended, a dot one that "
-        "finished, a triangle one that failed. What came before a quarter of the steps may lie below what is shown."
+        "finished, a triangle one that failed, a bar one that isn't done. What came before a "
+        "quarter of the steps may lie below what is shown."
     )
     return [
         Heading("Learning curves"),
@@ -328,9 +329,9 @@ def _early_stopping(results: Results) -> list[Block]:
         return []
     latest: dict[str, Decision] = {each.trial_id: each for each in results.decisions if each.action == "stops"}
     saved = duration(sum(run.saved_hours for _, run in stopped))
-    line = f"{len(stopped)} candidates were stopped, which saved at least {saved} of {_unit(results)} time."
+    line = f"Candidates stopped: {len(stopped)}, which saved at least {saved} of {_unit(results)} time."
     if results.decisions:
-        line += f" {len(results.decisions)} decisions at rungs are on record."
+        line += f" Decisions at rungs on record: {len(results.decisions)}."
     rows = []
     for entry, run in stopped:
         decision = latest.get(run.trial_id)

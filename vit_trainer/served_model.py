@@ -4,15 +4,18 @@ import base64
 import binascii
 import json
 import shutil
+import warnings
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlflow.pyfunc
-
 from vit_trainer.errors import InputError
 from vit_trainer.run_dir import CONFIG, RunDir
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")  # about its own types
+    import mlflow.pyfunc
 
 if TYPE_CHECKING:
     import pandas
@@ -22,7 +25,7 @@ PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "pi
 """What a model needs where it is served, at the versions that are installed here."""
 
 
-class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
+class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Classifies images as the evaluation does: the whole image, resized to the model's resolution, in float32."""
 
     def load_context(self, context: Any) -> None:
@@ -121,6 +124,6 @@ def _pixels(encoded: str) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        return np.asarray(Image.open(BytesIO(base64.b64decode(encoded, validate=True))).convert("RGB"))
+        return np.array(Image.open(BytesIO(base64.b64decode(encoded, validate=True))).convert("RGB"))
     except (binascii.Error, UnidentifiedImageError, OSError, TypeError) as error:
         raise InputError(f"{str(encoded)[:40]!r} is no image: give a JPEG or PNG file, base64-encoded") from error

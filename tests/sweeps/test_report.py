@@ -81,10 +81,10 @@ def test_the_table_says_what_was_achieved_and_what_was_published(storage: Path) 
     assert done["verdict"] in ("reproduced", "inconclusive")
     assert done["chosen_base_lr"] == 0.03
     assert (done["num_finished"], done["num_stopped"], done["num_failed"]) == (2, 1, 1)
-    assert done["trial_command"] == "python -m vit_trainer train --model ViT-B_16 --dataset cifar10"
+    assert done["trial_command"] == "python -m vit_trainer train --model ViT-B_16 --dataset cifar10 --base-lr 0.03"
     assert (open_["accuracy"], open_["verdict"], open_["num_unfinished"]) == (None, None, 1)
 
-    read = list(csv.DictReader((folder / "table.csv").open()))
+    read = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
     assert [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows] == read
 
     markdown = (folder / "report.md").read_text()
