@@ -8,7 +8,9 @@ import warnings
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from vit_trainer.errors import InputError
 from vit_trainer.run_dir import CONFIG, RunDir
@@ -16,9 +18,6 @@ from vit_trainer.run_dir import CONFIG, RunDir
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")  # about its own types
     import mlflow.pyfunc
-
-if TYPE_CHECKING:
-    import pandas
 
 WEIGHTS = "model.safetensors"
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "pillow", "safetensors", "scikit-learn")
@@ -44,9 +43,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         model.load_state_dict(weights)
         self._model = model.eval().to(self._device)
 
-    def predict(
-        self, context: Any, model_input: "pandas.DataFrame", params: dict[str, Any] | None = None
-    ) -> "pandas.DataFrame":
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Class and class probabilities of each image.
 
         Args:
@@ -59,7 +56,6 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             InputError: the column is missing, or an entry is no image.
         """
         import numpy as np
-        import pandas as pd
         import torch
 
         from vit_trainer.data.splits import InMemorySplit

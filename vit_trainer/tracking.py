@@ -17,7 +17,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -243,9 +243,10 @@ class Shipper:
         missing = [Param(key, str(value)) for key, value in config.items() if key not in data.params]
         differing = {key: value for key, value in tags.items() if data.tags.get(key) != value}
         if missing or differing:
-            self._log(run_id, [], differing, missing)
+            _insist(lambda: self._log(run_id, [], differing, missing))
         if not (run.inputs and run.inputs.dataset_inputs) and "dataset" in config:
-            self._log_dataset(run_id, str(config["dataset"]))
+            dataset_input = _dataset_input(str(config["dataset"]))
+            _insist(lambda: self._client.log_inputs(run_id, [dataset_input]))
         mark = (0, 0.0)
         with suppress(ValueError, TypeError, KeyError):
             count, last = json.loads(data.tags["shipped"])
@@ -254,15 +255,6 @@ class Shipper:
         # Whoever shipped last may have died between the tag and the status.
         outcome = data.tags["outcome"] if status == run.info.status else None
         return _Shipped(run_id, mark, outcome, entry.group), created
-
-    def _log_dataset(self, run_id: str, dataset: str) -> None:
-        from mlflow.exceptions import MlflowException
-
-        dataset_input = _dataset_input(dataset)
-        try:
-            self._client.log_inputs(run_id, [dataset_input])
-        except MlflowException:  # it refuses the second of two processes that bring a new data set, but only at once
-            self._client.log_inputs(run_id, [dataset_input])
 
     def _group_run(self, name: str, entry: Entry) -> str:
         if name not in self._groups:
@@ -353,6 +345,16 @@ class Shipper:
             metrics = metrics[METRICS_PER_BATCH:]
         run_tags = [RunTag(key, value) for key, value in tags.items()]
         self._client.log_batch(run_id, metrics=metrics, params=list(params), tags=run_tags)
+
+
+def _insist(call: Callable[[], None]) -> None:
+    """Call twice if need be: the store refuses the later of two processes that bring the same, but only at once."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        call()
+    except MlflowException:
+        call()
 
 
 def _milliseconds(seconds: float) -> int:

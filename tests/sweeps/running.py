@@ -78,7 +78,8 @@ def statuses_in_mlflow(storage: Path) -> dict[str, str]:
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
     experiment = client.get_experiment_by_name("paper_grid-mini")
     assert experiment is not None
-    found = [(run.info.run_name, run.info.status) for run in client.search_runs([experiment.experiment_id])]
+    runs = [run for run in client.search_runs([experiment.experiment_id]) if "sweep_run" not in run.data.tags]
+    found = [(run.info.run_name, run.info.status) for run in runs]
     assert len({name for name, _ in found}) == len(found)
     return dict(found)
 

@@ -72,7 +72,7 @@ def test_mlflow_has_one_run_per_trial_with_what_the_ui_compares(
     assert experiment is not None
     all_runs = client.search_runs([experiment.experiment_id])
     (cell,) = (run for run in all_runs if "cell_run" in run.data.tags)
-    runs = {run.data.tags["trial_id"]: run for run in all_runs if run is not cell}
+    runs = {run.data.tags["trial_id"]: run for run in all_runs if "trial_id" in run.data.tags}
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {cell.info.run_id}
     assert (cell.info.status, cell.data.metrics["num_trials"]) == ("FINISHED", 2)
     assert set(runs) == set(run_dirs(folder))

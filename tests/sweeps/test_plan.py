@@ -366,6 +366,7 @@ def test_predicted_is_compared_with_actual_for_the_steps_that_were_run() -> None
 # Probes.
 
 
+@pytest.mark.slow
 def test_a_workload_is_probed_once_in_its_own_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grid = ["--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.0"]
     with pytest.raises(SystemExit) as left:

@@ -307,6 +307,7 @@ def start_watch(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
 TRAIN = [sys.executable, "-m", "vit_trainer", "train", "--model", "ViT-B_32-mini", "--dataset", "digits-even"]
 
 
+@pytest.mark.slow
 def test_a_training_is_watched_from_another_terminal(tmp_path: Path, start_watch: Callable[..., Terminal]) -> None:
     terminal = start_watch(100, 30)
     terminal.wait_for(lambda text: "no trial has begun in" in text)

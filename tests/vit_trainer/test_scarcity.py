@@ -33,6 +33,7 @@ def numbers(run_dir: RunDir) -> list[tuple[int, float, float]]:
     return [(row["step"], row["train/loss"], row["val/accuracy"]) for row in run_dir.journal()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux counts it")
 def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, model="ViT-B_16-mini", total_steps=2, global_batch_size=256)

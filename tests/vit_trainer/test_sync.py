@@ -104,6 +104,7 @@ def check(tracking_uri: str, storage: Path) -> None:
     assert cell_run.data.tags["best_trial"] == TRIALS[1].trial_id
 
 
+@pytest.mark.slow
 def test_a_sqlite_file_gets_everything_once(storage: Path, tmp_path: Path) -> None:
     check(f"sqlite:///{tmp_path}/mlflow.db", storage)
 
@@ -208,6 +209,7 @@ def test_a_store_that_cannot_be_used_is_one_line(tmp_path: Path, uri: str, reaso
     assert not (tmp_path / "storage").exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_accepts_and_never_answers_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
