@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Stops the head when no job has run for so many minutes (the argument): a forgotten head costs money. Workers are gone
+# by then, and the head's disk stays. `ray up` runs this; while one is running it does nothing. To keep the head all the
+# same: touch ~/keep-running
+set -euo pipefail
+minutes=$1
+exec 8> ~/watchdog.lock
+flock --nonblock 8 || exit 0
+export minutes
+setsid nohup bash -c '
+    idle=0
+    while sleep 60; do
+        # A Ray that does not answer runs nothing either.
+        if [ -e ~/keep-running ] || ray job list --address http://127.0.0.1:8265 2> /dev/null | grep -qE "RUNNING|PENDING"; then
+            idle=0
+        else
+            idle=$((idle + 1))
+        fi
+        if [ "$idle" -ge "$minutes" ]; then
+            echo "$(date -u +%FT%TZ) nothing has run for $minutes minutes: stopping this machine"
+            sudo shutdown -h now
+        fi
+    done' < /dev/null >> ~/watchdog.log 2>&1 &

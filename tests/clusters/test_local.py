@@ -1,0 +1,61 @@
+"""clusters/local.yaml with a real `ray up` over real SSH, on hosts that lab.sh makes of namespaces."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clusters.laboratory import TRIALS
+
+HERE = Path(__file__).parent
+SCRIPT = HERE.parents[1] / "sweeps" / "paper_grid.py"
+
+
+def table(output: str) -> list[str]:
+    return re.findall(r"│ .* │", output)
+
+
+def missing() -> str | None:
+    """Why there can be no laboratory here."""
+    if os.geteuid() != 0:
+        return "needs root for namespaces"
+    programs = [name for name in ("ip", "nsenter", "rsync", "ssh", "curl", "/usr/sbin/sshd") if not shutil.which(name)]
+    if programs:
+        return f"needs {', '.join(programs)}: apt-get install iproute2 openssh-server rsync curl"
+    flags = ["--mount", "--net", "--uts", "--ipc", "--pid", "--fork"]
+    if subprocess.run(["unshare", *flags, "true"], check=False, capture_output=True).returncode:
+        return "namespaces aren't allowed here"
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_cable_is_pulled_in_mid_run_and_the_table_is_that_of_a_quiet_run(tmp_path: Path) -> None:
+    if reason := missing():
+        pytest.skip(reason)
+    command = [sys.executable, str(SCRIPT), *TRIALS, "--storage", str(tmp_path / "quiet")]
+    quiet = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=400, env=os.environ | {"RAY_ADDRESS": "local"}
+    )
+    environment = os.environ | {"LAB_PATH": str(Path(sys.executable).parent)}
+    inside = [sys.executable, str(HERE / "laboratory.py"), str(tmp_path)]
+    done = subprocess.run(
+        [str(HERE / "lab.sh"), "-n", "3", *inside],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+    assert table((tmp_path / "job.txt").read_text()) == table(quiet.stdout) != []
+    findings = json.loads((tmp_path / "findings.json").read_text())
+    print(findings)
+    assert findings["seconds_to_notice"] < 30
+    assert findings["num_moved"] >= 1
+    assert findings["hosts"] == ["h1", "h2", "h3"]
