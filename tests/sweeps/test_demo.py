@@ -113,7 +113,7 @@ def test_mlflow_shows_the_table_s_cells_and_compares_the_trials_of_one(mlflow_ui
     trial_ids = sorted(trial_id for trial_id in results if trial_id.startswith("ViT-B_32-mini-digits-even-d0-"))
     cell = "ViT-B_32-mini digits-even 32px 80 steps d0 from digits"
     runs, compared, curves = compare_in_browser(mlflow_ui, cell, trial_ids, storage)
-    assert "60 matching runs" in runs  # 40 trials in 20 cells
+    assert "61 matching runs" in runs  # 40 trials in 20 cells, and the sweep itself
     for model, dataset, dropout in product(MINI.models, MINI.datasets, MINI.dropouts):
         assert f"{model} {dataset} 32px 80 steps d{dropout:g} from digits" in runs
     assert f"Comparing {len(trial_ids)} Runs" in compared
