@@ -15,6 +15,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from sweeps.cells import Trial
+from sweeps.growth import node_types, nodes_to_come
 from sweeps.options import SweepOptions
 from sweeps.per_cell import PerCellASHA, trial_id_of
 from sweeps.plan import require_fit
@@ -177,12 +178,18 @@ def _join() -> bool:
 
 
 def count_gpus() -> int:
-    """GPUs in the running Ray cluster, or in this machine if there is none; starts nothing."""
+    """GPUs that the running Ray cluster has or may get, or those of this machine if there is none; starts nothing."""
     if _join():
-        return int(ray.cluster_resources().get("GPU", 0))
+        return sum(Resources.of_cluster().gpus_of_nodes)
     import torch
 
     return torch.cuda.device_count()
+
+
+def _is_head() -> bool:
+    """Whether this process runs on the Ray cluster's head, where the cluster's file is."""
+    heads = [node["NodeManagerAddress"] for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
+    return ray.util.get_node_ip_address() in heads
 
 
 @dataclass(frozen=True)
@@ -195,10 +202,12 @@ class Resources:
 
     @classmethod
     def of_cluster(cls) -> "Resources":
-        """Of the Ray cluster's living nodes."""
+        """Of the Ray cluster's nodes, those included that its autoscaler may start."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = tuple(int(node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1)
-        return cls(gpus, tuple(int(node.get("CPU", 0)) for node in nodes))
+        to_come = nodes_to_come(node_types(), ray.nodes()) if _is_head() else []
+        gpus = [int(node.get("GPU", 0)) for node in nodes] + [node.num_gpus for node in to_come]
+        cpus = [int(node.get("CPU", 0)) for node in nodes] + [node.num_cpus for node in to_come]
+        return cls(tuple(number for number in gpus if number), tuple(cpus))
 
     @property
     def num_slots(self) -> int:
