@@ -126,6 +126,7 @@ def test_a_word_to_a_process_that_was_killed_before_it_read_it_is_passed_over(tm
         slot.close()
 
 
+@pytest.mark.slow
 def test_a_launcher_that_was_killed_between_trials_costs_nothing(tmp_path: Path) -> None:
     slot, start = Slot(num_threads=1), Start(CONFIG, str(tmp_path), EXECUTION, 1, num_threads=1)
     try:
