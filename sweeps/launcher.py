@@ -111,8 +111,8 @@ def main(file_descriptor: int) -> None:
             start = connection.recv()
         except EOFError:
             return
-        assert isinstance(start, Start)
-        connection.send(_run_gang(start, connection))
+        if isinstance(start, Start):  # else a word to a process that was killed before it read it
+            connection.send(_run_gang(start, connection))
 
 
 def _run_gang(start: Start, connection: Connection) -> Exited:

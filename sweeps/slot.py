@@ -25,14 +25,19 @@ class Slot:
 
     def start(self, start: Start) -> None:
         """Begin a trial, or this node's part of one."""
-        if self._launcher is None or self._launcher.poll() is not None:
-            self._launch()
         self._waits = False
-        try:
-            self._connection.send(start)
-            started = self._connection.recv()
-        except (EOFError, OSError) as error:
-            raise ChildProcessError("the launcher died before it could start the trial") from error
+        for attempt in range(2):  # a launcher that was killed meanwhile costs nothing
+            if self._launcher is None or self._launcher.poll() is not None:
+                self._launch()
+            try:
+                self._connection.send(start)
+                started = self._connection.recv()
+            except (EOFError, OSError) as error:
+                self._forget_launcher()
+                if attempt:
+                    raise ChildProcessError("the launcher died before it could start the trial") from error
+            else:
+                break
         assert isinstance(started, Started)
         self._pids = started.pids
 

@@ -153,7 +153,7 @@ def test_a_used_up_budget_keeps_every_state_and_a_larger_one_goes_on(
     assert "The budget is used up (0.00" in err
     assert "To go on: the same command with a larger --max-gpu-hours" in err
     unfinished = [run_dir for run_dir in sweep.run_dirs() if run_dir.result() is None]
-    assert unfinished
+    assert len(sweep.run_dirs()) - len(unfinished) < 2  # the second may not even have begun
     assert all(run_dir.lease() is None for run_dir in unfinished)
     used = sum(run_dir.rows()[-1]["runtime_hours"] for run_dir in sweep.run_dirs() if run_dir.rows())
     assert used < hours * 1.05

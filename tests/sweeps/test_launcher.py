@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from sweeps.launcher import FAILED, FINISHED, INTERRUPTED, RESTART, Continue, Exited, Reported, Start, Started
+from sweeps.slot import Slot
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.run_dir import Row, RunDir
 
@@ -103,6 +104,45 @@ def test_a_killed_trial_is_told_and_the_next_one_resumes_it(launched: Launched, 
     launched.start(tmp_path)
     rows, status = launched.finish()
     assert (rows[0]["step"], status) == (5, 0)
+
+
+def test_a_word_to_a_process_that_was_killed_before_it_read_it_is_passed_over(tmp_path: Path) -> None:
+    slot, start = Slot(num_threads=1), Start(CONFIG, str(tmp_path), EXECUTION, 1, num_threads=1)
+    try:
+        slot.start(start)
+        assert isinstance(slot.receive(), Reported)
+        lease = RunDir(tmp_path).lease()
+        assert lease is not None
+        launcher = int(Path(f"/proc/{lease['pid']}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        os.kill(lease["pid"], signal.SIGKILL)
+        assert slot.receive() == Exited(-signal.SIGKILL)  # having told it to go on
+        slot.start(start)
+        again = RunDir(tmp_path).lease()
+        while again is None or again["pid"] == lease["pid"]:
+            assert isinstance(slot.receive(), Reported)
+            again = RunDir(tmp_path).lease()
+        assert int(Path(f"/proc/{again['pid']}/stat").read_text().rsplit(")", 1)[1].split()[1]) == launcher
+    finally:
+        slot.close()
+
+
+@pytest.mark.slow
+def test_a_launcher_that_was_killed_between_trials_costs_nothing(tmp_path: Path) -> None:
+    slot, start = Slot(num_threads=1), Start(CONFIG, str(tmp_path), EXECUTION, 1, num_threads=1)
+    try:
+        slot.start(start)
+        assert isinstance(slot.receive(), Reported)
+        lease = RunDir(tmp_path).lease()
+        assert lease is not None
+        launcher = int(Path(f"/proc/{lease['pid']}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        slot.end()
+        os.kill(launcher, signal.SIGKILL)
+        slot.start(start)
+        while isinstance(message := slot.receive(), Reported):
+            pass
+        assert message == Exited(FINISHED)
+    finally:
+        slot.close()
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
