@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 VENV = Path(sys.executable).parent.parent
 HOSTS = {1: "10.77.0.11", 2: "10.77.0.12", 3: "10.77.0.13"}
 STORAGE = "/shared/vit-sweeps"
-TRIALS = ["--preset", "mini", "--base-lrs", "0.003"]
-NUM_TRIALS = 20
+TRIALS = ["--preset", "mini", "--datasets", "digits-even", "--base-lrs", "0.003"]
+NUM_TRIALS = 10
 ADDRESS = "http://localhost:8265"
 TOKEN = {"RAY_AUTH_MODE": "token"}
 
@@ -41,9 +41,10 @@ def on(host: int, *command: str, check: bool = True) -> str:
 
 def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:
     """What becomes true within the time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    start = time.monotonic()
+    while time.monotonic() < start + seconds:
         if found := what():
+            print(f"{why}: after {time.monotonic() - start:.0f} s", flush=True)
             return found
         time.sleep(0.5)
     raise AssertionError(f"not within {seconds:g} s: {why}")
@@ -92,20 +93,9 @@ def main(folder: Path) -> None:
         assert "invalid" in refused.lower() or "unauthorized" in refused.lower(), refused
 
         # Submitted, and the laptop may be closed.
-        job = [
-            "ray",
-            "job",
-            "submit",
-            "--address",
-            ADDRESS,
-            "--working-dir",
-            ".",
-            "--no-wait",
-            "--submission-id",
-            "grid",
-        ]
+        job = ["ray", "job", "submit", "--address", ADDRESS, "--working-dir", ".", "--no-wait", "--submission-id"]
         script = ["python", "sweeps/paper_grid.py", *TRIALS, "--storage", STORAGE]
-        said = run(*job, "--", *script, "--tracking-uri", "http://127.0.0.1:5000", **TOKEN)
+        said = run(*job, "grid", "--", *script, "--tracking-uri", "http://127.0.0.1:5000", **TOKEN)
         assert token not in said
         tunnel.terminate()
     runs = Path(os.environ["LAB"]) / "shared" / "vit-sweeps" / "runs"
@@ -125,8 +115,10 @@ def main(folder: Path) -> None:
     lost = wait_for(lambda: len(results()) >= 2 and victims(), 120, "a trial on host 3 in the middle")
     start = time.monotonic()
     run("unplug", "3")
-    wait_for(lambda: len(nodes()) == 2, 60, "host 3 noticed as dead")
+    log = "/tmp/ray/session_latest/logs/gcs_server.out"
+    wait_for(lambda: "health check failed" in on(1, "cat", log), 60, "host 3 noticed as dead")
     findings["seconds_to_notice"] = time.monotonic() - start
+    wait_for(lambda: len(nodes()) == 2, 60, "two nodes")
     names = {path.parent.name for path in lost}
     wait_for(
         lambda: names <= {p.parent.name for p in results()} | {p.parent.name for h in (1, 2) for p in runs_on(h)},
@@ -138,13 +130,17 @@ def main(folder: Path) -> None:
     findings["num_moved"] = len(names)
     wait_for(lambda: len(results()) == NUM_TRIALS, 240, "all results")
 
-    status = ["ray", "exec", cluster]
-    wait_for(lambda: "SUCCEEDED" in run(*status, "ray job status grid --address http://127.0.0.1:8265"), 60, "the job")
-    output = run(*status, "ray job logs grid --address http://127.0.0.1:8265")
-    (folder / "job.txt").write_text(output)
+    def on_head(command: str) -> str:
+        return run("ray", "exec", cluster, command, check=False)
+
+    try:
+        ask = "ray job status grid --address http://127.0.0.1:8265"
+        wait_for(lambda: "succeeded" in on_head(ask), 120, "the job's end")
+    finally:
+        output = on_head("ray job logs grid --address http://127.0.0.1:8265")
+        (folder / "job.txt").write_text(output)
     assert token not in output
-    health = run(*status, "curl -s http://127.0.0.1:5000/health")
-    assert "OK" in health
+    assert "OK" in on_head("curl -s http://127.0.0.1:5000/health")
     findings["hosts"] = sorted(
         {
             json.loads(line)["host"]
