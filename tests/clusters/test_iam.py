@@ -48,7 +48,8 @@ def test_the_profiles_of_the_cluster_file_are_there_each_with_its_role(iam: Any)
 def test_a_worker_may_use_the_bucket_and_nothing_else(iam: Any) -> None:
     of_worker = statements(iam, "vit-sweeps-worker")
     assert {action for each in of_worker for action in listed(each["Action"])} == {
-        "s3:GetBucketLocation", "s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload",
+        "s3:GetBucketLocation", "s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject",
+        "s3:AbortMultipartUpload",
     }  # fmt: skip
     assert {each["Resource"] for each in of_worker} == {"arn:aws:s3:::my-bucket", "arn:aws:s3:::my-bucket/*"}
 
