@@ -16,7 +16,7 @@ from vit_trainer.errors import InputError
 LAUNCHED_WITH = Path("~/ray_bootstrap_config.yaml")
 """Where `ray up` leaves the cluster's file on the head, with all defaults filled in."""
 NODE_TYPE = "ray.io/node-group"
-"""Ray's label of a node that an autoscaler started."""
+"""Ray's label of a node that was launched as one of a cluster's types, the head among them."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,29 @@ def node_types(path: Path = LAUNCHED_WITH) -> list[NodeType]:
         ) from error
 
 
-def nodes_to_come(types: Iterable[NodeType], nodes: Iterable[Mapping[str, Any]]) -> list[NodeType]:
-    """A node type for each node that may still come, beside the living ones.
+def nodes_to_come(nodes: Iterable[Mapping[str, Any]], address: str, path: Path = LAUNCHED_WITH) -> list[NodeType]:
+    """A node type for each node that the autoscaler may still start, beside the living ones.
+
+    Only the head has the file, and only where Ray was launched with node types does it speak of this cluster: another
+    one that is started there by hand, or by a sweep itself, stays as it is.
 
     Args:
         nodes: as `ray.nodes()` gives them.
+        address: of this machine, among them.
+
+    Raises:
+        InputError: the file can't be read.
     """
-    living = [node.get("Labels", {}).get(NODE_TYPE) for node in nodes if node["Alive"]]
-    return [
-        node_type for node_type in types for _ in range(max(0, node_type.max_workers - living.count(node_type.name)))
-    ]
+    living = [node for node in nodes if node["Alive"]]
+    types = [node.get("Labels", {}).get(NODE_TYPE) for node in living]
+    heads = [type_ for node, type_ in zip(living, types, strict=True) if _is_head(node, address)]
+    if not any(heads):
+        return []
+    return [kind for kind in node_types(path) for _ in range(max(0, kind.max_workers - types.count(kind.name)))]
+
+
+def _is_head(node: Mapping[str, Any], address: str) -> bool:
+    return "node:__internal_head__" in node["Resources"] and node["NodeManagerAddress"] == address
 
 
 def _node_type(name: str, values: Mapping[str, Any], of_all: int) -> NodeType:

@@ -15,7 +15,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from sweeps.cells import Trial
-from sweeps.growth import node_types, nodes_to_come
+from sweeps.growth import nodes_to_come
 from sweeps.options import SweepOptions
 from sweeps.per_cell import PerCellASHA, trial_id_of
 from sweeps.plan import require_fit
@@ -186,12 +186,6 @@ def count_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _is_head() -> bool:
-    """Whether this process runs on the Ray cluster's head, where the cluster's file is."""
-    heads = [node["NodeManagerAddress"] for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
-    return ray.util.get_node_ip_address() in heads
-
-
 @dataclass(frozen=True)
 class Resources:
     """What trials can be placed on."""
@@ -204,7 +198,7 @@ class Resources:
     def of_cluster(cls) -> "Resources":
         """Of the Ray cluster's nodes, those included that its autoscaler may start."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        to_come = nodes_to_come(node_types(), ray.nodes()) if _is_head() else []
+        to_come = nodes_to_come(ray.nodes(), ray.util.get_node_ip_address())
         gpus = [int(node.get("GPU", 0)) for node in nodes] + [node.num_gpus for node in to_come]
         cpus = [int(node.get("CPU", 0)) for node in nodes] + [node.num_cpus for node in to_come]
         return cls(tuple(number for number in gpus if number), tuple(cpus))

@@ -1,9 +1,9 @@
 """What a cluster can grow to, from files as `ray up` leaves them."""
 
+import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from sweeps.growth import NodeType, node_types, nodes_to_come
 from vit_trainer.errors import InputError
@@ -11,7 +11,8 @@ from vit_trainer.errors import InputError
 P4D = NodeType("p4d", 96, 8, 4)
 
 
-def test_the_workers_of_a_cluster_file(tmp_path: Path) -> None:
+@pytest.fixture
+def launched_with(tmp_path: Path) -> Path:
     config = {
         "max_workers": 4,
         "head_node_type": "head",
@@ -22,8 +23,12 @@ def test_the_workers_of_a_cluster_file(tmp_path: Path) -> None:
         },
     }
     path = tmp_path / "ray_bootstrap_config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    assert node_types(path) == [P4D, NodeType("own", 0, 0, 4)]
+    path.write_text(json.dumps(config))  # as `ray up` writes it
+    return path
+
+
+def test_the_workers_of_a_cluster_file(launched_with: Path) -> None:
+    assert node_types(launched_with) == [P4D, NodeType("own", 0, 0, 4)]
 
 
 def test_without_a_file_nothing_comes(tmp_path: Path) -> None:
@@ -36,17 +41,27 @@ def test_without_a_file_nothing_comes(tmp_path: Path) -> None:
 def test_another_file_is_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ray_bootstrap_config.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match="is no cluster file .*: run `ray up` again, or move it away") as raised:
+    with pytest.raises(InputError, match=r"is no cluster file .*: run `ray up` again, or move it away") as raised:
         node_types(path)
     assert "\n" not in str(raised.value)
 
 
-def test_living_nodes_of_a_type_are_not_counted_twice() -> None:
-    label = {"ray.io/node-group": "p4d"}
-    nodes = [
-        {"Alive": True, "Labels": {"ray.io/node-group": "head"}},
-        {"Alive": True, "Labels": label},
-        {"Alive": False, "Labels": label},
-    ]
-    assert nodes_to_come([P4D], nodes) == [P4D] * 3
-    assert nodes_to_come([P4D], [*nodes, *[{"Alive": True, "Labels": label}] * 9]) == []
+HEAD = {
+    "Alive": True,
+    "Resources": {"node:__internal_head__": 1.0},
+    "NodeManagerAddress": "10.0.0.1",
+    "Labels": {"ray.io/node-group": "head"},
+}
+WORKER = {"Alive": True, "Resources": {}, "NodeManagerAddress": "10.0.0.2", "Labels": {"ray.io/node-group": "p4d"}}
+
+
+def test_living_nodes_of_a_type_are_not_counted_twice(launched_with: Path) -> None:
+    nodes = [HEAD, WORKER, WORKER | {"Alive": False}]
+    assert nodes_to_come(nodes, "10.0.0.1", launched_with).count(P4D) == 3
+    assert nodes_to_come([*nodes, *[WORKER] * 9], "10.0.0.1", launched_with).count(P4D) == 0
+
+
+def test_the_file_speaks_of_the_cluster_that_was_launched_with_it_alone(launched_with: Path) -> None:
+    by_hand = HEAD | {"Labels": {}}
+    assert nodes_to_come([by_hand, WORKER], "10.0.0.1", launched_with) == []
+    assert nodes_to_come([HEAD, WORKER], "10.0.0.2", launched_with) == []
