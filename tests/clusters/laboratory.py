@@ -108,6 +108,13 @@ def main(folder: Path) -> None:
         leases = [path for path in runs.glob("*/lease.json") if not (path.parent / "result.json").exists()]
         return [path for path in leases if json.loads(path.read_text())["host"] == f"h{host}"]
 
+    # The watchdog, with 5 seconds for a minute and a `sudo` that only writes down what it was asked for.
+    on(1, "sh", "-c", "printf '#!/bin/sh\\necho \"$@\" >> /tmp/asked\\n' > /usr/bin/sudo; chmod 755 /usr/bin/sudo")
+    run("ray", "exec", cluster, "WATCHDOG_SECONDS=5 bash vit-sweeps/clusters/watchdog.sh 2")
+
+    def watchdog_asked() -> str:
+        return on(1, "cat", "/tmp/asked", check=False)
+
     # A cable is pulled in mid-run, and plugged in again once the trials of that host run elsewhere.
     def victims() -> list[Path]:
         return [path for path in runs_on(3) if b'"step"' in (path.parent / "journal.jsonl").read_bytes()]
@@ -125,9 +132,11 @@ def main(folder: Path) -> None:
         120,
         "its trials go on",
     )
+    assert "shutdown" not in watchdog_asked()
     run("plug", "3")
     wait_for(lambda: len(nodes()) == 3, 90, "host 3 back")
     findings["num_moved"] = len(names)
+
     wait_for(lambda: len(results()) == NUM_TRIALS, 240, "all results")
 
     def on_head(command: str) -> str:
@@ -140,7 +149,23 @@ def main(folder: Path) -> None:
         output = on_head("ray job logs grid --address http://127.0.0.1:8265")
         (folder / "job.txt").write_text(output)
     assert token not in output
-    assert "OK" in on_head("curl -s http://127.0.0.1:5000/health")
+    wait_for(lambda: "shutdown -h now" in watchdog_asked(), 60, "the watchdog")
+
+    # MLflow's server is killed, then its supervisor too, as when the machine boots; the runs are still there.
+    ask = "http://127.0.0.1:5000/api/2.0/mlflow/experiments/get-by-name?experiment_name=paper_grid-mini"
+
+    def has_runs() -> bool:
+        return '"experiment_id"' in on(1, "curl", "-s", ask, check=False)
+
+    wait_for(has_runs, 30, "MLflow")
+    on(1, "pkill", "-KILL", "-f", "bin/mlflow server")
+    assert not has_runs()
+    wait_for(has_runs, 60, "MLflow after its server was killed")
+    on(1, "pkill", "-KILL", "-f", "mlflow")
+    assert not has_runs()
+    at_boot = on(1, "crontab", "-l", "-u", "ubuntu").replace("@reboot ", "")
+    on(1, "su", "ubuntu", "-s", "/bin/sh", "-c", f"cd; HOME=/home/ubuntu; export HOME; {at_boot}")
+    wait_for(has_runs, 60, "MLflow after a boot")
     findings["hosts"] = sorted(
         {
             json.loads(line)["host"]
