@@ -1,19 +1,15 @@
 """A cluster that gets GPU nodes when a sweep asks for some: Ray's own autoscaler, whose nodes are raylets here."""
 
 import json
-import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
+from tests.clusters.heads import end, home_of_its_own, own_address, running_head
 from tests.sweeps.running import SCRIPT, Sweep, is_finished
 
 MAX_WORKERS = 2
@@ -41,28 +37,10 @@ class Growing:
     """How many live, from the beginning, and again whenever their number changes."""
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return int(listener.getsockname()[1])
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    """End a process with all that it started, by their ids."""
-    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.terminate()
-    process.communicate(timeout=60)
-    for member in psutil.wait_procs(family, timeout=10)[1]:
-        member.kill()
-
-
 @pytest.fixture
 def growing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Growing]:
-    """A head without GPUs, its autoscaler, and in HOME what `ray up` leaves there. Nothing of it meets another Ray."""
-    home = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # short, as the names of sockets must be
-    node_ip = "from ray.util import get_node_ip_address as ip; print(ip())"
-    ip = subprocess.run([sys.executable, "-c", node_ip], check=True, capture_output=True, text=True).stdout.strip()
-    address = f"{ip}:{free_port()}"
+    """A head without GPUs, its autoscaler, and in HOME what `ray up` leaves there."""
+    address = own_address()
     config = {
         "cluster_name": "growing",
         "max_workers": MAX_WORKERS,
@@ -93,33 +71,19 @@ def growing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Growing]:
         "docker": {},
         "auth": {},
     }
-    launched_with = home / "ray_bootstrap_config.yaml"
-    launched_with.write_text(json.dumps(config))
-    token = home / ".ray" / "auth_token"
-    token.parent.mkdir()
-    token.write_text("0" * 64)
-    for name, value in {"HOME": str(home), "RAY_TMPDIR": str(home), "RAY_AUTH_MODE": "token"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    as_ray_up_does = {"RAY_enable_autoscaler_v2": "1", "RAY_NODE_TYPE_NAME": "ray.head.default"}
-    as_ray_up_does |= {"RAY_CLOUD_INSTANCE_ID": HEAD_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID}
-    fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
-    command += [f"--port={address.rpartition(':')[2]}", f"--ray-client-server-port={free_port()}"]
-    command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
-    command += ["--num-cpus=0", "--num-gpus=0", "--object-store-memory=80000000", "--include-dashboard=false"]
-    command += [f"--autoscaling-config={launched_with}"]
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | as_ray_up_does | fake
-    with open(home / "head.log", "w") as log:
-        head = subprocess.Popen(command, stdout=log, stderr=log, text=True, env=environment)
-    watch = subprocess.Popen([sys.executable, "-c", WATCH], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert watch.stdout is not None
-        yield Growing(address, map(str.strip, watch.stdout))
-    finally:
-        end(watch)
-        end(head)
-        shutil.rmtree(home)
+    fake = {"RAY_FAKE_CLUSTER": "1", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID}
+    with home_of_its_own(monkeypatch) as home:
+        (home / "ray_bootstrap_config.yaml").write_text(json.dumps(config))
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with running_head(home, address, "ray.head.default", HEAD_ID, **fake):
+            watch = subprocess.Popen(
+                [sys.executable, "-c", WATCH], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+            try:
+                assert watch.stdout is not None
+                yield Growing(address, map(str.strip, watch.stdout))
+            finally:
+                end(watch)
 
 
 @pytest.mark.slow
