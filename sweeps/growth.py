@@ -28,19 +28,20 @@ class NodeType:
     num_gpus: int
     max_workers: int
     """How many there can be at once."""
+    machine: str = ""
+    """What the cloud calls it, such as p4d.24xlarge; empty if the file doesn't say."""
 
 
-def node_types(path: Path = LAUNCHED_WITH) -> list[NodeType]:
-    """The kinds of workers that the cluster of this head may have; none if it wasn't launched by `ray up`.
+def node_types(path: Path) -> list[NodeType]:
+    """The kinds of workers that a cluster's file names; none if it is about one's own hosts.
 
     Raises:
         InputError: the file can't be read.
     """
-    path = path.expanduser()
-    if not path.exists():
-        return []
     try:
         content = yaml.safe_load(path.read_text())
+        if "available_node_types" not in content and content["provider"]["type"] == "local":
+            return []
         of_all = int(content.get("max_workers", 0))
         kinds = dict(content["available_node_types"])
         kinds.pop(content.get("head_node_type"), None)
@@ -48,12 +49,12 @@ def node_types(path: Path = LAUNCHED_WITH) -> list[NodeType]:
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{path} is no cluster file ({type(error).__name__}: {reason}): run `ray up` again, or move it away"
+            f"{path} is no cluster file ({type(error).__name__}: {reason}): it must be one that `ray up` takes"
         ) from error
 
 
-def nodes_to_come(nodes: Iterable[Mapping[str, Any]], address: str, path: Path = LAUNCHED_WITH) -> list[NodeType]:
-    """A node type for each node that the autoscaler may still start, beside the living ones.
+def types_of_cluster(nodes: Iterable[Mapping[str, Any]], address: str, path: Path = LAUNCHED_WITH) -> list[NodeType]:
+    """The kinds of workers that a running cluster was launched with; none if this machine can't know.
 
     Only the head has the file, and only where Ray was launched with node types does it speak of this cluster: another
     one that is started there by hand, or by a sweep itself, stays as it is.
@@ -65,12 +66,25 @@ def nodes_to_come(nodes: Iterable[Mapping[str, Any]], address: str, path: Path =
     Raises:
         InputError: the file can't be read.
     """
-    living = [node for node in nodes if node["Alive"]]
-    types = [node.get("Labels", {}).get(NODE_TYPE) for node in living]
-    heads = [type_ for node, type_ in zip(living, types, strict=True) if _is_head(node, address)]
-    if not any(heads):
-        return []
-    return [kind for kind in node_types(path) for _ in range(max(0, kind.max_workers - types.count(kind.name)))]
+    path = path.expanduser()
+    is_launched = any(node["Alive"] and _is_head(node, address) and _type_of(node) for node in nodes)
+    return node_types(path) if is_launched and path.exists() else []
+
+
+def nodes_to_come(kinds: Iterable[NodeType], nodes: Iterable[Mapping[str, Any]]) -> list[NodeType]:
+    """A node type for each node that the autoscaler may still start, beside the living ones.
+
+    Args:
+        kinds: the cluster's.
+        nodes: as `ray.nodes()` gives them.
+    """
+    living = [_type_of(node) for node in nodes if node["Alive"]]
+    return [kind for kind in kinds for _ in range(max(0, kind.max_workers - living.count(kind.name)))]
+
+
+def _type_of(node: Mapping[str, Any]) -> str | None:
+    label = node.get("Labels", {}).get(NODE_TYPE)
+    return None if label is None else str(label)
 
 
 def _is_head(node: Mapping[str, Any], address: str) -> bool:
@@ -79,5 +93,11 @@ def _is_head(node: Mapping[str, Any], address: str) -> bool:
 
 def _node_type(name: str, values: Mapping[str, Any], of_all: int) -> NodeType:
     resources = values.get("resources") or {}
-    max_workers = min(int(values.get("max_workers", of_all)), of_all)
-    return NodeType(name, int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), max_workers)
+    node_config = values.get("node_config") or {}
+    return NodeType(
+        name,
+        num_cpus=int(resources.get("CPU", 0)),
+        num_gpus=int(resources.get("GPU", 0)),
+        max_workers=min(int(values.get("max_workers", of_all)), of_all),
+        machine=str(node_config.get("InstanceType") or node_config.get("machineType") or ""),
+    )

@@ -62,12 +62,16 @@ class SweepOptions:
     """With --plan: measure each model on this machine, instead of assuming a share of the card's peak."""
     probe_seconds: float = 60.0
     """How long to measure each model with and without dropout; what the storage holds of that isn't measured again."""
+    cluster: Path | None = None
+    """With --plan: a cluster file such as clusters/a100.yaml, to plan for it before it is launched."""
     card: str | None = None
     """GPU to plan for, such as A100-40GB or H100; the cluster's unless given."""
     price_per_gpu_hour: float | None = None
-    """Dollars, for the plan."""
+    """Dollars; the list price of the cluster's machines unless given, where it was launched by `ray up`."""
     max_gpu_hours: float | None = None
     """Stop when the next step would pass this, having started with the cells that take least; no limit unless given."""
+    max_dollars: float | None = None
+    """The same in dollars of GPU-hours; what a cloud asks for the head, idle minutes and disks comes on top."""
     early_stopping: bool = True
     """Stop candidates that fall behind others of their cell (ASHA)."""
     search: Literal["grid", "optuna"] = "grid"
@@ -94,6 +98,7 @@ class SweepOptions:
             ("probe_seconds", "seconds such as 60"),
             ("price_per_gpu_hour", "dollars such as 2.5"),
             ("max_gpu_hours", "hours such as 100"),
+            ("max_dollars", "dollars such as 500"),
         ):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -106,6 +111,10 @@ class SweepOptions:
             )
         if self.probe and not self.plan:
             raise InputError("--probe measures for a plan: give --plan too")
+        if self.cluster is not None and not self.plan:
+            raise InputError(f"--cluster {self.cluster} is for a plan: give --plan too, or `ray up {self.cluster}`")
+        if self.cluster is not None and self.probe:
+            raise InputError("--probe measures this machine, not a cluster to come: leave it or --cluster out")
         if self.card is not None:
             card_of(self.card)  # raises unless it is known
         if self.max_failures < 0:

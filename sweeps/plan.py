@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sweeps.cells import Cell, Trial
 from sweeps.footprint import DiskItem, Fit, disk_items, fit
+from sweeps.prices import Price
 from sweeps.probes import Workload
 from sweeps.rates import (
     ASSUMED_SHARE_OF_PEAK,
@@ -212,8 +213,7 @@ class Plan:
     """In the order that they start in."""
     rates: Rates
     on_gpus: bool
-    price_per_gpu_hour: float | None
-    """Dollars."""
+    price: Price | None
     wall: WallTime | None
     memory: tuple[tuple[Workload, Fit], ...]
     """Empty where trials run on CPU cores."""
@@ -250,7 +250,7 @@ def make_plan(
     resources: "Resources",
     *,
     gpus_of: Callable[[str], int] = lambda model: 1,
-    price_per_gpu_hour: float | None = None,
+    price: Price | None = None,
     early_stopping: bool = True,
     saves_weights: bool = False,
 ) -> Plan:
@@ -302,7 +302,7 @@ def make_plan(
         cells=tuple(cells),
         rates=rates,
         on_gpus=on_gpus,
-        price_per_gpu_hour=price_per_gpu_hour if on_gpus else None,
+        price=price if on_gpus else None,
         wall=_wall_time(jobs, slots, is_example=is_example),
         memory=tuple(fits.items()) if on_gpus else (),
         disk=tuple(disk_items(pending, sum(slots) // min(sizes.values(), default=1), saves_weights=saves_weights)),
@@ -323,7 +323,7 @@ def _wall_time(
 def plan_lines(plan: Plan) -> list[str]:
     """A plan as lines to print; what isn't known is left out."""
     unit = "GPU-hours" if plan.on_gpus else "slot-hours"
-    price = plan.price_per_gpu_hour
+    price = None if plan.price is None else plan.price.dollars
     has_hours = plan.hours is not None
     lines = [f"{'cell':<66} {'candidates (base_lr)':<30}" + (f" {unit:>10}" if has_hours else "")]
     lines[0] += f" {'dollars':>9}" if has_hours and price is not None else ""
@@ -356,6 +356,8 @@ def _cost_lines(plan: Plan, unit: str) -> list[str]:
         low, high = plan.stopped_early
         line += f"; with it {_number(low)} to {_number(high)}{_dollars(plan, low, high)} are expected"
     lines = [line]
+    if plan.price is not None:
+        lines.append(f"price: ${plan.price.dollars:.3g} per GPU-hour, {plan.price.source}")
     measured = {result.device_name: result.seconds for result in plan.rates.measured.values()}
     if measured:
         probed = ", ".join(f"{seconds:g} s on {name}" for name, seconds in measured.items())
@@ -382,9 +384,9 @@ def _memory_line(plan: Plan, workload: Workload, fit: Fit) -> str:
 
 
 def _dollars(plan: Plan, *hours: float) -> str:
-    if plan.price_per_gpu_hour is None:
+    if plan.price is None:
         return ""
-    return f" ({' to '.join(f'${each * plan.price_per_gpu_hour:,.2f}' for each in hours)})"
+    return f" ({' to '.join(f'${each * plan.price.dollars:,.2f}' for each in hours)})"
 
 
 def _number(value: float) -> str:

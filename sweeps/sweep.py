@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Literal
 from sweeps.cells import Cell
 from sweeps.commands import record_command
 from sweeps.costs import hours_lost, hours_saved, predicted_and_actual
+from sweeps.growth import node_types
 from sweeps.options import SweepOptions
 from sweeps.outlets import Outlets
 from sweeps.plan import Plan, longest_first, make_plan, plan_lines
+from sweeps.prices import cards_of, max_gpu_hours, price_of
 from sweeps.probes import Workload, known, measure
 from sweeps.rates import Rates, card_of
 from sweeps.report import REPORT, write_report
@@ -72,6 +74,10 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
     _check_storage(options)
     if options.register:
         execution = replace(execution, save_weights=True)
+    if options.max_dollars is not None:
+        from sweeps.tuner import worker_types
+
+        options = replace(options, max_gpu_hours=max_gpu_hours(options, worker_types()))
     outlets = Outlets(name, options)
     session = Session(name, cells, options, execution, outlets.changed)
     where = options.folder.location
@@ -94,7 +100,7 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
         used = f"{session.budget.used_hours:.3g} of {options.max_gpu_hours:g}"
         print(
             f"The budget is used up ({used} GPU-hours); all states are kept. To go on: the same command with a "
-            "larger --max-gpu-hours",
+            "larger --max-gpu-hours or --max-dollars",
             file=sys.stderr,
         )
     return _summarise(session, outlets.tracking_uri, report)
@@ -111,16 +117,23 @@ def _run(session: Session) -> "EndsEarly | None":
 
 
 def _plan(cells: list[Cell], options: SweepOptions) -> Plan:
-    """What is left of the sweep, on the running Ray cluster or else this machine."""
+    """What is left of the sweep, on the cluster of a file, the running Ray cluster or else this machine."""
     import ray
 
-    from sweeps.tuner import Resources, count_gpus
+    from sweeps.tuner import Resources, count_gpus, worker_types
 
-    num_gpus = count_gpus()  # joins the cluster if there is one
-    if ray.is_initialized():
-        resources, names = Resources.of_cluster(), list(ray.cluster_resources())
+    if options.cluster is not None:
+        kinds, names = node_types(options.cluster), []
+        resources = Resources.of_types(kinds)
+        if not resources.gpus_of_nodes:
+            raise InputError(f"{options.cluster} names no workers with GPUs: launch it, and plan on its head")
     else:
-        resources, names = Resources((num_gpus,) if num_gpus else (), (os.cpu_count() or 1,)), []
+        num_gpus = count_gpus()  # joins the cluster if there is one
+        kinds = worker_types()
+        if ray.is_initialized():
+            resources, names = Resources.of_cluster(), list(ray.cluster_resources())
+        else:
+            resources, names = Resources((num_gpus,) if num_gpus else (), (os.cpu_count() or 1,)), []
     trials = longest_first(options.planned_trials(cells))
     done = {trial.trial_id for trial in trials if options.settled(options.run_dir(trial).result())}
 
@@ -128,10 +141,10 @@ def _plan(cells: list[Cell], options: SweepOptions) -> Plan:
         return make_plan(
             trials,
             done,
-            Rates(card_of(options.card, names), measured),
+            Rates(card_of(options.card, names + cards_of(kinds)), measured),
             resources,
             gpus_of=options.gpus_of,
-            price_per_gpu_hour=options.price_per_gpu_hour,
+            price=price_of(options, kinds),
             early_stopping=options.early_stopping,
         )
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from sweeps.cells import Trial
-from sweeps.growth import nodes_to_come
+from sweeps.growth import NodeType, nodes_to_come, types_of_cluster
 from sweeps.options import SweepOptions
 from sweeps.per_cell import PerCellASHA, trial_id_of
 from sweeps.plan import require_fit
@@ -186,6 +186,11 @@ def count_gpus() -> int:
     return torch.cuda.device_count()
 
 
+def worker_types() -> list[NodeType]:
+    """The kinds of workers of the running Ray cluster, where its autoscaler starts them and this is its head."""
+    return types_of_cluster(ray.nodes(), ray.util.get_node_ip_address()) if _join() else []
+
+
 @dataclass(frozen=True)
 class Resources:
     """What trials can be placed on."""
@@ -198,10 +203,16 @@ class Resources:
     def of_cluster(cls) -> "Resources":
         """Of the Ray cluster's nodes, those included that its autoscaler may start."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        to_come = nodes_to_come(ray.nodes(), ray.util.get_node_ip_address())
+        to_come = nodes_to_come(worker_types(), ray.nodes())
         gpus = [int(node.get("GPU", 0)) for node in nodes] + [node.num_gpus for node in to_come]
         cpus = [int(node.get("CPU", 0)) for node in nodes] + [node.num_cpus for node in to_come]
         return cls(tuple(number for number in gpus if number), tuple(cpus))
+
+    @classmethod
+    def of_types(cls, kinds: Iterable[NodeType]) -> "Resources":
+        """Of a cluster that isn't there yet, at its largest."""
+        nodes = nodes_to_come(kinds, [])
+        return cls(tuple(node.num_gpus for node in nodes if node.num_gpus), tuple(node.num_cpus for node in nodes))
 
     @property
     def num_slots(self) -> int:

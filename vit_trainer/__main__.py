@@ -294,15 +294,16 @@ def probe(
 
 
 @app.command
-def fetch(*models: str, upstream: str = "imagenet21k", source: str | None = None) -> None:
-    """Download official checkpoints into $VIT_CHECKPOINTS, else the user's cache folder, and check them.
+def fetch(*names: str, upstream: str = "imagenet21k", source: str | None = None) -> None:
+    """Download official checkpoints into $VIT_CHECKPOINTS and data sets into $VIT_DATA, and check them.
 
-    Goes on with what broke off; several processes or nodes may ask at once.
+    Both are in the user's cache folder unless set. Goes on with what broke off; several processes or nodes may ask at
+    once.
 
     Parameters
     ----------
-    models
-        Names such as ViT-B_16.
+    names
+        Models such as ViT-B_16, and data sets such as cifar10.
     upstream
         imagenet21k, imagenet21k+imagenet2012, or imagenet21k+imagenet2012-224.
     source
@@ -310,16 +311,20 @@ def fetch(*models: str, upstream: str = "imagenet21k", source: str | None = None
     """
     from vit_trainer.architectures import MODELS
     from vit_trainer.checkpoint_files import RELEASED, check_checkpoint
+    from vit_trainer.data import DATASETS, data_folder, require_dataset
     from vit_trainer.errors import InputError, one_of
-    from vit_trainer.fetch import ProgressBar
     from vit_trainer.fetch import fetch as fetch_checkpoint
+    from vit_trainer.progress_bar import ProgressBar
 
-    if not models:
-        raise InputError(f"no model given: name one or more of {', '.join(RELEASED['imagenet21k'])}")
-    for model in models:
-        if model not in MODELS:
-            raise one_of("model", model, list(MODELS))
-    for model in models:
+    if not names:
+        raise InputError(f"no name given: give one or more of {', '.join([*RELEASED['imagenet21k'], *DATASETS])}")
+    for name in names:
+        if name not in MODELS and name not in DATASETS:
+            raise one_of("model or data set", name, [*MODELS, *DATASETS])
+    for dataset in (name for name in names if name in DATASETS):
+        require_dataset(dataset)
+        print(f"{dataset}: complete in {data_folder()}", flush=True)
+    for model in (name for name in names if name in MODELS):
         with ProgressBar(f"{upstream}/{model}") as bar:
             path, downloaded = fetch_checkpoint(model, upstream, source=source, watcher=bar)
         contents, size = check_checkpoint(path, model), path.stat().st_size

@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 VENV = Path(sys.executable).parent.parent
 HOSTS = {1: "10.77.0.11", 2: "10.77.0.12", 3: "10.77.0.13"}
 STORAGE = "/shared/vit-sweeps"
-TRIALS = ["--preset", "mini", "--base-lrs", "0.003"]
-NUM_TRIALS = 20
+TRIALS = ["--preset", "mini", "--datasets", "digits-even", "--base-lrs", "0.003"]
+NUM_TRIALS = 10
 ADDRESS = "http://localhost:8265"
 TOKEN = {"RAY_AUTH_MODE": "token"}
 
@@ -41,9 +41,10 @@ def on(host: int, *command: str, check: bool = True) -> str:
 
 def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:
     """What becomes true within the time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    start = time.monotonic()
+    while time.monotonic() < start + seconds:
         if found := what():
+            print(f"{why}: after {time.monotonic() - start:.0f} s", flush=True)
             return found
         time.sleep(0.5)
     raise AssertionError(f"not within {seconds:g} s: {why}")
@@ -92,20 +93,9 @@ def main(folder: Path) -> None:
         assert "invalid" in refused.lower() or "unauthorized" in refused.lower(), refused
 
         # Submitted, and the laptop may be closed.
-        job = [
-            "ray",
-            "job",
-            "submit",
-            "--address",
-            ADDRESS,
-            "--working-dir",
-            ".",
-            "--no-wait",
-            "--submission-id",
-            "grid",
-        ]
+        job = ["ray", "job", "submit", "--address", ADDRESS, "--working-dir", ".", "--no-wait", "--submission-id"]
         script = ["python", "sweeps/paper_grid.py", *TRIALS, "--storage", STORAGE]
-        said = run(*job, "--", *script, "--tracking-uri", "http://127.0.0.1:5000", **TOKEN)
+        said = run(*job, "grid", "--", *script, "--tracking-uri", "http://127.0.0.1:5000", **TOKEN)
         assert token not in said
         tunnel.terminate()
     runs = Path(os.environ["LAB"]) / "shared" / "vit-sweeps" / "runs"
@@ -118,6 +108,13 @@ def main(folder: Path) -> None:
         leases = [path for path in runs.glob("*/lease.json") if not (path.parent / "result.json").exists()]
         return [path for path in leases if json.loads(path.read_text())["host"] == f"h{host}"]
 
+    # The watchdog, with 5 seconds for a minute and a `sudo` that only writes down what it was asked for.
+    on(1, "sh", "-c", "printf '#!/bin/sh\\necho \"$@\" >> /tmp/asked\\n' > /usr/bin/sudo; chmod 755 /usr/bin/sudo")
+    run("ray", "exec", cluster, "WATCHDOG_SECONDS=5 bash vit-sweeps/clusters/watchdog.sh 2")
+
+    def watchdog_asked() -> str:
+        return on(1, "cat", "/tmp/asked", check=False)
+
     # A cable is pulled in mid-run, and plugged in again once the trials of that host run elsewhere.
     def victims() -> list[Path]:
         return [path for path in runs_on(3) if b'"step"' in (path.parent / "journal.jsonl").read_bytes()]
@@ -125,26 +122,50 @@ def main(folder: Path) -> None:
     lost = wait_for(lambda: len(results()) >= 2 and victims(), 120, "a trial on host 3 in the middle")
     start = time.monotonic()
     run("unplug", "3")
-    wait_for(lambda: len(nodes()) == 2, 60, "host 3 noticed as dead")
+    log = "/tmp/ray/session_latest/logs/gcs_server.out"
+    wait_for(lambda: "health check failed" in on(1, "cat", log), 60, "host 3 noticed as dead")
     findings["seconds_to_notice"] = time.monotonic() - start
+    wait_for(lambda: len(nodes()) == 2, 60, "two nodes")
     names = {path.parent.name for path in lost}
     wait_for(
         lambda: names <= {p.parent.name for p in results()} | {p.parent.name for h in (1, 2) for p in runs_on(h)},
         120,
         "its trials go on",
     )
+    assert "shutdown" not in watchdog_asked()
     run("plug", "3")
     wait_for(lambda: len(nodes()) == 3, 90, "host 3 back")
     findings["num_moved"] = len(names)
+
     wait_for(lambda: len(results()) == NUM_TRIALS, 240, "all results")
 
-    status = ["ray", "exec", cluster]
-    wait_for(lambda: "SUCCEEDED" in run(*status, "ray job status grid --address http://127.0.0.1:8265"), 60, "the job")
-    output = run(*status, "ray job logs grid --address http://127.0.0.1:8265")
-    (folder / "job.txt").write_text(output)
+    def on_head(command: str) -> str:
+        return run("ray", "exec", cluster, command, check=False)
+
+    try:
+        ask = "ray job status grid --address http://127.0.0.1:8265"
+        wait_for(lambda: "succeeded" in on_head(ask), 120, "the job's end")
+    finally:
+        output = on_head("ray job logs grid --address http://127.0.0.1:8265")
+        (folder / "job.txt").write_text(output)
     assert token not in output
-    health = run(*status, "curl -s http://127.0.0.1:5000/health")
-    assert "OK" in health
+    wait_for(lambda: "shutdown -h now" in watchdog_asked(), 60, "the watchdog")
+
+    # MLflow's server is killed, then its supervisor too, as when the machine boots; the runs are still there.
+    ask = "http://127.0.0.1:5000/api/2.0/mlflow/experiments/get-by-name?experiment_name=paper_grid-mini"
+
+    def has_runs() -> bool:
+        return '"experiment_id"' in on(1, "curl", "-s", ask, check=False)
+
+    wait_for(has_runs, 30, "MLflow")
+    on(1, "pkill", "-KILL", "-f", "bin/mlflow server")
+    assert not has_runs()
+    wait_for(has_runs, 60, "MLflow after its server was killed")
+    on(1, "pkill", "-KILL", "-f", "mlflow")
+    assert not has_runs()
+    at_boot = on(1, "crontab", "-l", "-u", "ubuntu").replace("@reboot ", "")
+    on(1, "su", "ubuntu", "-s", "/bin/sh", "-c", f"cd; HOME=/home/ubuntu; export HOME; {at_boot}")
+    wait_for(has_runs, 60, "MLflow after a boot")
     findings["hosts"] = sorted(
         {
             json.loads(line)["host"]

@@ -24,9 +24,13 @@ def missing() -> str | None:
     """Why there can be no laboratory here."""
     if os.geteuid() != 0:
         return "needs root for namespaces"
-    programs = [name for name in ("ip", "nsenter", "rsync", "ssh", "curl", "/usr/sbin/sshd") if not shutil.which(name)]
+    programs = [
+        name
+        for name in ("ip", "nsenter", "rsync", "ssh", "curl", "crontab", "/usr/sbin/sshd")
+        if not shutil.which(name)
+    ]
     if programs:
-        return f"needs {', '.join(programs)}: apt-get install iproute2 openssh-server rsync curl"
+        return f"needs {', '.join(programs)}: apt-get install iproute2 openssh-server rsync curl cron"
     flags = ["--mount", "--net", "--uts", "--ipc", "--pid", "--fork"]
     if subprocess.run(["unshare", *flags, "true"], check=False, capture_output=True).returncode:
         return "namespaces aren't allowed here"

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from sweeps.cells import MINI
@@ -63,12 +64,12 @@ def kill_something(storage: Path, draw: random.Random) -> str | None:
         pid, kind = int(lease["pid"]), draw.choice(["process", "launcher", "actor"])
         try:
             for _ in range({"process": 0, "launcher": 1, "actor": 2}[kind]):
-                pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+                pid = psutil.Process(pid).ppid()
             name = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
             if pid > 1 and ("sweeps.launcher" in name or name.startswith("ray::")):
                 os.kill(pid, signal.SIGKILL)
                 return kind
-        except (FileNotFoundError, ProcessLookupError):
+        except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
             continue
     return None
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.sweeps.running import SCRIPT, Start, Sweep, has_validated, is_finished, numbers, statuses_in_mlflow
@@ -94,7 +95,7 @@ def test_whatever_is_killed_above_a_trial_it_goes_on(
     assert lease is not None
     pid = int(lease["pid"])
     for _ in range(1 if kind == "launcher" else 2):
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        pid = psutil.Process(pid).ppid()
     name = Path(f"/proc/{pid}/cmdline").read_text()
     assert "sweeps.launcher" in name if kind == "launcher" else name.startswith("ray::")
     os.kill(pid, signal.SIGKILL)

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from sweeps.tuner import Resources
@@ -57,7 +58,7 @@ def process_of_rank(run_dir: RunDir, rank: int) -> int:
     """Of a gang on this machine: the first process writes, and the launcher started the others after it."""
     lease = run_dir.lease()
     assert lease is not None
-    launcher = Path(f"/proc/{lease['pid']}/stat").read_text().rsplit(")", 1)[1].split()[1]
+    launcher = psutil.Process(lease["pid"]).ppid()
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
     return int(children[rank])
 

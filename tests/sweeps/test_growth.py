@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.growth import NodeType, node_types, nodes_to_come
+from sweeps.growth import NodeType, node_types, nodes_to_come, types_of_cluster
 from vit_trainer.errors import InputError
 
-P4D = NodeType("p4d", 96, 8, 4)
+P4D = NodeType("p4d", 96, 8, 4, "p4d.24xlarge")
+GCP = NodeType("a2", 96, 8, 2, "a2-highgpu-8g")
 
 
 @pytest.fixture
@@ -18,7 +19,16 @@ def launched_with(tmp_path: Path) -> Path:
         "head_node_type": "head",
         "available_node_types": {
             "head": {"resources": {"CPU": 0}, "node_config": {}},
-            "p4d": {"resources": {"CPU": 96, "GPU": 8}, "max_workers": 10, "node_config": {}},
+            "p4d": {
+                "resources": {"CPU": 96, "GPU": 8},
+                "max_workers": 10,
+                "node_config": {"InstanceType": "p4d.24xlarge"},
+            },
+            "a2": {
+                "resources": {"CPU": 96, "GPU": 8},
+                "max_workers": 2,
+                "node_config": {"machineType": "a2-highgpu-8g"},
+            },
             "own": {"resources": {}, "node_config": {}},
         },
     }
@@ -28,20 +38,21 @@ def launched_with(tmp_path: Path) -> Path:
 
 
 def test_the_workers_of_a_cluster_file(launched_with: Path) -> None:
-    assert node_types(launched_with) == [P4D, NodeType("own", 0, 0, 4)]
+    assert node_types(launched_with) == [P4D, GCP, NodeType("own", 0, 0, 4)]
 
 
-def test_without_a_file_nothing_comes(tmp_path: Path) -> None:
-    assert node_types(tmp_path / "ray_bootstrap_config.yaml") == []
+def test_a_file_of_own_hosts_names_no_kinds() -> None:
+    assert node_types(Path(__file__).parents[2] / "clusters" / "local.yaml") == []
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "- 1", "max_workers: 2", "available_node_types: 3", "{available_node_types: {a: 3}}"]
+    "text",
+    ["{", "- 1", "max_workers: 2", "available_node_types: 3", "{available_node_types: {a: 3}}", "kind: RayCluster"],
 )
 def test_another_file_is_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ray_bootstrap_config.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match=r"is no cluster file .*: run `ray up` again, or move it away") as raised:
+    with pytest.raises(InputError, match=r"is no cluster file .*: it must be one that `ray up` takes") as raised:
         node_types(path)
     assert "\n" not in str(raised.value)
 
@@ -55,13 +66,14 @@ HEAD = {
 WORKER = {"Alive": True, "Resources": {}, "NodeManagerAddress": "10.0.0.2", "Labels": {"ray.io/node-group": "p4d"}}
 
 
-def test_living_nodes_of_a_type_are_not_counted_twice(launched_with: Path) -> None:
+def test_living_nodes_of_a_type_are_not_counted_twice() -> None:
     nodes = [HEAD, WORKER, WORKER | {"Alive": False}]
-    assert nodes_to_come(nodes, "10.0.0.1", launched_with).count(P4D) == 3
-    assert nodes_to_come([*nodes, *[WORKER] * 9], "10.0.0.1", launched_with).count(P4D) == 0
+    assert nodes_to_come([P4D], nodes) == [P4D] * 3
+    assert nodes_to_come([P4D], [*nodes, *[WORKER] * 9]) == []
 
 
 def test_the_file_speaks_of_the_cluster_that_was_launched_with_it_alone(launched_with: Path) -> None:
-    by_hand = HEAD | {"Labels": {}}
-    assert nodes_to_come([by_hand, WORKER], "10.0.0.1", launched_with) == []
-    assert nodes_to_come([HEAD, WORKER], "10.0.0.2", launched_with) == []
+    assert types_of_cluster([HEAD, WORKER], "10.0.0.1", launched_with)[0] == P4D
+    assert types_of_cluster([HEAD, WORKER], "10.0.0.2", launched_with) == []
+    assert types_of_cluster([HEAD | {"Labels": {}}, WORKER], "10.0.0.1", launched_with) == []
+    assert types_of_cluster([HEAD, WORKER], "10.0.0.1", launched_with.with_name("none.yaml")) == []

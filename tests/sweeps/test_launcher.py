@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -106,43 +107,45 @@ def test_a_killed_trial_is_told_and_the_next_one_resumes_it(launched: Launched, 
     assert (rows[0]["step"], status) == (5, 0)
 
 
-def test_a_word_to_a_process_that_was_killed_before_it_read_it_is_passed_over(tmp_path: Path) -> None:
-    slot, start = Slot(num_threads=1), Start(CONFIG, str(tmp_path), EXECUTION, 1, num_threads=1)
-    try:
-        slot.start(start)
+@pytest.fixture
+def slot() -> Iterator[Slot]:
+    slot = Slot(num_threads=1)
+    yield slot
+    slot.close()
+
+
+def holder(folder: Path) -> int:
+    """The process that writes to a run folder."""
+    lease = RunDir(folder).lease()
+    return 0 if lease is None else int(lease["pid"])
+
+
+def test_a_word_to_a_process_that_was_killed_before_it_read_it_is_passed_over(slot: Slot, tmp_path: Path) -> None:
+    start = Start(CONFIG, str(tmp_path), EXECUTION, 1, num_threads=1)
+    slot.start(start)
+    assert isinstance(slot.receive(), Reported)
+    first = holder(tmp_path)
+    launcher = psutil.Process(first).ppid()
+    os.kill(first, signal.SIGKILL)
+    assert slot.receive() == Exited(-signal.SIGKILL)  # having told it to go on
+    slot.start(start)
+    while holder(tmp_path) in (0, first):
         assert isinstance(slot.receive(), Reported)
-        lease = RunDir(tmp_path).lease()
-        assert lease is not None
-        launcher = int(Path(f"/proc/{lease['pid']}/stat").read_text().rsplit(")", 1)[1].split()[1])
-        os.kill(lease["pid"], signal.SIGKILL)
-        assert slot.receive() == Exited(-signal.SIGKILL)  # having told it to go on
-        slot.start(start)
-        again = RunDir(tmp_path).lease()
-        while again is None or again["pid"] == lease["pid"]:
-            assert isinstance(slot.receive(), Reported)
-            again = RunDir(tmp_path).lease()
-        assert int(Path(f"/proc/{again['pid']}/stat").read_text().rsplit(")", 1)[1].split()[1]) == launcher
-    finally:
-        slot.close()
+    assert psutil.Process(holder(tmp_path)).ppid() == launcher
 
 
 @pytest.mark.slow
-def test_a_launcher_that_was_killed_between_trials_costs_nothing(tmp_path: Path) -> None:
-    slot, start = Slot(num_threads=1), Start(CONFIG, str(tmp_path), EXECUTION, 1, num_threads=1)
-    try:
-        slot.start(start)
-        assert isinstance(slot.receive(), Reported)
-        lease = RunDir(tmp_path).lease()
-        assert lease is not None
-        launcher = int(Path(f"/proc/{lease['pid']}/stat").read_text().rsplit(")", 1)[1].split()[1])
-        slot.end()
-        os.kill(launcher, signal.SIGKILL)
-        slot.start(start)
-        while isinstance(message := slot.receive(), Reported):
-            pass
-        assert message == Exited(FINISHED)
-    finally:
-        slot.close()
+def test_a_launcher_that_was_killed_between_trials_costs_nothing(slot: Slot, tmp_path: Path) -> None:
+    start = Start(CONFIG, str(tmp_path), EXECUTION, 1, num_threads=1)
+    slot.start(start)
+    assert isinstance(slot.receive(), Reported)
+    launcher = psutil.Process(holder(tmp_path)).ppid()
+    slot.end()
+    os.kill(launcher, signal.SIGKILL)
+    slot.start(start)
+    while isinstance(message := slot.receive(), Reported):
+        pass
+    assert message == Exited(FINISHED)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

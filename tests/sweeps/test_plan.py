@@ -22,6 +22,7 @@ from sweeps.plan import (
     trial_flops,
     wall_hours,
 )
+from sweeps.prices import Price
 from sweeps.probes import PROBES, Workload, measure
 from sweeps.rates import CARDS, DEFAULT_CARD, Rates, card_of
 from sweeps.tuner import Resources
@@ -100,7 +101,7 @@ def test_measured_rates_take_the_place_of_assumed_ones() -> None:
 
 
 def test_a_miniature_has_no_hours_until_it_is_measured() -> None:
-    plan = make_plan(MINI_TRIALS, [], Rates(A100), LAPTOP, price_per_gpu_hour=3)
+    plan = make_plan(MINI_TRIALS, [], Rates(A100), LAPTOP, price=Price(3, "as given"))
     text = "\n".join(plan_lines(plan))
     assert plan.hours is None
     assert "-hours" not in text
@@ -117,7 +118,7 @@ def test_a_miniature_has_no_hours_until_it_is_measured() -> None:
 
 
 def test_the_printed_plan_of_a_cluster() -> None:
-    plan = make_plan(PAPER_TRIALS, [], Rates(A100), EIGHT, price_per_gpu_hour=2)
+    plan = make_plan(PAPER_TRIALS, [], Rates(A100), EIGHT, price=Price(2, "as given"))
     lines = plan_lines(plan)
     text = "\n".join(lines)
     assert lines[1].split()[-2:] == ["94.6", "189.21"]

@@ -162,3 +162,16 @@ def test_the_command_says_what_it_fetched(server, cache, official):
         done = command(MODEL, "--source", server.address)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == f"{cache}/imagenet21k/{MODEL}.npz: {MODEL}, 32 px, 10 classes, {ending}\n"
+
+
+def test_data_sets_are_fetched_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("VIT_DATA", str(tmp_path))
+    done = command("digits-even")
+    assert (done.returncode, done.stdout) == (0, f"digits-even: complete in {tmp_path}\n")
+    done = command("imagenet2012", "cifar100")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert str(tmp_path / "imagenet2012") in done.stderr
+    done = command("cifar1000")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown model or data set 'cifar1000'; did you mean 'cifar100'?")

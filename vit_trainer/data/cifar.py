@@ -4,18 +4,11 @@ Pickles can run code, so nothing is unpickled before its MD5 has been compared w
 only arrays and plain values can come out.
 """
 
-import fcntl
 import hashlib
 import io
-import os
 import pickle
-import shutil
-import sys
 import tarfile
-import urllib.request
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_trainer.data.splits import InMemorySplit, Splits, held_out
-from vit_trainer.errors import DataError
+from vit_trainer.downloads import download
+from vit_trainer.errors import DataError, DownloadError
 from vit_trainer.folders import write_atomically
+from vit_trainer.progress_bar import ProgressBar
 
 HELD_OUT_PERCENT = 2
-TIMEOUT_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,7 @@ def load_cifar(files: CifarFormat, folder: Path) -> Splits:
 
 
 def fetch_cifar(files: CifarFormat, folder: Path) -> None:
-    """See to it that the unpacked files are in the data folder, once per node: others wait for the first who asks.
+    """See to it that the unpacked files are in the data folder; of several processes that ask at once, one downloads.
 
     Raises:
         DataError: they aren't there and can't be made; says what to put where.
@@ -104,14 +98,10 @@ def fetch_cifar(files: CifarFormat, folder: Path) -> None:
         return
     archive = folder / files.archive
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / f".{files.archive}.lock"):
-            if _is_unpacked(files, folder):
-                return
-            if not archive.is_file():
-                _download(files.url, archive)
-            _unpack(files, archive)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        with ProgressBar(files.archive) as bar:
+            download(files.url, archive, check=lambda path, name: _check_archive(files, path, name), watcher=bar)
+        _unpack(files, archive)
+    except (DownloadError, OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise DataError(
             f"no {files.folder} in {folder}, and it can't be made ({error}): put it or {files.archive} there"
         ) from error
@@ -121,26 +111,13 @@ def _is_unpacked(files: CifarFormat, folder: Path) -> bool:
     return all((folder / files.folder / name).is_file() for name, _ in (*files.train, *files.test))
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Held by one process of this node at a time; the system frees it when that process dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _download(url: str, path: Path) -> None:
-    part = path.with_name(f".{path.name}.part")
-    print(f"downloading {url} to {path}", file=sys.stderr)
-    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, part.open("wb") as file:
-        shutil.copyfileobj(response, file, length=1 << 20)
-    os.replace(part, path)
+def _check_archive(files: CifarFormat, path: Path, name: str) -> None:
+    with path.open("rb") as file:
+        _check(name, hashlib.file_digest(file, "md5").hexdigest(), files.archive_md5)
 
 
 def _unpack(files: CifarFormat, archive: Path) -> None:
     """Put the files that are needed, and nothing else of the archive, in place."""
-    with archive.open("rb") as file:
-        _check(archive, hashlib.file_digest(file, "md5").hexdigest(), files.archive_md5)
     unpacked = archive.parent / files.folder
     unpacked.mkdir(exist_ok=True)
     with tarfile.open(archive, "r:gz") as tar:
@@ -154,10 +131,10 @@ def _unpack(files: CifarFormat, archive: Path) -> None:
             write_atomically(unpacked / name, member.read())
 
 
-def _check(path: Path, given: str, published: str) -> None:
+def _check(name: str, given: str, published: str) -> None:
     if given != published:
         raise DataError(
-            f"{path} is damaged or not the official file (MD5 {given}, not {published}): remove it and start again"
+            f"{name} is damaged or not the official file (MD5 {given}, not {published}): put the official one there"
         )
 
 
@@ -169,7 +146,7 @@ def _read(
     for name, published in names:
         path = folder / files.folder / name
         content = path.read_bytes()
-        _check(path, hashlib.md5(content, usedforsecurity=False).hexdigest(), published)
+        _check(str(path), hashlib.md5(content, usedforsecurity=False).hexdigest(), published)
         try:
             batch = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
         except pickle.UnpicklingError as error:

@@ -165,9 +165,23 @@ def test_not_even_a_right_checksum_lets_code_run(small: Small, tmp_path: Path) -
 def test_a_wrong_archive_is_not_opened(small: Small, tmp_path: Path, damage: str) -> None:
     content = small.archive()[:-100] if damage == "truncated" else b"<html>not found</html>"
     (tmp_path / small.files.archive).write_bytes(content)
-    with pytest.raises(DataError, match=r"tar\.gz is damaged or not the official file"):
+    with pytest.raises(DataError, match=r"can't be made \(cannot read file:///nowhere/cifar.*: put that file at"):
         load_cifar(small.files, tmp_path)
     assert not (tmp_path / small.files.folder).exists()
+
+
+def test_an_archive_that_is_not_the_official_one_never_gets_its_name(small: Small, tmp_path: Path) -> None:
+    source = tmp_path / "mirror" / small.files.archive
+    source.parent.mkdir()
+    source.write_bytes(b"<html>not found</html>")
+    files = dataclasses.replace(small.files, url=source.as_uri())
+    with pytest.raises(
+        DataError, match=r"tar\.gz is damaged or not the official file \(MD5 .*\): put the official one"
+    ):
+        load_cifar(files, tmp_path / "data")
+    assert not (tmp_path / "data" / small.files.archive).exists()
+    source.write_bytes(small.archive())
+    assert len(load_cifar(files, tmp_path / "data").test) == 30
 
 
 def test_missing_files_say_what_to_put_where(small: Small, tmp_path: Path) -> None:
