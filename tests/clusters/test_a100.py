@@ -1,0 +1,124 @@
+"""clusters/a100.yaml with `ray up` and Ray's autoscaler against an AWS of our own: what they ask EC2 for."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clusters.heads import end, home_of_its_own, own_address, ray, running_head
+
+ROOT = Path(__file__).parents[2]
+SSH = """#!/bin/sh
+echo "$*" >> ~/ssh.log
+"""
+RSYNC = """#!/bin/sh
+echo "$*" >> ~/rsync.log
+for argument; do case $argument in
+    */ray-bootstrap-*) cp "$argument" ~/ray_bootstrap_config.yaml;;
+    */.ssh/*.pem) cp "$argument" ~/ray_bootstrap_key.pem;;
+esac; done
+"""
+"""Hosts that do whatever they are told, and keep what the head is launched with: moto's instances can't be entered."""
+ASK = """
+import ray, sys
+ray.init(log_to_driver=False)
+ray.util.placement_group([{"CPU": 8, "GPU": 8}])
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """HOME of a user with an account at AWS: moto's server, which the environment names."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with home_of_its_own(monkeypatch) as home:
+        for name, content in {"ssh": SSH, "rsync": RSYNC}.items():
+            program = home / "bin" / name
+            program.parent.mkdir(exist_ok=True)
+            program.write_text(content)
+            program.chmod(0o755)
+        account = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_EC2_METADATA_DISABLED": "true"}
+        account |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+        for name, value in {**account, "PATH": f"{home / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(home)}.items():
+            monkeypatch.setenv(name, value)
+        yield home
+    server.stop()
+
+
+def ec2() -> Any:
+    import boto3
+
+    return boto3.client("ec2")
+
+
+def instances(node_type: str) -> list[dict[str, Any]]:
+    filters = [{"Name": "tag:ray-user-node-type", "Values": [node_type]}]
+    found = ec2().describe_instances(Filters=filters)["Reservations"]
+    return [instance for reservation in found for instance in reservation["Instances"]]
+
+
+def assert_guarded(instance: dict[str, Any], profile: str, gigabytes: int) -> None:
+    assert instance["IamInstanceProfile"]["Arn"].endswith(f"/{profile}")
+    assert instance["MetadataOptions"]["HttpTokens"] == "required"
+    assert [group["GroupName"] for group in instance["SecurityGroups"]] == ["vit-sweeps"]
+    volumes = [mapping["Ebs"]["VolumeId"] for mapping in instance["BlockDeviceMappings"]]
+    (volume,) = ec2().describe_volumes(VolumeIds=volumes)["Volumes"]
+    assert (volume["Encrypted"], volume["Size"], volume["VolumeType"]) == (True, gigabytes, "gp3")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_ray_up_makes_a_small_head_and_a_demand_for_gpus_a_spot_p4d(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+
+    for name in ("head", "worker"):  # once per account, as the file says
+        boto3.client("iam").create_instance_profile(InstanceProfileName=f"vit-sweeps-{name}")
+    command = ray("up", "--yes", "--no-config-cache", "clusters/a100.yaml")
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    (head,) = instances("head")
+    assert (head["InstanceType"], head.get("InstanceLifecycle")) == ("m7i.xlarge", None)
+    assert head["ImageId"].startswith("resolve:ssm:")  # passed on: EC2 itself looks it up, which moto doesn't
+    assert_guarded(head, "vit-sweeps-head", gigabytes=100)
+    assert instances("p4d") == []
+    (group,) = ec2().describe_security_groups(GroupNames=["vit-sweeps"])["SecurityGroups"]
+    for rule in group["IpPermissions"]:
+        if rule["IpRanges"]:
+            assert (rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) == ("tcp", 22, 22)
+        else:
+            assert [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == [group["GroupId"]]
+    said = (home / "ssh.log").read_text()
+    steps = ["clusters/setup.sh boto3", "ray start --head", "clusters/mlflow.sh", "clusters/watchdog.sh 60"]
+    assert sorted(steps, key=said.index) == steps
+    assert "0" * 64 not in said + done.stdout + done.stderr
+    key = next(home.glob(".ssh/*.pem"))
+    assert key.stat().st_mode & 0o077 == 0
+
+    address = own_address()
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with running_head(home, address, "head", head["InstanceId"]):
+        driver = subprocess.Popen([sys.executable, "-c", ASK], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            plan = [sys.executable, "sweeps/paper_grid.py", "--plan", "--storage", str(home / "results")]
+            planned = subprocess.run(plan, check=False, capture_output=True, text=True, timeout=100, cwd=ROOT)
+            assert "32 GPUs in the Ray cluster: running the paper's grid." in planned.stdout, planned.stderr
+            while not (workers := instances("p4d")):
+                assert driver.poll() is None, driver.communicate()
+                time.sleep(0.5)
+        finally:
+            end(driver)
+    (worker,) = workers
+    assert (worker["InstanceType"], worker["InstanceLifecycle"]) == ("p4d.24xlarge", "spot")
+    assert_guarded(worker, "vit-sweeps-worker", gigabytes=500)
