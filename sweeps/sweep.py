@@ -207,7 +207,8 @@ def _cost_lines(session: Session) -> list[str]:
     trials = list(session.trials.values())
     results = {trial_id: session.board.result(trial_id) for trial_id in session.trials}
     lines = {trial_id: session.run_dir(trial_id).lines() for trial_id in session.trials}
-    rows = {trial_id: session.run_dir(trial_id).journal() for trial_id in session.trials}
+    stopped = [trial_id for trial_id, result in results.items() if result and result["status"] == "stopped"]
+    rows = {trial_id: session.run_dir(trial_id).journal() for trial_id in stopped}
     rates = Rates(card_of(session.options.card), known(trials, session.options.folder))
     compared = predicted_and_actual(trials, results, rates)
     predicted = "" if compared.predicted_hours is None else f", {compared.predicted_hours:.3g} predicted"
