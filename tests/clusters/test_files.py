@@ -80,6 +80,9 @@ def test_in_a_cloud_the_head_is_cheap_and_workers_come_and_go(path: Path) -> Non
     assert head["resources"]["GPU"] == 0
     assert config["idle_timeout_minutes"] == 5
     assert "watchdog.sh 60" in commands(config)
+    assert "vit_trainer fetch" in "\n".join(
+        config["setup_commands"]
+    )  # on the head too: a sweep looks at its inputs there
     for worker in types.values():
         assert worker["min_workers"] == 0
         assert 0 < worker["max_workers"] <= config["max_workers"]
