@@ -100,7 +100,7 @@ def test_ray_up_makes_a_small_head_and_a_demand_for_gpus_a_spot_p4d(
         else:
             assert [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == [group["GroupId"]]
     said = (home / "ssh.log").read_text()
-    steps = ["clusters/setup.sh boto3", "ray start --head", "clusters/mlflow.sh", "clusters/watchdog.sh 60"]
+    steps = ["setup.sh boto3", "vit_trainer fetch", "ray start --head", "mlflow.sh", "watchdog.sh 60"]
     assert sorted(steps, key=said.index) == steps
     assert "0" * 64 not in said + done.stdout + done.stderr
     key = next(home.glob(".ssh/*.pem"))

@@ -10,7 +10,8 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
-FILES = sorted(CLUSTERS.glob("*.yaml"))
+FILES = sorted(path for path in CLUSTERS.glob("*.yaml") if path.name != "kuberay.yaml")
+"""Those for `ray up`; test_kuberay.py has the other."""
 CLOUD = [path for path in FILES if path.name != "local.yaml"]
 
 
@@ -68,7 +69,7 @@ def test_versions_are_the_projects(path: Path) -> None:
     assert "bash ~/vit-sweeps/clusters/setup.sh" in commands(content(path))
     assert content(path)["file_mounts"]["~/vit-sweeps"] == "."
     assert "--constraint constraints.txt" in (CLUSTERS / "setup.sh").read_text()
-    assert not re.search(r"pip install|ray==", commands(content(path)))
+    assert not re.search(r"pip install|ray==", commands(prepare_config(content(path))))
 
 
 @pytest.mark.parametrize("path", CLOUD, ids=lambda path: path.name)
@@ -79,6 +80,9 @@ def test_in_a_cloud_the_head_is_cheap_and_workers_come_and_go(path: Path) -> Non
     assert head["resources"]["GPU"] == 0
     assert config["idle_timeout_minutes"] == 5
     assert "watchdog.sh 60" in commands(config)
+    assert "vit_trainer fetch" in "\n".join(
+        config["setup_commands"]
+    )  # on the head too: a sweep looks at its inputs there
     for worker in types.values():
         assert worker["min_workers"] == 0
         assert 0 < worker["max_workers"] <= config["max_workers"]
@@ -94,6 +98,27 @@ def test_on_aws_disks_are_encrypted_metadata_guarded_and_workers_spot() -> None:
         assert all(mapping["Ebs"]["Encrypted"] for mapping in node["BlockDeviceMappings"])
         assert node["IamInstanceProfile"]["Name"] == ("vit-sweeps-head" if name == "head" else "vit-sweeps-worker")
         assert ("InstanceMarketOptions" in node) == (name != "head")
+
+
+def test_on_google_cloud_machines_are_shielded_have_little_to_say_and_workers_are_spot() -> None:
+    config = content(CLUSTERS / "gcp-a100.yaml")
+    project, zone = config["provider"]["project_id"], config["provider"]["availability_zone"]
+    once = (CLUSTERS / "gcp-once.sh").read_text()
+    for name, node_type in config["available_node_types"].items():
+        node = node_type["node_config"]
+        assert all(node["shieldedInstanceConfig"].values())
+        (account,) = node["serviceAccounts"]
+        role = "head" if name == "head" else "worker"
+        assert account["email"] == f"vit-sweeps-{role}@{project}.iam.gserviceaccount.com"
+        assert all(scope.endswith("/cloud-platform") == (name == "head") for scope in account["scopes"])
+        (network,) = node["networkInterfaces"]  # of its own: Ray opens nothing, and the default one is open
+        assert network["network"] == f"projects/{project}/global/networks/vit-sweeps"
+        assert all(f"/{zone}/" in disk["initializeParams"]["diskType"] for disk in node["disks"])
+        assert (node.get("scheduling", {}).get("provisioningModel") == "SPOT") == (name != "head")
+    assert re.findall(r"--allow (\S+) --source-ranges (\S+)", once) == [
+        ("tcp:22", '"$addresses"'),
+        ("all", "10.128.0.0/9"),
+    ]
 
 
 @pytest.mark.parametrize("path", sorted(CLUSTERS.glob("*.sh")), ids=lambda path: path.name)
