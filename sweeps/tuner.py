@@ -16,6 +16,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from sweeps.cells import Trial
 from sweeps.growth import NodeType, nodes_to_come, types_of_cluster
+from sweeps.nodes import require_same_versions
 from sweeps.options import SweepOptions
 from sweeps.per_cell import PerCellASHA, trial_id_of
 from sweeps.plan import require_fit
@@ -266,6 +267,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
     if not _join():
         os.environ.pop("RAY_ADDRESS", None)  # "local" would send the new cluster's own processes astray
         ray.init(address="local", include_dashboard=False, **RAY_LOGS)
+    require_same_versions()
     options, resources = session.options, Resources.of_cluster()
     session.board.connected(resources.num_slots, on_gpus=bool(resources.gpus_of_nodes))
     cpus_per_process = 1

@@ -1,0 +1,83 @@
+"""Promises: what this project's cluster files keep beyond Ray's schema, each with how a file may break it."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+MAX_SECONDS_TO_NOTICE = 30
+"""Until a node that is silent counts as dead."""
+IDLE_MINUTES = 5
+"""After which a worker without a trial goes."""
+
+
+def commands(config: dict[str, Any], *kinds: str) -> str:
+    """The shell commands of a file for `ray up`, a line each; all of them unless some kinds are named."""
+    kinds = kinds or (
+        "initialization_commands",
+        "setup_commands",
+        "head_setup_commands",
+        "worker_setup_commands",
+        "head_start_ray_commands",
+        "worker_start_ray_commands",
+    )
+    return "\n".join(command for kind in kinds for command in config.get(kind) or [])
+
+
+def broken(config: dict[str, Any], text: str) -> Iterator[str]:
+    """What a file for `ray up` doesn't keep, a line each.
+
+    Args:
+        config: its parsed content.
+        text: the file itself.
+    """
+    yield from _broken_by_starts(config)
+    if config.get("file_mounts", {}).get("~/.ray/auth_token") != "~/.ray/auth_token":
+        yield "file_mounts lacks ~/.ray/auth_token: nodes can't know the token"
+    if "clusters/setup.sh" not in commands(config) or re.search(r"pip install|ray==", commands(config)):
+        yield "setup_commands must run clusters/setup.sh, which installs the versions of constraints.txt, and no other"
+    if re.search(r"(?i)(secret|password|access_key|token)\S*:\s*[\"']?[A-Za-z0-9/+]{16,}|AKIA[0-9A-Z]{16}", text):
+        yield "a secret seems to stand in the file: leave it to the machines' roles or the environment"
+    if config.get("provider", {}).get("type") != "local":
+        yield from _broken_in_a_cloud(config)
+    if config.get("provider", {}).get("type") == "aws":
+        yield from _broken_on_aws(config)
+
+
+def _broken_by_starts(config: dict[str, Any]) -> Iterator[str]:
+    starts = re.findall(r"[^;&]*ray start [^;&]*", commands(config))
+    if not starts or not all("RAY_AUTH_MODE=token" in start for start in starts):
+        yield "RAY_AUTH_MODE=token is missing before a ray start: anybody on the network could run code"
+    head = next((start for start in starts if "--head" in start), "")
+    if "--dashboard-host=127.0.0.1" not in head:
+        yield "the head's ray start lacks --dashboard-host=127.0.0.1: the dashboard runs code too"
+    settings = re.findall(r"RAY_health_check_(?:period_ms|timeout_ms|failure_threshold)=(\d+)", head)
+    period, timeout, threshold = map(int, settings) if len(settings) == 3 else (3000, 10_000, 5)  # Ray's own
+    if threshold * (period + timeout) > 1000 * MAX_SECONDS_TO_NOTICE:
+        yield f"RAY_health_check_… before the head's ray start: a dead node isn't noticed in {MAX_SECONDS_TO_NOTICE} s"
+
+
+def _broken_in_a_cloud(config: dict[str, Any]) -> Iterator[str]:
+    kinds = dict(config.get("available_node_types") or {})
+    head = kinds.pop(config.get("head_node_type"), {})
+    if (head.get("resources") or {}).get("GPU", 0) or (head.get("resources") or {}).get("CPU", 1):
+        yield "the head's resources must be CPU: 0 and GPU: 0: trials would run where the driver does"
+    if any(kind.get("min_workers", 0) for kind in kinds.values()):
+        yield "min_workers above 0: GPUs would cost money without a sweep"
+    if not 0 < config.get("idle_timeout_minutes", 0) <= IDLE_MINUTES:
+        yield f"idle_timeout_minutes above {IDLE_MINUTES}, or none: workers would outlive the sweep"
+    if "clusters/watchdog.sh" not in commands(config, "head_start_ray_commands"):
+        yield "head_start_ray_commands lacks clusters/watchdog.sh: a forgotten head would run for ever"
+
+
+def _broken_on_aws(config: dict[str, Any]) -> Iterator[str]:
+    if set(config["provider"].get("security_group") or {}) - {"GroupName"}:
+        yield "provider.security_group has rules of its own: Ray's are SSH from outside, and all among the nodes"
+    for name, kind in (config.get("available_node_types") or {}).items():
+        node = kind.get("node_config") or {}
+        if (node.get("MetadataOptions") or {}).get("HttpTokens") != "required":
+            yield f"{name} lacks MetadataOptions.HttpTokens: required (IMDSv2): a page could read the machine's keys"
+        disks = node.get("BlockDeviceMappings") or []
+        if not disks or not all((disk.get("Ebs") or {}).get("Encrypted") for disk in disks):
+            yield f"{name} has a disk without Ebs.Encrypted"
+        if "IamInstanceProfile" not in node:
+            yield f"{name} lacks IamInstanceProfile: Ray would make a role with all rights on EC2 and S3"

@@ -1,0 +1,49 @@
+"""Calls on every node of real clusters, and nodes whose versions differ."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from sweeps.nodes import differences, on_every_node, versions
+from tests.sweeps.running import Start
+
+
+def test_both_versions_are_named() -> None:
+    here = {"ray": "2.60", "torch": "2.15"}
+    found = {"10.0.0.1": dict(here), "10.0.0.2": {"ray": "2.59"}, "10.0.0.3": OSError("lost")}
+    assert differences(here, found) == [
+        "10.0.0.2 has ray 2.59, this process 2.60",
+        "10.0.0.2 has torch missing, this process 2.15",
+    ]
+
+
+def test_the_code_is_known_by_its_content() -> None:
+    assert versions()["code"] == versions()["code"]
+    assert len(versions()["code"]) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_a_node_with_another_timm_is_refused_before_a_trial_starts(cluster: Any, start: Start, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "timm-0.0.1.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.0.1\n")
+    cluster.add_node(num_cpus=2)
+    odd = cluster.add_node(num_cpus=2, env_vars={"PYTHONPATH": str(other.parent)})
+    ray.init(address=cluster.address)
+    try:
+        seen = on_every_node(versions)
+        assert sorted(each["timm"] for each in seen.values()) == ["0.0.1", *2 * [versions()["timm"]]]
+        assert all(isinstance(each, FileNotFoundError) for each in on_every_node(shutil.disk_usage, "/nowhere").values())
+    finally:
+        ray.shutdown()
+    code, _, err = start(tmp_path / "results", address=cluster.address).finish()
+    assert code == 2
+    assert f"has timm 0.0.1, this process {versions()['timm']}" in err
+    assert not (tmp_path / "results" / "runs").exists()
+    cluster.remove_node(odd)
+    code, _, err = start(tmp_path / "results", address=cluster.address).finish()
+    assert code == 0, err
