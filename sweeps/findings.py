@@ -10,29 +10,29 @@ class Finding:
     """What a check found."""
 
     kind: Literal["ok", "FAIL", "warn", "skip"]
-    """FAIL: the sweep can't run, or not safely. warn: it can, at a cost. skip: couldn't be looked at."""
     what: str
     """What was looked at."""
     detail: str
     """What was found there, and what to do."""
 
-    def __str__(self) -> str:
-        return f"{self.kind:<4}  {self.what}: {self.detail}"
-
 
 def ok(what: str, detail: str) -> Finding:
+    """As it should be."""
     return Finding("ok", what, detail)
 
 
 def fail(what: str, detail: str) -> Finding:
+    """The sweep can't run so, or not safely."""
     return Finding("FAIL", what, detail)
 
 
 def warn(what: str, detail: str) -> Finding:
+    """It can run, at a cost."""
     return Finding("warn", what, detail)
 
 
 def skip(what: str, detail: str) -> Finding:
+    """Couldn't be looked at."""
     return Finding("skip", what, detail)
 
 

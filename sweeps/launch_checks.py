@@ -5,6 +5,7 @@ import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,9 @@ def _check_file(config: dict[str, Any], text: str) -> Iterator[Finding]:
     problems = list(broken(config, text))
     yield from (fail("promises", problem) for problem in problems)
     if not problems:
-        yield ok("promises", "token, loopback, health checks, versions" + ("" if _is_local(config) else ", cost guards"))
+        yield ok(
+            "promises", "token, loopback, health checks, versions" + ("" if _is_local(config) else ", cost guards")
+        )
 
 
 def _is_local(config: dict[str, Any]) -> bool:
@@ -192,14 +195,16 @@ def _check_aws(config: dict[str, Any]) -> Iterator[Finding]:
             return call()
         except (BotoCoreError, ClientError) as error:
             denied = getattr(error, "response", {}).get("Error", {}).get("Code", "")
-            return skip(what, _said(error)) if "Denied" in denied or "Unauthorized" in denied else fail(what, _said(error))
+            return (
+                skip(what, _said(error)) if "Denied" in denied or "Unauthorized" in denied else fail(what, _said(error))
+            )
 
     for name in sorted({kind["node_config"]["IamInstanceProfile"]["Name"] for kind in kinds.values()}):
-        yield attempt(f"profile {name}", lambda name=name: _profile(client("iam"), name))
+        yield attempt(f"profile {name}", partial(_profile, client("iam"), name))
     for image in sorted({kind["node_config"]["ImageId"] for kind in kinds.values()}):
-        yield attempt("image", lambda image=image: _image(client, image))
-    yield attempt("quota", lambda: _quota(client("service-quotas"), kinds))
-    yield attempt("security group", lambda: _security_group(client("ec2"), config["provider"]))
+        yield attempt("image", partial(_image, client, image))
+    yield attempt("quota", partial(_quota, client("service-quotas"), kinds))
+    yield attempt("security group", partial(_security_group, client("ec2"), config["provider"]))
 
 
 def _said(error: Exception) -> str:
@@ -234,9 +239,14 @@ def _quota(quotas: Any, kinds: dict[str, Any]) -> Finding:
     words, code, number = _quota_needed(kinds)
     if not code:
         return skip("quota", f"its code isn't known here; {words} are needed")
-    value = quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"]
+    try:
+        value = quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"]
+    except quotas.exceptions.NoSuchResourceException:
+        return skip("quota", f"AWS knows none of code {code} in this region; {words} are needed")
     if value < number:
-        return fail("quota", f"{value:g} vCPUs, {words} are needed: ask for them at Service Quotas, or lower max_workers")
+        return fail(
+            "quota", f"{value:g} vCPUs, {words} are needed: ask for them at Service Quotas, or lower max_workers"
+        )
     return ok("quota", f"{value:g} vCPUs; {words} are needed")
 
 

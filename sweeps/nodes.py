@@ -16,20 +16,30 @@ SECONDS_TO_ANSWER = 120.0
 """A node's first task starts a process and imports."""
 
 
+def living_nodes() -> dict[str, dict[str, Any]]:
+    """As `ray.nodes()` gives them, by address; where several have the same one, with their id."""
+    living = [node for node in ray.nodes() if node["Alive"]]
+    shared = Counter(node["NodeManagerAddress"] for node in living)
+
+    def name(node: dict[str, Any]) -> str:
+        address = str(node["NodeManagerAddress"])
+        return address if shared[address] == 1 else f"{address} ({node['NodeID'][:6]})"
+
+    return {name(node): node for node in living}
+
+
 def on_every_node(call: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     """What a function returns on each living node, by the node's address; what it raises there, as the exception.
 
     It takes no CPU or GPU of the trials there. A node that is lost meanwhile, or doesn't answer, has a RayError.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(call)
-    living = [node for node in ray.nodes() if node["Alive"]]
-    addresses = Counter(node["NodeManagerAddress"] for node in living)
-    promised = {}
-    for node in living:
-        address, node_id = node["NodeManagerAddress"], node["NodeID"]
-        name = address if addresses[address] == 1 else f"{address} ({node_id[:6]})"
-        there = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        promised[name] = task.options(scheduling_strategy=there).remote(*arguments)
+    promised = {
+        name: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            *arguments
+        )
+        for name, node in living_nodes().items()
+    }
     found: dict[str, Any] = {}
     for address, reference in promised.items():
         try:

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from sweeps.promises import broken, commands
+
 CLUSTERS = Path(__file__).parents[2] / "clusters"
 FILES = sorted(path for path in CLUSTERS.glob("*.yaml") if path.name != "kuberay.yaml")
 """Those for `ray up`; test_kuberay.py has the other."""
@@ -19,56 +21,31 @@ def content(path: Path) -> dict[str, Any]:
     return dict(yaml.safe_load(path.read_text()))
 
 
-def commands(config: dict[str, Any]) -> str:
-    names = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
-    names += ("head_start_ray_commands", "worker_start_ray_commands")
-    return "\n".join(command for name in names for command in config.get(name, []))
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_ray_accepts_it(path: Path) -> None:
     validate_config(prepare_config(content(path)))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_ray_start_has_the_token_on_and_the_dashboard_is_behind_loopback(path: Path) -> None:
-    config = content(path)
-    starts = re.findall(r"[^;&]*ray start [^;&]*", commands(config))
-    assert len(starts) == 2
-    assert all("RAY_AUTH_MODE=token" in start for start in starts)
-    (head,) = (start for start in starts if "--head" in start)
-    assert "--dashboard-host=127.0.0.1" in head
-    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+def test_it_keeps_all_promises(path: Path) -> None:
+    assert list(broken(content(path), path.read_text())) == []
     assert "chmod 600 ~/.ray/auth_token" in (CLUSTERS / "setup.sh").read_text()
+    assert "--constraint constraints.txt" in (CLUSTERS / "setup.sh").read_text()
     assert "--host 127.0.0.1" in (CLUSTERS / "mlflow.sh").read_text()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_a_dead_node_is_noticed_within_30_seconds(path: Path) -> None:
-    (head,) = (line for line in content(path)["head_start_ray_commands"] if "ray start" in line)
-    period, timeout, threshold = (
-        int(re.findall(rf"RAY_health_check_{name}=(\d+)", head)[0])
-        for name in ("period_ms", "timeout_ms", "failure_threshold")
-    )
-    assert threshold * (period + timeout) <= 30_000
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_it_opens_with_the_commands_and_holds_no_secret(path: Path) -> None:
+def test_it_opens_with_the_commands(path: Path) -> None:
     text = path.read_text()
     opening = text[: text.index("cluster_name")]
     for word in ("once", "launch", "tunnel", "submit", "watch", "MLflow", "stop"):
         assert re.search(rf"^#   {word} ", opening, re.MULTILINE), word
     assert f"ray up clusters/{path.name}" in opening
-    assert not re.search(r"(?i)(secret|password|access_key|token)\S*:\s*[\"']?[A-Za-z0-9/+]{16,}", text)
-    assert not re.search(r"AKIA[0-9A-Z]{16}", text)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_versions_are_the_projects(path: Path) -> None:
-    assert "bash ~/vit-sweeps/clusters/setup.sh" in commands(content(path))
+def test_no_command_of_rays_own_brings_other_versions(path: Path) -> None:
     assert content(path)["file_mounts"]["~/vit-sweeps"] == "."
-    assert "--constraint constraints.txt" in (CLUSTERS / "setup.sh").read_text()
     assert not re.search(r"pip install|ray==", commands(prepare_config(content(path))))
 
 
@@ -78,24 +55,18 @@ def test_in_a_cloud_the_head_is_cheap_and_workers_come_and_go(path: Path) -> Non
     types = dict(config["available_node_types"])
     head = types.pop(config["head_node_type"])
     assert head["resources"]["GPU"] == 0
-    assert config["idle_timeout_minutes"] == 5
     assert "watchdog.sh 60" in commands(config)
-    assert "vit_trainer fetch" in "\n".join(
-        config["setup_commands"]
-    )  # on the head too: a sweep looks at its inputs there
+    assert "vit_trainer fetch" in commands(config, "setup_commands")  # on the head too: a sweep looks there first
     for worker in types.values():
         assert worker["min_workers"] == 0
         assert 0 < worker["max_workers"] <= config["max_workers"]
         assert worker["resources"]["GPU"] == 8
 
 
-def test_on_aws_disks_are_encrypted_metadata_guarded_and_workers_spot() -> None:
+def test_on_aws_each_kind_has_its_role_and_workers_are_spot() -> None:
     config = content(CLUSTERS / "a100.yaml")
-    assert set(config["provider"]["security_group"]) == {"GroupName"}  # no rule beyond Ray's own: SSH, and among nodes
     for name, node_type in config["available_node_types"].items():
         node = node_type["node_config"]
-        assert node["MetadataOptions"]["HttpTokens"] == "required"
-        assert all(mapping["Ebs"]["Encrypted"] for mapping in node["BlockDeviceMappings"])
         assert node["IamInstanceProfile"]["Name"] == ("vit-sweeps-head" if name == "head" else "vit-sweeps-worker")
         assert ("InstanceMarketOptions" in node) == (name != "head")
 

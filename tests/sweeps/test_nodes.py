@@ -37,7 +37,9 @@ def test_a_node_with_another_timm_is_refused_before_a_trial_starts(cluster: Any,
     try:
         seen = on_every_node(versions)
         assert sorted(each["timm"] for each in seen.values()) == ["0.0.1", *2 * [versions()["timm"]]]
-        assert all(isinstance(each, FileNotFoundError) for each in on_every_node(shutil.disk_usage, "/nowhere").values())
+        assert all(
+            isinstance(each, FileNotFoundError) for each in on_every_node(shutil.disk_usage, "/nowhere").values()
+        )
     finally:
         ray.shutdown()
     code, _, err = start(tmp_path / "results", address=cluster.address).finish()

@@ -136,8 +136,8 @@ def data_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vit_trainer" / "data"
 
 
-def require_dataset(name: str) -> None:
-    """Check that a data set can be read here, without reading it; CIFAR's files are downloaded if need be.
+def require_dataset(name: str, *, may_download: bool = True) -> None:
+    """Check that a data set can be read here, without reading it; CIFAR's files are downloaded if they may be.
 
     Raises:
         DataError: it can't; says what to put where.
@@ -146,7 +146,7 @@ def require_dataset(name: str) -> None:
     if name.startswith("cifar"):
         from vit_trainer.data.cifar import CIFAR, fetch_cifar
 
-        fetch_cifar(CIFAR[name], data_folder())
+        fetch_cifar(CIFAR[name], data_folder(), may_download=may_download)
     elif name == "imagenet2012":
         from vit_trainer.data.class_folders import find_class_folders
 

@@ -88,7 +88,7 @@ def load_cifar(files: CifarFormat, folder: Path) -> Splits:
     )
 
 
-def fetch_cifar(files: CifarFormat, folder: Path) -> None:
+def fetch_cifar(files: CifarFormat, folder: Path, *, may_download: bool = True) -> None:
     """See to it that the unpacked files are in the data folder; of several processes that ask at once, one downloads.
 
     Raises:
@@ -96,6 +96,8 @@ def fetch_cifar(files: CifarFormat, folder: Path) -> None:
     """
     if _is_unpacked(files, folder):
         return
+    if not may_download:
+        raise DataError(f"no {files.folder} in {folder}: it comes with the first trial, or python -m vit_trainer fetch")
     archive = folder / files.archive
     try:
         with ProgressBar(files.archive) as bar:

@@ -1,0 +1,88 @@
+"""Doctor: is everything there that a sweep needs? A line per check; what has failed also says what to do.
+
+With a cluster file it looks at what launching that needs, from a laptop. Without one it looks at each node of the
+running Ray cluster (as a job, or on its head), or at this machine if there is none. It starts nothing and changes
+nothing; only a small file goes through the storage.
+
+Command: python sweeps/doctor.py --cluster clusters/a100.yaml
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from rich.console import Console
+
+if not __package__:  # started as a script, from any folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from sweeps.cells import cells_of
+from sweeps.findings import Finding
+from sweeps.options import SweepOptions
+from vit_trainer.command_line import new_app, run
+
+app = new_app("Checks what a sweep needs: a line per check, exit code 1 if one has failed.", name="doctor.py")
+
+STYLES = {"ok": "green", "FAIL": "bold red", "warn": "yellow", "skip": "dim"}
+_SEVERAL = Parameter(consume_multiple=True, negative=(), show_default=False)
+
+
+@app.default
+def doctor(
+    *,
+    cluster: Path | None = None,
+    preset: Literal["auto", "paper", "mini"] = "auto",
+    models: Annotated[tuple[str, ...], _SEVERAL] = (),
+    datasets: Annotated[tuple[str, ...], _SEVERAL] = (),
+    storage: str = "sweep-results",
+    tracking_uri: str | None = None,
+) -> int:
+    """Look at a cluster file, or at the running cluster.
+
+    Parameters
+    ----------
+    cluster
+        A cluster file such as clusters/a100.yaml: is it safe, and can it be launched from here?
+    preset
+        Whose checkpoints and data sets must be in place; auto: the paper's if there are GPUs.
+    models, datasets
+        Only these, as for the sweep.
+    storage
+        Folder or URI of the run folders, as for the sweep.
+    tracking_uri
+        MLflow server or store, as for the sweep.
+    """
+    options = SweepOptions(preset=preset, models=models, datasets=datasets, storage=storage)
+    console = Console(highlight=False, soft_wrap=True)
+    failed = False
+    for finding in _findings(cluster, options, tracking_uri):
+        console.print(f"[{STYLES[finding.kind]}]{finding.kind:<4}[/]", end="  ")
+        console.print(f"{finding.what}: {finding.detail}", markup=False)
+        failed |= finding.kind == "FAIL"
+    return 1 if failed else 0
+
+
+def _findings(cluster: Path | None, options: SweepOptions, tracking_uri: str | None) -> Iterator[Finding]:
+    if cluster is not None:
+        from sweeps.launch_checks import check_launch
+
+        yield from check_launch(cluster)
+    else:
+        from sweeps.node_checks import check_nodes
+        from sweeps.tuner import count_gpus
+
+        num_gpus = count_gpus()  # joins the cluster if there is one
+        preset = options.preset if options.preset != "auto" else "paper" if num_gpus else "mini"
+        cells = cells_of(options.grid(preset))
+        inputs = dict.fromkeys((cell.model, cell.upstream) for cell in cells)
+        yield from check_nodes(options.folder.location, inputs, dict.fromkeys(cell.dataset for cell in cells))
+    if tracking_uri is not None:
+        from sweeps.node_checks import check_tracking
+
+        yield check_tracking(tracking_uri)
+
+
+if __name__ == "__main__":
+    run(app)
