@@ -95,7 +95,16 @@ def read_image(path: Path) -> Image.Image:
         DataError: it can't be read; the message is the reason alone.
     """
     try:
-        image = Image.open(BytesIO(path.read_bytes()))
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(error.strerror or str(error)) from error
+    return decode_image(content)
+
+
+def decode_image(content: bytes) -> Image.Image:
+    """Decode an image file's content to RGB; raises as `read_image`."""
+    try:
+        image = Image.open(BytesIO(content))
         image.load()
         return image if image.mode == "RGB" else image.convert("RGB")
     except UnidentifiedImageError as error:  # its own text holds an address, which differs each time
