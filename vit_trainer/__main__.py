@@ -243,7 +243,8 @@ def predict(*images: Path, choice: Annotated[WeightsChoice, Parameter(name="*")]
     """
     with choice.opened() as weights:
         _check_images(images)
-        from vit_trainer.classifier import Classifier, open_image, top
+        from vit_trainer.classifier import Classifier, top
+        from vit_trainer.data.decoding import open_image
 
         classifier = Classifier.load(weights)
         classifier.require_head(weights.source)
@@ -291,7 +292,8 @@ def attention(
         except OSError as error:
             raise InputError(f"cannot make the folder {output} ({error.strerror}): give another --output") from error
         from vit_trainer.attention_figure import draw
-        from vit_trainer.classifier import Classifier, open_image
+        from vit_trainer.classifier import Classifier
+        from vit_trainer.data.decoding import open_image
 
         classifier = Classifier.load(weights)
         names = classifier.names(weights) if classifier.has_head else ()
@@ -315,7 +317,7 @@ def attention(
 
 def _check_images(paths: tuple[Path, ...]) -> None:
     """Decode every file before anything else is done; raises InputError for none, or one that is no image."""
-    from vit_trainer.classifier import open_image
+    from vit_trainer.data.decoding import open_image
     from vit_trainer.errors import InputError
 
     if not paths:

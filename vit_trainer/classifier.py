@@ -1,7 +1,6 @@
 """Classifier: a model with its head, which sees image files as the evaluation does."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,8 +14,7 @@ from vit_trainer.checkpoint_format import check_fits, token_grid
 from vit_trainer.checkpoints import load_arrays
 from vit_trainer.data import DATASETS, is_folder
 from vit_trainer.data.class_names import class_names, numbered
-from vit_trainer.data.image_files import read_image
-from vit_trainer.errors import CheckpointError, DataError, InputError
+from vit_trainer.errors import CheckpointError, InputError
 from vit_trainer.exports import read_weights
 from vit_trainer.models import build_model
 from vit_trainer.weights import Weights
@@ -98,18 +96,6 @@ class Classifier:
                 "set of its classes, or leave --dataset out"
             )
         return names
-
-
-def open_image(path: Path) -> Image:
-    """An image file as RGB.
-
-    Raises:
-        InputError: it isn't there, or no image.
-    """
-    try:
-        return read_image(path)
-    except DataError as error:
-        raise InputError(f"cannot read {path} ({error}): give image files such as JPEG or PNG") from error
 
 
 def top(probabilities: Tensor, names: tuple[str, ...], count: int = 5) -> list[tuple[str, float]]:

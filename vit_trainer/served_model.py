@@ -99,7 +99,7 @@ def _signature() -> Any:
 
 
 def _decoded(encoded: str) -> "Image":
-    from vit_trainer.data.image_files import decode_image
+    from vit_trainer.data.decoding import decode_image
 
     try:
         return decode_image(base64.b64decode(encoded, validate=True))
