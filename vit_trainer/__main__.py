@@ -287,10 +287,8 @@ def attention(
         raise InputError(f"several images would become {twice[0]}: give them in separate calls with other --output")
     with choice.opened() as weights:
         _check_images(images)
-        try:
+        with _refusal_said(output):
             output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make the folder {output} ({error.strerror}): give another --output") from error
         from vit_trainer.attention_figure import draw
         from vit_trainer.classifier import Classifier
         from vit_trainer.data.decoding import open_image
@@ -299,7 +297,9 @@ def attention(
         names = classifier.names(weights) if classifier.has_head else ()
         for path, file in zip(images, files, strict=True):
             title = f"{weights.model} on {path.name}"
-            write_atomically(file, draw(classifier, open_image(path), names, title))
+            figure = draw(classifier, open_image(path), names, title)
+            with _refusal_said(output):
+                write_atomically(file, figure)
             print(file, flush=True)
     if choice.trial is None:
         return
@@ -313,6 +313,17 @@ def attention(
     with _mlflow_outage_said("the same command brings the figures there"):
         sync_files(open_folder(choice.storage), uri, choice.run_dir(), files, "attention")
     print(f"in MLflow at {hide_password(uri)}: artifacts of {choice.trial}, attention/")
+
+
+@contextmanager
+def _refusal_said(folder: Path) -> Iterator[None]:
+    """Raise InputError where a folder can't be made or written."""
+    from vit_trainer.errors import InputError
+
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to folder {folder} ({error.strerror}): give another --output") from error
 
 
 def _check_images(paths: tuple[Path, ...]) -> None:

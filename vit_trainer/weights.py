@@ -103,7 +103,8 @@ class WeightsChoice:
             return self.checkpoint, self.model
         model = self.model or looks_like(read_shapes(self.checkpoint))
         if model not in MODELS:
-            raise CheckpointError(f"{self.checkpoint} looks like {model}, which isn't known: give one of {_names()}")
+            known = ", ".join(MODELS)
+            raise CheckpointError(f"{self.checkpoint} looks like {model}: give a file of one of {known}")
         return require_weights(model, file=self.checkpoint), model
 
     def _check_resolution(self, model: str) -> None:
@@ -134,7 +135,3 @@ class WeightsChoice:
                 f"{result['status']} at step {result['step']}: give one that is"
             )
         return config
-
-
-def _names() -> str:
-    return ", ".join(MODELS)

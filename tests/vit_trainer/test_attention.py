@@ -1,5 +1,7 @@
 """Attention computed beside the fused operation, its rollout, and the command that draws both."""
 
+import doctest
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,8 @@ from vit_trainer.models import build_model
 from vit_trainer.run_dir import RunDir
 from vit_trainer.weights import Weights
 
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "attention.md"
 MINIS = sorted(name for name in MODELS if name.endswith("-mini"))
 
 
@@ -200,7 +204,7 @@ def test_a_trials_figures_are_artifacts_of_its_run(tmp_path: Path, capsys: pytes
     [
         (["a.png", "b/a.png"], "several images would become attention/a-attention.png: give them in separate calls"),
         (["a.png", "--tracking-uri", "sqlite:///x.db"], "tracking-uri is where a trial's figures go too: give --trial"),
-        (["a.png", "--output", "a.png"], "cannot make the folder a.png (File exists): give another --output"),
+        (["a.png", "--output", "a.png"], "cannot write to folder a.png (File exists): give another --output"),
         (["text.png"], "cannot read text.png (not an image that Pillow knows): give image files such as JPEG or PNG"),
     ],
 )
@@ -220,3 +224,26 @@ def test_bad_input_is_one_line(
     assert error.startswith(f"error: {message}")
     assert error.count("\n") == 1
     assert not (tmp_path / "attention").exists()
+
+
+def test_the_pages_code_gives_the_shapes_that_it_says() -> None:
+    failed, attempted = doctest.testfile(str(PAGE), module_relative=False)
+    assert (failed, attempted >= 15) == (0, True)
+
+
+def test_the_pages_figures_are_what_its_commands_draw(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    text = PAGE.read_text()
+    commands = re.findall(r"python -m vit_trainer (attention docs/.*) --output (docs/\S+)", text)
+    figures = [tmp_path / folder / "six-attention.png" for _, folder in commands]
+    for (command, _), drawn in zip(commands, figures, strict=True):
+        output_of([*command.split(), "--output", str(drawn.parent)], capsys)
+    shown = [PAGE.parent / name for name in re.findall(r"\]\((attention/.*png)\)", text)]
+    assert [drawn.relative_to(tmp_path) for drawn in figures] == [path.relative_to(ROOT) for path in shown]
+    for drawn, path in zip(figures, shown, strict=True):
+        mine, theirs = (np.asarray(Image.open(file).convert("RGB"), dtype=np.int16) for file in (drawn, path))
+        assert mine.shape == theirs.shape
+        assert np.abs(mine - theirs).mean() < 1, "other versions may place letters otherwise, not the attention"
+        assert path.stat().st_size < 200_000

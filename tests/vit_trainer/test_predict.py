@@ -256,3 +256,20 @@ def test_a_hybrids_trial_needs_no_export_for_the_commands(
     direct = output_of(["predict", str(digits[0]), *weights, "--dataset", "digits-even"], capsys)
     assert direct == output_of(["predict", str(digits[0]), *arguments], capsys)
     assert "head/kernel" in read_npz(MINIATURES / f"{config.model}.npz")
+
+
+def test_a_trial_of_a_folder_of_classes_has_names_only_if_the_folder_is_given(tmp_path: Path) -> None:
+    for name in ("dog", "ant"):
+        for part in ("train", "val"):
+            (tmp_path / "pets" / part / name).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(tmp_path / "pets" / part / name / "1.png")
+    pets = str(tmp_path / "pets")
+    model = build_model(MODELS["ViT-B_32-mini"], num_classes=2, resolution=32)
+    config = FinetuneConfig("ViT-B_32-mini", pets, resolution=32)
+    run_dir = RunDir(tmp_path / "runs" / config.trial_id)
+    run_dir.open_for_writing(config.to_dict())
+    run_dir.write_weights(save(model.state_dict()))
+    run_dir.write_result({"status": "finished", "step": 1})
+    for dataset, names in ((None, ("class 0", "class 1")), (pets, ("ant", "dog"))):
+        with WeightsChoice(trial=config.trial_id, storage=str(tmp_path), dataset=dataset).opened() as weights:
+            assert Classifier.load(weights).names(weights) == names
