@@ -99,6 +99,6 @@ class Classifier:
 
 
 def top(probabilities: Tensor, names: tuple[str, ...], count: int = 5) -> list[tuple[str, float]]:
-    """The most probable classes and their probabilities, the first first; probabilities: (num_classes,)."""
+    """Names and probabilities of the most probable classes, falling; probabilities: (num_classes,)."""
     values, classes = probabilities.sort(descending=True, stable=True)
     return [(names[i], value) for i, value in zip(classes[:count].tolist(), values.tolist(), strict=False)]
