@@ -1,4 +1,4 @@
-"""python -m vit_trainer train | evaluate | probe | fetch | export | verify | sync | pretrain-mini"""
+"""python -m vit_trainer <command>: train, evaluate, predict, attention, probe, fetch, export, verify, sync, …"""
 
 import json
 import math
@@ -17,10 +17,12 @@ from vit_trainer.config import Execution, FinetuneConfig, Precision
 from vit_trainer.folders import open_folder, write_atomically
 from vit_trainer.interruption import signals_as_request
 from vit_trainer.run_dir import Row, RunDir
+from vit_trainer.weights import WeightsChoice
 
 app = new_app("Fine-tunes one Vision Transformer by the official protocol.", name="python -m vit_trainer")
 
 DEFAULT_EXECUTION = Execution()
+DEFAULT_CHOICE = WeightsChoice()
 
 
 @app.command
@@ -228,6 +230,111 @@ def evaluate(
         )
         print(text if json_to == "-" else line)
     accelerator.end_training()
+
+
+@app.command
+def predict(*images: Path, choice: Annotated[WeightsChoice, Parameter(name="*")] = DEFAULT_CHOICE) -> None:
+    """Print the five most probable classes of image files, which are seen whole, as in an evaluation.
+
+    Parameters
+    ----------
+    images
+        JPEG, PNG or other image files.
+    """
+    with choice.opened() as weights:
+        _check_images(images)
+        from vit_trainer.classifier import Classifier, top
+        from vit_trainer.data.decoding import open_image
+
+        classifier = Classifier.load(weights)
+        classifier.require_head(weights.source)
+        names = classifier.names(weights)
+        for path in images:
+            probabilities = classifier.probabilities(classifier.input_of(open_image(path)))[0]
+            best = ", ".join(f"{name} {100 * probability:.1f}%" for name, probability in top(probabilities, names))
+            print(f"{path}: {best}", flush=True)
+
+
+@app.command
+def attention(
+    *images: Path,
+    choice: Annotated[WeightsChoice, Parameter(name="*")] = DEFAULT_CHOICE,
+    output: Path = Path("attention"),
+    tracking_uri: str | None = None,
+) -> None:
+    """Draw what a model attends to in image files: each head of each layer, and the rollout over all layers.
+
+    Of a trial, the figures become artifacts of its MLflow run as well.
+
+    Parameters
+    ----------
+    images
+        JPEG, PNG or other image files.
+    output
+        Folder for the figures, <name of the image>-attention.png each; made if need be.
+    tracking_uri
+        MLflow server or store with the trial's run; the SQLite file in the storage, if it is there, unless given.
+    """
+    from vit_trainer.errors import InputError
+    from vit_trainer.tracking_store import default_place, default_tracking_uri, hide_password, require_store
+
+    if tracking_uri is not None:
+        if choice.trial is None:
+            raise InputError("tracking-uri is where a trial's figures go too: give --trial, or leave it out")
+        require_store(tracking_uri)
+    files = [output / f"{path.stem}-attention.png" for path in images]
+    if twice := sorted({str(file) for file in files if files.count(file) > 1}):
+        raise InputError(f"several images would become {twice[0]}: give them in separate calls with other --output")
+    with choice.opened() as weights:
+        _check_images(images)
+        with _refusal_said(output):
+            output.mkdir(parents=True, exist_ok=True)
+        from vit_trainer.attention_figure import draw
+        from vit_trainer.classifier import Classifier
+        from vit_trainer.data.decoding import open_image
+
+        classifier = Classifier.load(weights)
+        names = classifier.names(weights) if classifier.has_head else ()
+        for path, file in zip(images, files, strict=True):
+            title = f"{weights.model} on {path.name}"
+            figure = draw(classifier, open_image(path), names, title)
+            with _refusal_said(output):
+                write_atomically(file, figure)
+            print(file, flush=True)
+    if choice.trial is None:
+        return
+    place = default_place(choice.storage)
+    if tracking_uri is None and not (place / "mlflow.db").exists():
+        print(f"not in MLflow: there is no {place}/mlflow.db; give --tracking-uri to have them there", file=sys.stderr)
+        return
+    from vit_trainer.sync import sync_files
+
+    uri = tracking_uri or default_tracking_uri(place)
+    with _mlflow_outage_said("the same command brings the figures there"):
+        sync_files(open_folder(choice.storage), uri, choice.run_dir(), files, "attention")
+    print(f"in MLflow at {hide_password(uri)}: artifacts of {choice.trial}, attention/")
+
+
+@contextmanager
+def _refusal_said(folder: Path) -> Iterator[None]:
+    """Raise InputError where a folder can't be made or written."""
+    from vit_trainer.errors import InputError
+
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to folder {folder} ({error.strerror}): give another --output") from error
+
+
+def _check_images(paths: tuple[Path, ...]) -> None:
+    """Decode every file before anything else is done; raises InputError for none, or one that is no image."""
+    from vit_trainer.data.decoding import open_image
+    from vit_trainer.errors import InputError
+
+    if not paths:
+        raise InputError("no image given: name one or more image files")
+    for path in paths:
+        open_image(path)
 
 
 @app.command
@@ -450,18 +557,28 @@ def sync(*, storage: str = "sweep-results", tracking_uri: str | None = None, exp
         raise VitTrainerError(str(error)) from error
     from vit_trainer.sync import sync as ship_all
 
-    try:
+    with _mlflow_outage_said("the same command ships the rest"):
         synced = ship_all(folder, uri, experiment)
-    except InputError:
-        raise
-    except Exception as error:  # whatever MLflow's client raises in an outage
-        reason = hide_password(f"{type(error).__name__}: {error}".splitlines()[0])
-        raise VitTrainerError(f"MLflow broke off ({reason}): the same command ships the rest") from error
     for line in synced.passed_over:
         print(f"passed over: {line}", file=sys.stderr)
     counts = ", ".join(f"{count} {what}" for what, count in synced.num_runs.items())
     print(f"runs in MLflow at {hide_password(uri)}: {counts}; {len(synced.passed_over)} folders passed over")
     return 0
+
+
+@contextmanager
+def _mlflow_outage_said(advice: str) -> Iterator[None]:
+    """Raise VitTrainerError, in one line, for whatever MLflow's client raises in an outage."""
+    from vit_trainer.errors import InputError, VitTrainerError
+    from vit_trainer.tracking_store import hide_password
+
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = hide_password(f"{type(error).__name__}: {error}".splitlines()[0])
+        raise VitTrainerError(f"MLflow broke off ({reason}): {advice}") from error
 
 
 if __name__ == "__main__":

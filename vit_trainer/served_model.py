@@ -1,19 +1,20 @@
 """ServedModel: a fine-tuned model in MLflow's form, for `mlflow models predict` and `mlflow models serve`."""
 
 import base64
-import binascii
 import json
 import shutil
 import warnings
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from vit_trainer.errors import InputError
 from vit_trainer.run_dir import CONFIG, RunDir
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")  # about its own types
@@ -29,19 +30,12 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Load the weights, to a GPU if there is one."""
-        import torch
-        from safetensors.torch import load_file
-
-        from vit_trainer.architectures import MODELS
-        from vit_trainer.models import build_model
+        from vit_trainer.classifier import Classifier
+        from vit_trainer.weights import Weights
 
         config = json.loads(Path(context.artifacts["config"]).read_text())
-        weights = load_file(context.artifacts["weights"])
-        self._resolution = int(config["resolution"])
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = build_model(MODELS[config["model"]], num_classes=len(weights["head.bias"]), resolution=self._resolution)
-        model.load_state_dict(weights)
-        self._model = model.eval().to(self._device)
+        path = Path(context.artifacts["weights"])
+        self._classifier = Classifier.load(Weights(config["model"], path, path.name, int(config["resolution"])))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Class and class probabilities of each image.
@@ -55,22 +49,12 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         Raises:
             InputError: the column is missing, or an entry is no image.
         """
-        import numpy as np
-        import torch
-
-        from vit_trainer.data.splits import InMemorySplit
-
         if "image" not in model_input:
             raise InputError(f"columns {list(model_input)} without `image`: give images there, base64-encoded")
         rows = []
         for encoded in model_input["image"]:
-            split = InMemorySplit(_pixels(encoded)[None], np.zeros(1, np.int64))
-            ((image, _),) = split.evaluation_batches(
-                np.zeros(1, np.int64), 1, resolution=self._resolution, device=self._device
-            )
-            with torch.inference_mode():
-                probabilities = self._model(image)[0].double().softmax(0).tolist()
-            rows.append({"class": int(np.argmax(probabilities)), "probabilities": probabilities})
+            probabilities = self._classifier.probabilities(self._classifier.input_of(_decoded(encoded)))[0]
+            rows.append({"class": int(probabilities.argmax()), "probabilities": probabilities.tolist()})
         return pd.DataFrame(rows, columns=["class", "probabilities"])
 
 
@@ -114,12 +98,10 @@ def _signature() -> Any:
     )
 
 
-def _pixels(encoded: str) -> Any:
-    """(height, width, 3) uint8."""
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
+def _decoded(encoded: str) -> "Image":
+    from vit_trainer.data.decoding import decode_image
 
     try:
-        return np.array(Image.open(BytesIO(base64.b64decode(encoded, validate=True))).convert("RGB"))
-    except (binascii.Error, UnidentifiedImageError, OSError, TypeError) as error:
+        return decode_image(base64.b64decode(encoded, validate=True))
+    except (ValueError, TypeError) as error:
         raise InputError(f"{str(encoded)[:40]!r} is no image: give a JPEG or PNG file, base64-encoded") from error

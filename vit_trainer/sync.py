@@ -1,6 +1,8 @@
 """sync(): ships every run folder of a storage to MLflow; what is there already is left as it is."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from vit_trainer.catalogue import Entry, catalogues
 from vit_trainer.config import trial_id_of
@@ -43,14 +45,38 @@ def sync(storage: Folder, tracking_uri: str, experiment: str | None = None) -> S
             _check_is_ours(run_dir)
             for where, entry in places.get(name) or [(experiment or DEFAULT_EXPERIMENT, Entry())]:
                 if where not in shippers:
-                    artifacts = default_place(storage.location) / "mlflow-artifacts"
-                    shippers[where] = Shipper(tracking_uri, where, artifacts, {"sweep": where} if entry.group else {})
+                    shippers[where] = _shipper(storage, tracking_uri, where, entry)
                 synced.num_runs[shippers[where].ship(run_dir, entry)] += 1
         except InputError as error:
             synced.passed_over.append(str(error))
     for shipper in shippers.values():
         shipper.summarise_cells()
     return synced
+
+
+def sync_files(storage: Folder, tracking_uri: str, run_dir: RunDir, files: Iterable[Path], folder: str) -> None:
+    """Bring MLflow up to date with one trial and put files on its run; of several sweeps, on its run in each.
+
+    Args:
+        files: put in the run's artifacts under their own names.
+        folder: within the artifacts.
+
+    Raises:
+        InputError: the run folder is damaged or none of ours.
+        Exception: whatever MLflow raises where the store can't be reached or refuses.
+    """
+    _check_is_ours(run_dir)
+    files = list(files)
+    for where, entry in _places(storage, None).get(run_dir.trial_id) or [(DEFAULT_EXPERIMENT, Entry())]:
+        shipper = _shipper(storage, tracking_uri, where, entry)
+        shipper.ship(run_dir, entry)
+        shipper.summarise_cells()
+        shipper.ship_trial_files(run_dir.trial_id, files, folder)
+
+
+def _shipper(storage: Folder, tracking_uri: str, experiment: str, entry: Entry) -> Shipper:
+    artifacts = default_place(storage.location) / "mlflow-artifacts"
+    return Shipper(tracking_uri, experiment, artifacts, {"sweep": experiment} if entry.group else {})
 
 
 def _places(storage: Folder, experiment: str | None) -> dict[str, list[tuple[str, Entry]]]:

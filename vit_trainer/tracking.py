@@ -172,6 +172,13 @@ class Shipper:
         self._client.log_artifacts(run_id, str(folder), folder.name)
         self._client.set_terminated(run_id, "FINISHED")
 
+    def ship_trial_files(self, trial_id: str, files: Iterable[Path], folder: str) -> None:
+        """Put files on the run of a trial that was shipped, in a folder; those of the same names are replaced."""
+        run_id = self.run_of(trial_id)
+        assert run_id is not None
+        for file in files:
+            self._client.log_artifact(run_id, str(file), folder)
+
     def sweep_run(self) -> str:
         """Id of the run for what belongs to the whole sweep."""
         sweep = self._tags.get("sweep", "sweep")

@@ -9,20 +9,20 @@ times the speed (one core, 500x375, 92 kB), too little for another dependency, a
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vit_trainer.augment import random_crops, resize_cuts, whole_images
 from vit_trainer.data import DatasetInfo
 from vit_trainer.data.class_folders import HELD_OUT_PERCENT, ClassFolders, find_class_folders
+from vit_trainer.data.decoding import read_image
 from vit_trainer.data.splits import MicroBatch, Splits, held_out
 from vit_trainer.errors import DataError
 
@@ -86,24 +86,6 @@ class CutReader(Dataset[Cuts]):
             except DataError as error:
                 unreadable.append((str(path), str(error)))
         return None
-
-
-def read_image(path: Path) -> Image.Image:
-    """Decode an image file to RGB.
-
-    Raises:
-        DataError: it can't be read; the message is the reason alone.
-    """
-    try:
-        image = Image.open(BytesIO(path.read_bytes()))
-        image.load()
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except UnidentifiedImageError as error:  # its own text holds an address, which differs each time
-        raise DataError("not an image that Pillow knows") from error
-    except OSError as error:
-        raise DataError(error.strerror or str(error)) from error
-    except Exception as error:  # damaged bytes make Pillow's decoders raise nearly anything
-        raise DataError(f"{type(error).__name__}: {error}") from error
 
 
 class ImageFileSplit:

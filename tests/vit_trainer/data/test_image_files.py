@@ -13,7 +13,8 @@ from torch import Tensor
 
 from vit_trainer.augment import random_crops, resize_crops, whole_images
 from vit_trainer.data.class_folders import find_class_folders
-from vit_trainer.data.image_files import ImageFileSplit, load_class_folders, read_image
+from vit_trainer.data.decoding import read_image
+from vit_trainer.data.image_files import ImageFileSplit, load_class_folders
 from vit_trainer.data.splits import InMemorySplit, MicroBatch
 from vit_trainer.errors import DataError
 from vit_trainer.randomness import image_order

@@ -1,0 +1,275 @@
+"""Predictions of image files, and a finished trial in plain timm as the README has it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save
+
+from tests.vit_trainer.conftest import MakeArrays
+from tests.vit_trainer.finished_trial import finished_trial, outcome_of, output_of
+from vit_trainer.architectures import MODELS
+from vit_trainer.checkpoint_files import MINIATURES, read_npz, write_npz
+from vit_trainer.classifier import Classifier
+from vit_trainer.config import FinetuneConfig
+from vit_trainer.data import DATASETS, load_dataset
+from vit_trainer.data.class_names import class_names
+from vit_trainer.models import build_model
+from vit_trainer.run_dir import RunDir
+from vit_trainer.weights import Weights, WeightsChoice
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("storage")
+    finished_trial(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trial(storage: Path) -> FinetuneConfig:
+    return FinetuneConfig.official("ViT-B_32-mini", "digits-even", total_steps=2, warmup_steps=1, base_lr=0.03)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Test images of digits-even as files."""
+    folder = tmp_path_factory.mktemp("digits")
+    images = load_dataset("digits-even").test._images.numpy()[:20]  # type: ignore[attr-defined]
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:02}.png")
+    return sorted(folder.iterdir())
+
+
+def test_a_trials_predictions_are_those_of_its_evaluation(
+    storage: Path, trial: FinetuneConfig, digits: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = output_of(
+        ["predict", *map(str, digits), "--trial", trial.trial_id, "--storage", str(storage)], capsys
+    ).splitlines()
+    with WeightsChoice(trial=trial.trial_id, storage=str(storage)).opened() as weights:
+        classifier = Classifier.load(weights)
+    test = load_dataset("digits-even").test
+    ((images, _),) = test.evaluation_batches(np.arange(20), 20, resolution=32, device=torch.device("cpu"))
+    probabilities = classifier.probabilities(images)
+    for path, line, row in zip(digits, out, probabilities, strict=True):
+        shown = re.findall(r"(\d) (\d+\.\d)%", line.removeprefix(f"{path}: "))
+        assert [name for name, _ in shown] == ["02468"[i] for i in row.argsort(descending=True).tolist()]
+        assert [float(percent) for _, percent in shown] == pytest.approx(
+            sorted((100 * row).tolist(), reverse=True), abs=0.051
+        )
+
+
+def test_a_checkpoint_knows_its_model_and_is_right_about_digits(
+    digits: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = load_dataset("digits-even").test._labels[:20] * 2  # type: ignore[attr-defined]
+    for name in ("ViT-B_16-mini", "R50+ViT-B_16-mini"):
+        arguments = ["predict", *map(str, digits), "--checkpoint", str(MINIATURES / f"{name}.npz")]
+        named = output_of([*arguments, "--dataset", "digits-pretrain"], capsys).splitlines()
+        seen = [line.split(": ")[1].split()[0] for line in named]
+        assert np.mean([int(digit) == label for digit, label in zip(seen, labels.tolist(), strict=True)]) >= 0.9
+        numbered = output_of(arguments, capsys).splitlines()
+        assert [line.split(": class ")[1].split()[0] for line in numbered] == seen
+        by_upstream = ["predict", str(digits[0]), "--model", name, "--upstream", "digits"]
+        assert output_of(by_upstream, capsys).splitlines() == numbered[:1]
+
+
+def test_other_modes_and_sizes_of_images_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for mode, name in (("L", "grey.png"), ("RGBA", "clear.png"), ("CMYK", "print.jpg"), ("P", "palette.png")):
+        Image.new(mode, (70, 20)).save(tmp_path / name)
+    names = ["clear.png", "grey.png", "palette.png", "print.jpg"]
+    files = [str(tmp_path / name) for name in names]
+    out = output_of(["predict", *files, "--checkpoint", str(MINIATURES / "ViT-B_32-mini.npz")], capsys)
+    assert [line.split(": ")[0] for line in out.splitlines()] == files
+
+
+def test_every_named_class_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIT_DATA", str(tmp_path))
+    for name, info in DATASETS.items():
+        assert len(set(class_names(name))) == info.num_classes
+    assert class_names("imagenet2012")[7] == "class 7", "its folder isn't here"
+    assert class_names("cifar10")[3] == "cat"
+    assert class_names("cifar100")[::33] == ("apple", "forest", "raccoon", "worm")
+    for name in ("dog", "ant"):
+        for part in ("train", "val"):
+            (tmp_path / "pets" / part / name).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(tmp_path / "pets" / part / name / "1.png")
+    assert class_names(str(tmp_path / "pets")) == ("ant", "dog")
+
+
+def test_a_text_is_answered_by_the_real_process(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    checkpoint = str(MINIATURES / "ViT-B_32-mini.npz")
+    command = [sys.executable, "-m", "vit_trainer", "predict", "text.png", "--checkpoint", checkpoint]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: cannot read text.png (not an image that Pillow knows): give image files such as JPEG or PNG\n"
+    )
+
+
+def unfinished(storage: Path, status: str | None) -> str:
+    """The id of a trial that ended otherwise than finished, or goes on."""
+    config = FinetuneConfig.official("ViT-B_32-mini", "digits-even", seed=5)
+    run_dir = RunDir(storage / "runs" / config.trial_id)
+    run_dir.open_for_writing(config.to_dict())
+    if status is not None:
+        run_dir.write_result({"status": status, "step": 7, "cause": "a reason"})
+    run_dir.close()
+    return config.trial_id
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (None, "trial ID isn't finished: let the command that began it go on to its end"),
+        ("stopped", "trial ID isn't finished, it was stopped at step 7: give one that is"),
+        ("failed", "trial ID isn't finished, it failed at step 7: give one that is"),
+        ("finished", "trial ID left no weights: run it again with --save-weights, in another --storage"),
+    ],
+)
+@pytest.mark.parametrize("command", ["predict", "attention"])
+def test_a_trial_that_is_not_finished_is_one_line(
+    tmp_path: Path,
+    digits: list[Path],
+    command: str,
+    status: str | None,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trial_id = unfinished(tmp_path, status)
+    arguments = [command, str(digits[0]), "--trial", trial_id, "--storage", str(tmp_path)]
+    assert outcome_of(arguments, capsys) == (2, "", f"error: {message.replace('ID', trial_id)}\n")
+
+
+def test_other_bad_input_is_one_line(
+    tmp_path: Path,
+    storage: Path,
+    trial: FinetuneConfig,
+    digits: list[Path],
+    make_arrays: MakeArrays,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_npz(tmp_path / "no-head.npz", make_arrays(MODELS["ViT-B_32-mini"], grid=4, num_classes=None))
+    known, place = str(MINIATURES / "ViT-B_32-mini.npz"), ["--storage", str(storage)]
+    near, weights = trial.trial_id[:-1], str(RunDir(storage / "runs" / trial.trial_id).folder.location)
+    for arguments, message in [
+        (["--checkpoint", f"{tmp_path}/no-head.npz"], f"{tmp_path}/no-head.npz has no head for predictions: fine-tune"),
+        (["--trial", near, *place], f"no trial {near} in {storage}: did you mean {trial.trial_id}?"),
+        (["--trial", "x", *place], f"no trial x in {storage}: give one of the 1 in {storage}/runs"),
+        (["--trial", "x", "--storage", str(tmp_path)], f"there are no run folders in {tmp_path}: give the --storage"),
+        (["--trial", trial.trial_id, *place, "--model", "ViT-L_16-mini"], f"trial {trial.trial_id} is a ViT-B_32-mini"),
+        (
+            ["--trial", trial.trial_id, *place, "--dataset", "digits-odd"],
+            f"trial {trial.trial_id} was trained on digits-even: leave --dataset out",
+        ),
+        (["--trial", trial.trial_id, *place, "--resolution", "30"], "resolution 30 does not fit ViT-B_32-mini: give a"),
+        ([], "give one of --trial with a finished trial's id, --checkpoint with a file, or --model and --upstream"),
+        (["--trial", "x", "--checkpoint", known], "give one of --trial with a finished trial's id, --checkpoint"),
+        (["--upstream", "digits"], "give --model too, such as ViT-B_16: several models have digits weights"),
+        (
+            ["--checkpoint", f"{weights}/model.safetensors"],
+            f"give --model too: {weights}/model.safetensors doesn't say",
+        ),
+        (["--checkpoint", f"{tmp_path}/none.npz"], f"no checkpoint at {tmp_path}/none.npz"),
+        (["--checkpoint", known, "--model", "ViT-L_16-mini"], f"{known} does not fit ViT-L_16-mini"),
+        (["--checkpoint", known, "--dataset", "cifar100"], f"the head of {known} has 10 classes, cifar100 has 100"),
+        (["--checkpoint", known, "--dataset", "cifar11"], "unknown dataset 'cifar11'; did you mean 'cifar10'?"),
+    ]:
+        code, out, error = outcome_of(["predict", str(digits[0]), *arguments], capsys)
+        assert (code, out, error.count("\n")) == (2, "", 1), error
+        assert error.startswith(f"error: {message}")
+    assert outcome_of(["predict", "--checkpoint", known], capsys)[2] == (
+        "error: no image given: name one or more image files\n"
+    )
+
+
+def readme_block() -> str:
+    """The three lines that load a trial into plain timm."""
+    (block,) = re.findall(r"```python\n(import timm.*?)```", README.read_text(), re.DOTALL)
+    assert len(list(filter(None, block.splitlines()))) == 3
+    return str(block)
+
+
+def logits_of(model: torch.nn.Module, resolution: int) -> torch.Tensor:
+    images = torch.rand(1, 3, resolution, resolution, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        return model.eval()(images)
+
+
+def test_the_readmes_lines_load_a_finished_trial(
+    storage: Path, trial: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Word for word but for the sizes of the miniature, which timm has no name for."""
+    architecture, create = MODELS["ViT-B_32-mini"], timm.create_model
+    sizes = {
+        "img_size": 32,
+        "patch_size": architecture.patch_size,
+        "embed_dim": architecture.width,
+        "depth": architecture.depth,
+        "num_heads": architecture.num_heads,
+        "mlp_ratio": architecture.mlp_dim / architecture.width,
+        "num_classes": 5,
+    }
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: create(name, **(options | sizes)))
+    folder = storage / "runs" / trial.trial_id
+    found: dict[str, torch.nn.Module] = {}
+    exec(readme_block().replace("sweep-results/runs/<trial id>", str(folder)), found)
+    ours = Classifier.load(Weights("ViT-B_32-mini", folder / "model.safetensors", "it", 32)).model
+    logits = logits_of(found["model"], 32)
+    assert torch.equal(logits, logits_of(ours, 32))
+    assert logits.abs().max() > 1e-3
+
+
+@pytest.mark.slow
+def test_the_readmes_lines_load_a_full_size_trial_word_for_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    ours = build_model(MODELS["ViT-B_16"], num_classes=10, resolution=384)
+    torch.nn.init.normal_(ours.head.weight)
+    run_dir = RunDir(tmp_path / "sweep-results" / "runs" / "a-trial")
+    run_dir.open_for_writing({})
+    run_dir.write_weights(save(ours.state_dict()))
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, torch.nn.Module] = {}
+    exec(readme_block().replace("<trial id>", "a-trial"), found)
+    assert torch.equal(logits_of(found["model"], 384), logits_of(ours, 384))
+
+
+def test_a_hybrids_trial_needs_no_export_for_the_commands(
+    tmp_path: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, run_dir = finished_trial(tmp_path, "R50+ViT-B_16-mini")
+    arguments = ["--trial", config.trial_id, "--storage", str(tmp_path)]
+    assert output_of(["predict", str(digits[0]), *arguments], capsys).startswith(f"{digits[0]}: ")
+    weights = ["--checkpoint", f"{run_dir.location}/model.safetensors", "--model", config.model]
+    direct = output_of(["predict", str(digits[0]), *weights, "--dataset", "digits-even"], capsys)
+    assert direct == output_of(["predict", str(digits[0]), *arguments], capsys)
+    assert "head/kernel" in read_npz(MINIATURES / f"{config.model}.npz")
+
+
+def test_a_trial_of_a_folder_of_classes_has_names_only_if_the_folder_is_given(tmp_path: Path) -> None:
+    for name in ("dog", "ant"):
+        for part in ("train", "val"):
+            (tmp_path / "pets" / part / name).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(tmp_path / "pets" / part / name / "1.png")
+    pets = str(tmp_path / "pets")
+    model = build_model(MODELS["ViT-B_32-mini"], num_classes=2, resolution=32)
+    config = FinetuneConfig("ViT-B_32-mini", pets, resolution=32)
+    run_dir = RunDir(tmp_path / "runs" / config.trial_id)
+    run_dir.open_for_writing(config.to_dict())
+    run_dir.write_weights(save(model.state_dict()))
+    run_dir.write_result({"status": "finished", "step": 1})
+    for dataset, names in ((None, ("class 0", "class 1")), (pets, ("ant", "dog"))):
+        with WeightsChoice(trial=config.trial_id, storage=str(tmp_path), dataset=dataset).opened() as weights:
+            assert Classifier.load(weights).names(weights) == names

@@ -1,0 +1,54 @@
+"""What the classes of a data set are called, in the order of their labels. Standard library only."""
+
+import os
+from pathlib import Path
+
+from vit_trainer.data import data_folder, dataset_info, is_folder
+
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+_CIFAR100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+willow_tree wolf woman worm
+"""
+NAMES = {
+    "cifar10": tuple(_CIFAR10.split()),
+    "cifar100": tuple(_CIFAR100.split()),
+    "digits-even": tuple("02468"),
+    "digits-odd": tuple("13579"),
+    "digits-pretrain": tuple("0123456789"),
+}
+"""As in CIFAR's batches.meta and meta."""
+
+
+def class_names(dataset: str) -> tuple[str, ...]:
+    """A name per class: the folder's where there are folders of classes, `class 7` where nothing has one.
+
+    ImageNet's classes are named by their wnid, if its folder is here.
+
+    Raises:
+        InputError: the data set is unknown.
+    """
+    if is_folder(dataset):
+        from vit_trainer.data.class_folders import find_class_folders
+
+        return find_class_folders(Path(dataset)).classes
+    num_classes = dataset_info(dataset).num_classes
+    if dataset in NAMES:
+        return NAMES[dataset]
+    train = data_folder() / dataset / "train"
+    wnids = sorted(name for name in os.listdir(train) if not name.startswith(".")) if train.is_dir() else []
+    return tuple(wnids) if len(wnids) == num_classes else numbered(num_classes)
+
+
+def numbered(num_classes: int) -> tuple[str, ...]:
+    """Names for classes that have none.
+
+    >>> numbered(2)
+    ('class 0', 'class 1')
+    """
+    return tuple(f"class {number}" for number in range(num_classes))
