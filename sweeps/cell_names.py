@@ -5,31 +5,29 @@ import re
 from sweeps.cells import Cell, Schedule, official_cell
 from vit_trainer.errors import InputError
 
-_NAME = re.compile(r"([^/]+)/(.+?)/([0-9.]+)(?:/(\d+)px)?(?:/(\d+)steps)?(?:/warmup(\d+))?(?:/from-([^/]+))?")
-FORM = "model/dataset/dropout, then where it isn't official /224px /500steps /warmup50 /from-UPSTREAM"
+_NAME = re.compile(
+    r"([^/]+)/(.+?)/(\d+(?:\.\d+)?)(?:/(\d+)px)?(?:/(\d+)steps)?(?:/warmup(\d+))?(?:/batch(\d+))?(?:/from-([^/]+))?"
+)
+FORM = "model/dataset/dropout, then where it isn't official /224px /500steps /warmup50 /batch256 /from-UPSTREAM"
 
 
 def name_of_cell(cell: Cell) -> str:
-    """What `cell_named` reads; the dropout of a cell that searches it is `searched`, which stands for no one cell.
+    """What `cell_named` reads; but `searched` for a dropout that is, and a folder of classes' id, stand for no cell.
 
     >>> name_of_cell(official_cell("ViT-B_16", "cifar10", dropout=0.1, resolution=224, schedule=Schedule(500, 50)))
     'ViT-B_16/cifar10/0.1/224px/500steps/warmup50'
     """
-    dropout = "searched" if cell.dropout is None else f"{float(cell.dropout)}"
-    parts = [cell.model, cell.dataset, dropout]
     try:
-        official = official_cell(cell.model, cell.dataset)
-    except InputError:  # a folder of classes, of which a run folder knows the id only
-        official = None
-    if official is None or cell.resolution != official.resolution:
-        parts.append(f"{cell.resolution}px")
-    if official is None or cell.schedule.total_steps != official.schedule.total_steps:
-        parts.append(f"{cell.schedule.total_steps}steps")
-    if official is None or cell.schedule.warmup_steps != official.schedule.warmup_steps:
-        parts.append(f"warmup{cell.schedule.warmup_steps}")
-    if official is None or cell.upstream != official.upstream:
-        parts.append(f"from-{cell.upstream}")
-    return "/".join(parts)
+        official = _parts(official_cell(cell.model, cell.dataset))
+    except InputError:  # the id of a folder of classes
+        official = []
+    dropout = "searched" if cell.dropout is None else f"{float(cell.dropout)}"
+    return "/".join([cell.model, cell.dataset, dropout, *(part for part in _parts(cell) if part not in official)])
+
+
+def _parts(cell: Cell) -> list[str]:
+    steps, warmup_steps, batch = vars(cell.schedule).values()
+    return [f"{cell.resolution}px", f"{steps}steps", f"warmup{warmup_steps}", f"batch{batch}", f"from-{cell.upstream}"]
 
 
 def cell_named(name: str) -> Cell:
@@ -40,19 +38,21 @@ def cell_named(name: str) -> Cell:
     """
     if (match := _NAME.fullmatch(name)) is None:
         raise InputError(f"cell {name!r} is no name of a cell: give {FORM}")
-    model, dataset, dropout, resolution, steps, warmup_steps, upstream = match.groups()
+    model, dataset, dropout, resolution, steps, warmup_steps, batch, upstream = match.groups()
     try:
-        official = official_cell(model, dataset).schedule
-        schedule = Schedule(
-            int(steps or official.total_steps), int(warmup_steps or official.warmup_steps), official.global_batch_size
-        )
+        official = official_cell(model, dataset)
+        schedule = official.schedule
         return official_cell(
             model,
             dataset,
             dropout=float(dropout),
-            resolution=int(resolution) if resolution else None,
-            schedule=schedule,
-            upstream=upstream,
+            resolution=int(resolution or official.resolution),
+            schedule=Schedule(
+                int(steps or schedule.total_steps),
+                int(warmup_steps or schedule.warmup_steps),
+                int(batch or schedule.global_batch_size),
+            ),
+            upstream=upstream or official.upstream,
         )
     except ValueError as error:
         raise InputError(f"cell {name!r}: {error}") from error

@@ -106,8 +106,7 @@ def over_rate(entry: Entry, region: Region, title: str | None = None) -> Panel:
                 )
         best = [region.best.trial.base_lr], [100 * validation_accuracy(region.best)]
         axes.plot(*best, color=SERIES[0], linestyle="", marker="o", markersize=12, fillstyle="none", label="best")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
+        _log_scale(axes, (1.0, 3.0))
         accuracies = [validation_accuracy(run) for run in entry.runs if run.status in ("finished", "stopped")]
         known = [accuracy for accuracy in accuracies if math.isfinite(accuracy)]
         _show(axes, min(known), max(known))
@@ -131,7 +130,7 @@ def accuracy_against_hours(entries: Sequence[Entry], unit: str, title: str | Non
     dropouts = list(dict.fromkeys(entry.cell.dropout for entry in entries))
 
     def draw(axes: "Axes") -> None:
-        from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+        from matplotlib.ticker import MaxNLocator
 
         for entry in entries:
             axes.plot(
@@ -149,10 +148,7 @@ def accuracy_against_hours(entries: Sequence[Entry], unit: str, title: str | Non
             axes.plot([], [], color=INK, linestyle="", label=name, **_mark(i))
         hours = [entry.hours for entry in entries]
         if min(hours) > 0 and max(hours) > 10 * min(hours):
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            _log_scale(axes, (1.0, 2.0, 5.0))
         else:
             axes.set_xlim(0, 1.1 * max(hours) or 1)
             axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -245,6 +241,16 @@ def _show(axes: "Axes", low: float, high: float) -> None:
     """Have the vertical axis show percents between two accuracies, and not much above 100."""
     margin = max(0.005, 0.08 * (high - low))
     axes.set_ylim(100 * (low - margin), 100 * min(high + margin, 1 + 0.3 * margin))
+
+
+def _log_scale(axes: "Axes", subs: Sequence[float]) -> None:
+    """Have the horizontal axis be logarithmic, with numbers at these multiples of powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _finish(axes: "Axes", title: str | None, num_columns: int) -> None:

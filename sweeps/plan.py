@@ -326,7 +326,7 @@ def plan_lines(plan: Plan) -> list[str]:
     unit = "GPU-hours" if plan.on_gpus else "slot-hours"
     price = plan.price_per_gpu_hour
     has_hours = plan.hours is not None
-    width = max(66, *(len(cell.cell.name) for cell in plan.cells))
+    width = max([66, *(len(cell.cell.name) for cell in plan.cells)])
     lines = [f"{'cell':<{width}} {'candidates (base_lr)':<30}" + (f" {unit:>10}" if has_hours else "")]
     lines[0] += f" {'dollars':>9}" if has_hours and price is not None else ""
     for cell in plan.cells:

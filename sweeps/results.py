@@ -236,7 +236,7 @@ class Results:
     @property
     def has_published(self) -> bool:
         """Whether there is anything to compare with."""
-        return any(entry.figure is not None or entry.others for entry in self.entries)
+        return any(entry.figure is not None or entry.others or entry.is_left_open for entry in self.entries)
 
 
 def gather(storage: Folder, sweep: str | None = None) -> Results:
