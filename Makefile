@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STORAGE ?= sweep-results
 
-.PHONY: demo test test-slow lint format setup clean
+.PHONY: demo questions test test-slow lint format setup clean
 
 setup: $(VENV)/.installed
 
@@ -20,6 +20,12 @@ demo: setup
 	$(BIN)/python -m vit_trainer train --model ViT-B_16-mini --dataset digits-even --upstream scratch --storage $(STORAGE)
 	@echo "The whole grid, from pre-trained weights:"
 	$(BIN)/python sweeps/paper_grid.py --preset mini --storage $(STORAGE)
+
+# The questions beside the grid, in miniature and in one storage.
+questions: setup
+	for question in short_schedule resolution upstream lr_search seeds; do \
+		$(BIN)/python sweeps/$$question.py --preset mini --storage $(STORAGE) || exit; \
+	done
 
 test: setup
 	$(BIN)/python -m pytest

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeps.cells import Cell, Trial
+from sweeps.labels import Labels
 from sweeps.live_table import LiveTable, Picture, is_interactive, summary_lines, time_left
 from sweeps.progress import Event, Progress, Standing
 from vit_trainer.run_dir import Result, Row
@@ -135,17 +136,18 @@ class Board(AbstractContextManager["Board"]):
         return self._progress[trial_id].result
 
     def table(self) -> Table:
-        """Models as rows, (data set, dropout) as columns, test accuracy in percent."""
-        standing = self.standing()
-        cells = {(cell.model, cell.dataset, cell.dropout): cell for cell in self.cells}
-        columns = list(dict.fromkeys((cell.dataset, cell.dropout) for cell in self.cells))
+        """Models and what else varies as rows, (data set, dropout) as columns, test accuracy in percent."""
+        standing, labels = self.standing(), Labels.of(self.cells)
+        by_place = {(labels.row(cell), labels.column(cell)): cell for cell in self.cells}
+        columns = list(dict.fromkeys(column for _, column in by_place))
         table = Table(title="test accuracy, %", title_justify="left", title_style="bold")
         table.add_column("model", no_wrap=True)
-        for dataset, dropout in columns:
-            table.add_column(f"{dataset}\ndropout {'searched' if dropout is None else dropout}", justify="right")
-        for model in dict.fromkeys(cell.model for cell in self.cells):
-            entries = [cells.get((model, *column)) for column in columns]
-            table.add_row(model, *["" if cell is None else _percent(standing.accuracy(cell)) for cell in entries])
+        for column in columns:
+            table.add_column("\n".join(column), justify="right")
+        for row in dict.fromkeys(row for row, _ in by_place):
+            cells = [by_place.get((row, column)) for column in columns]
+            entries = ["" if cell is None else _percent(standing.accuracy(cell)) for cell in cells]
+            table.add_row(", ".join(row), *entries)
         return table
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import DATASETS, dataset_info
+from vit_trainer.data import DATASETS
 from vit_trainer.errors import InputError, one_of
 
 
@@ -21,12 +21,6 @@ class Schedule:
     """Optimiser steps of linear warm-up."""
     global_batch_size: int = 512
     """Images per optimiser step."""
-
-    @classmethod
-    def official(cls, dataset: str) -> "Schedule":
-        """The published schedule of a data set."""
-        info = dataset_info(dataset)
-        return cls(info.total_steps, info.warmup_steps, info.global_batch_size)
 
 
 @dataclass(frozen=True)
@@ -45,10 +39,10 @@ class Cell:
     def name(self) -> str:
         """Readable and unique within a sweep: `ViT-B_16 cifar10 384px 10000 steps d0.1 from imagenet21k`."""
         dropout = "dropout searched" if self.dropout is None else f"d{self.dropout:g}"
-        return (
-            f"{self.model} {self.dataset} {self.resolution}px {self.schedule.total_steps} steps "
-            f"{dropout} from {self.upstream}"
-        )
+        steps = f"{self.schedule.total_steps} steps"
+        if self.dataset in DATASETS and self.schedule.warmup_steps != DATASETS[self.dataset].warmup_steps:
+            steps += f" warm-up {self.schedule.warmup_steps}"
+        return f"{self.model} {self.dataset} {self.resolution}px {steps} {dropout} from {self.upstream}"
 
 
 @dataclass(frozen=True)
@@ -109,18 +103,39 @@ MINI = Grid(models=tuple(f"{name}-mini" for name in PAPER.models), datasets=("di
 """The same question on a laptop: the five architectures in miniature, two data sets of real digits."""
 
 
+def official_cell(
+    model: str,
+    dataset: str,
+    *,
+    dropout: float | None = 0.0,
+    resolution: int | None = None,
+    schedule: Schedule | None = None,
+    upstream: str | None = None,
+) -> Cell:
+    """The cell of a model on a data set by its official recipe, but for what is given.
+
+    >>> official_cell("ViT-B_16", "cifar10", resolution=224, schedule=Schedule(500, 50)).name
+    'ViT-B_16 cifar10 224px 500 steps warm-up 50 d0 from imagenet21k'
+
+    Raises:
+        InputError: a name that doesn't exist, or a value that the model or a run can't have.
+    """
+    given: dict[str, Any] = {"dropout": dropout, "resolution": resolution, "upstream": upstream}
+    given |= {} if schedule is None else vars(schedule)
+    overrides = {name: value for name, value in given.items() if value is not None}
+    config = FinetuneConfig.official(model, dataset, **overrides)
+    steps = Schedule(config.total_steps, config.warmup_steps, config.global_batch_size)
+    return Cell(config.upstream, model, config.dataset, config.resolution, steps, dropout)
+
+
 def cells_of(grid: Grid) -> list[Cell]:
     """A grid's cells in the order of the table, each by the official recipe of its model and data set.
 
     Raises:
         InputError: a name that doesn't exist, or a dropout outside [0, 1).
     """
-    cells = []
-    for model, dataset, dropout in product(grid.models, grid.datasets, grid.dropouts):
-        config = FinetuneConfig.official(model, dataset, **({} if dropout is None else {"dropout": dropout}))
-        schedule = Schedule.official(config.dataset)
-        cells.append(Cell(config.upstream, model, config.dataset, config.resolution, schedule, dropout))
-    return cells
+    axes = product(grid.models, grid.datasets, grid.dropouts)
+    return [official_cell(model, dataset, dropout=dropout) for model, dataset, dropout in axes]
 
 
 def cell_of(config: Mapping[str, Any]) -> Cell:

@@ -3,10 +3,13 @@
 import io
 import math
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sweeps.labels import Labels
+from sweeps.regions import Region, validation_accuracy
 from sweeps.results import Entry, Run
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ WIDTH, HEIGHT = 4.4, 2.1
 """Of a chart in inches; its height without the margins."""
 LEFT, RIGHT, TOP, UNTITLED_TOP, BOTTOM, LEGEND_LINE = 0.74, 0.12, 0.3, 0.08, 0.48, 0.19
 """Margins in inches: for the numbers, a title, and each line of the legend below."""
+MAX_TITLE_LENGTH, TITLE_LINE = 48, 0.17
+"""Characters of a title's line, and inches of each line but the first."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Panel:
 
     draw: Callable[["Axes"], None]
     num_legend_lines: int
+    num_title_lines: int = 1
 
 
 def curves(entry: Entry, title: str | None = None) -> Panel:
@@ -74,51 +80,85 @@ def curves(entry: Entry, title: str | None = None) -> Panel:
         axes.set_ylabel("validation accuracy, %")
         _finish(axes, title, columns)
 
-    return Panel(draw, math.ceil((len(named) + (others > 0)) / columns))
+    return Panel(draw, math.ceil((len(named) + (others > 0)) / columns), len(_title_lines(title)))
+
+
+def over_rate(entry: Entry, region: Region, title: str | None = None) -> Panel:
+    """Validation accuracy of a cell's candidates over their learning rates; the best region is shaded."""
+
+    def draw(axes: "Axes") -> None:
+        axes.axvspan(
+            region.low / 1.03, 1.03 * region.high, color=SERIES[0], alpha=0.15, linewidth=0, label="best region"
+        )
+        if region.official_lr is not None:
+            axes.axvline(region.official_lr, color=GREY, linestyle="--", linewidth=1.3, label="official rate")
+        for status, name in (("finished", "finished"), ("stopped", "where it was stopped")):
+            runs = [run for run in entry.runs if run.status == status]
+            if runs:
+                axes.plot(
+                    [run.trial.base_lr for run in runs],
+                    [100 * validation_accuracy(run) for run in runs],
+                    color=SERIES[0] if status == "finished" else GREY,
+                    linestyle="",
+                    marker=ENDS[status],
+                    markersize=6,
+                    label=name,
+                )
+        best = [region.best.trial.base_lr], [100 * validation_accuracy(region.best)]
+        axes.plot(*best, color=SERIES[0], linestyle="", marker="o", markersize=12, fillstyle="none", label="best")
+        _log_scale(axes, (1.0, 3.0))
+        accuracies = [validation_accuracy(run) for run in entry.runs if run.status in ("finished", "stopped")]
+        known = [accuracy for accuracy in accuracies if math.isfinite(accuracy)]
+        _show(axes, min(known), max(known))
+        axes.set_xlabel("base learning rate")
+        axes.set_ylabel("validation accuracy, %")
+        _finish(axes, title, 2)
+
+    return Panel(draw, 3, len(_title_lines(title)))
 
 
 def accuracy_against_hours(entries: Sequence[Entry], unit: str, title: str | None = None) -> Panel:
-    """Test accuracy of cells against the hours that all their candidates took: models by colour, dropouts by mark.
+    """Test accuracy of cells against the hours that all their candidates took: rows by colour, dropouts by mark.
 
     Args:
         entries: of one data set, each with an accuracy.
         unit: such as GPU-hours.
     """
-    models = list(dict.fromkeys(entry.cell.model for entry in entries))
+    labels = Labels.of(entry.cell for entry in entries)
+    rows = list(dict.fromkeys(labels.row(entry.cell) for entry in entries))
+    columns = 2 if max(len(", ".join(row)) for row in rows) <= 25 else 1
     dropouts = list(dict.fromkeys(entry.cell.dropout for entry in entries))
 
     def draw(axes: "Axes") -> None:
-        from matplotlib.ticker import LogLocator, NullFormatter
+        from matplotlib.ticker import MaxNLocator
 
         for entry in entries:
             axes.plot(
                 [entry.hours],
                 [100 * (entry.accuracy or 0.0)],
-                color=SERIES[models.index(entry.cell.model) % len(SERIES)],
+                color=SERIES[rows.index(labels.row(entry.cell)) % len(SERIES)],
                 markersize=8,
                 linestyle="",
                 **_mark(dropouts.index(entry.cell.dropout)),
             )
-        for i, model in enumerate(models):
-            axes.plot([], [], color=SERIES[i % len(SERIES)], linewidth=4, label=model)
+        for i, row in enumerate(rows):
+            axes.plot([], [], color=SERIES[i % len(SERIES)], linewidth=4, label=", ".join(row))
         for i, dropout in enumerate(dropouts):
             name = "dropout searched" if dropout is None else f"dropout {dropout:g}"
             axes.plot([], [], color=INK, linestyle="", label=name, **_mark(i))
         hours = [entry.hours for entry in entries]
         if min(hours) > 0 and max(hours) > 10 * min(hours):
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            _log_scale(axes, (1.0, 2.0, 5.0))
         else:
             axes.set_xlim(0, 1.1 * max(hours) or 1)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(f"{unit} of all candidates")
         axes.set_ylabel("test accuracy, %")
         accuracies = [entry.accuracy or 0.0 for entry in entries]
         _show(axes, min(accuracies), max(accuracies))
-        _finish(axes, title, 2)
+        _finish(axes, title, columns)
 
-    return Panel(draw, math.ceil((len(models) + len(dropouts)) / 2))
+    return Panel(draw, math.ceil((len(rows) + len(dropouts)) / columns))
 
 
 def png(panels: Sequence[Panel], num_columns: int = 3) -> bytes:
@@ -184,6 +224,7 @@ def _save(
     settings |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
     num_rows = -(-len(panels) // num_columns)
     legend = LEGEND_LINE * max(panel.num_legend_lines for panel in panels)
+    top += TITLE_LINE * (max(panel.num_title_lines for panel in panels) - 1)
     panel_height = top + HEIGHT + BOTTOM + legend
     width, height = WIDTH * num_columns, panel_height * num_rows
     with rc_context(settings):
@@ -202,9 +243,19 @@ def _show(axes: "Axes", low: float, high: float) -> None:
     axes.set_ylim(100 * (low - margin), 100 * min(high + margin, 1 + 0.3 * margin))
 
 
+def _log_scale(axes: "Axes", subs: Sequence[float]) -> None:
+    """Have the horizontal axis be logarithmic, with numbers at these multiples of powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _finish(axes: "Axes", title: str | None, num_columns: int) -> None:
     if title:
-        axes.set_title(title)
+        axes.set_title("\n".join(_title_lines(title)))
     axes.legend(
         loc="upper center",
         bbox_to_anchor=(0.46, -(BOTTOM - 0.04) / HEIGHT),
@@ -216,6 +267,10 @@ def _finish(axes: "Axes", title: str | None, num_columns: int) -> None:
         handlelength=1.8,
         columnspacing=1.2,
     )
+
+
+def _title_lines(title: str | None) -> list[str]:
+    return textwrap.wrap(title, MAX_TITLE_LENGTH) if title else [""]
 
 
 def _mark(i: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from types import TracebackType
 
 from rich import box
@@ -18,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeps.cells import Cell
+from sweeps.labels import Labels
 from sweeps.progress import Progress, Standing
 
 SECONDS_PER_FRAME = 1.0
@@ -149,25 +149,28 @@ def event_lines(standing: Standing) -> list[str]:
 
 
 def table_of(standing: Standing, detail: int) -> Table:
-    """Models as rows, (data set, dropout) and what else tells cells apart as columns.
+    """Models and what else varies as rows, (data set, dropout) as columns.
 
     Args:
         detail: one of DETAILS.
     """
-    columns = list(dict.fromkeys(_column(cell) for cell in standing.cells))
+    labels = Labels.of(standing.cells)
+    by_place = {(labels.row(cell), labels.column(cell)): cell for cell in standing.cells}
+    columns = list(dict.fromkeys(column for _, column in by_place))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False)
     table.add_column("model", no_wrap=True, vertical="top")
     for column in columns:
-        table.add_column(_header(column, columns, detail), no_wrap=True)
-    for model in dict.fromkeys(cell.model for cell in standing.cells):
-        cells = [replace(column, model=model) for column in columns]
-        entries = [_cell_text(standing, cell, detail) if cell in standing.by_cell else Text() for cell in cells]
-        table.add_row(model, *entries)
+        table.add_column(_header(*column, detail), no_wrap=True)
+    for row in dict.fromkeys(row for row, _ in by_place):
+        cells = [by_place.get((row, column)) for column in columns]
+        entries = [Text() if cell is None else _cell_text(standing, cell, detail) for cell in cells]
+        table.add_row(_row_text(row, detail), *entries)
     return table
 
 
 def list_of(standing: Standing) -> Text:
     """A line per cell in which something has happened, those that run first: for a terminal too narrow for a table."""
+    labels = Labels.of(standing.cells)
     begun = [
         (cell, any(each.is_running for each in candidates))
         for cell, candidates in standing.by_cell.items()
@@ -176,8 +179,9 @@ def list_of(standing: Standing) -> Text:
     lines: list[Text] = []
     for cell, _ in sorted(begun, key=lambda item: not item[1]):
         dropout = "" if cell.dropout is None else f" d{cell.dropout:g}"
+        rest = "".join(f" {part}" for part in map(_shortened, labels.row(cell)[1:]))
         content = Text(", ").join(_cell_text(standing, cell, DETAILS[-2]).split("\n"))
-        lines.append(Text.assemble(f"{cell.model} {cell.dataset}{dropout}: ", content))
+        lines.append(Text.assemble(f"{cell.model} {cell.dataset}{dropout}{rest}: ", content))
     if num_waiting := len(standing.cells) - len(begun):
         lines.append(Text(f"{num_waiting} cells waiting", style="dim"))
     joined = Text("\n").join(lines)
@@ -185,28 +189,29 @@ def list_of(standing: Standing) -> Text:
     return joined
 
 
-def _column(cell: Cell) -> Cell:
-    return replace(cell, model="")
+def _row_text(row: Sequence[str], detail: int) -> str:
+    """A row's label: with little room what varies is on a line of its own, then in short."""
+    model, *rest = row
+    if detail == DETAILS[-1]:
+        return " ".join((model, *map(_shortened, rest)))
+    return ", ".join(row) if detail == 0 or not rest else f"{model}\n {', '.join(rest)}"
 
 
-def _header(column: Cell, columns: Sequence[Cell], detail: int) -> str:
-    dataset = column.dataset
-    if detail > 1 and len(dataset) > 10:
-        dataset = re.sub(r"(?<=[a-z])(?=\d+$)|(?<=-)", "\n", dataset)
-    word = "dropout" if detail < 2 else "drop"
-    lines = [dataset, f"{word} searched" if column.dropout is None else f"{word} {column.dropout:g}"]
-    alike = [other for other in columns if (other.dataset, other.dropout) == (column.dataset, column.dropout)]
-    if len({other.upstream for other in alike}) > 1:
-        lines.append(f"from {column.upstream}".replace("+", "\n+" if detail > 1 else "+"))
-    if len({other.resolution for other in alike}) > 1:
-        lines.append(f"{column.resolution}px")
-    if len({other.schedule.total_steps for other in alike}) > 1:
-        lines.append(f"{column.schedule.total_steps} steps")
-    if len({other.schedule.global_batch_size for other in alike}) > 1:
-        lines.append(f"batch {column.schedule.global_batch_size}")
-    if len({other.schedule.warmup_steps for other in alike}) > 1:
-        lines.append(f"warm-up {column.schedule.warmup_steps}")
-    return "\n".join(lines)
+def _shortened(part: str) -> str:
+    """
+    >>> [_shortened(part) for part in ("224 px", "500 steps (warm-up 50)", "from imagenet21k+imagenet2012")]
+    ['224px', '500/50', '21k+2012']
+    """
+    part = re.sub(r"(\d+) steps \(warm-up (\d+)\)", r"\1/\2", part)
+    return part.removeprefix("from ").replace("imagenet", "").replace(" ", "")
+
+
+def _header(dataset: str, dropout: str, detail: int) -> str:
+    if detail > 1:
+        if len(dataset) > 10:
+            dataset = re.sub(r"(?<=[a-z])(?=\d+$)|(?<=-)", "\n", dataset)
+        dropout = dropout.replace("dropout", "drop")
+    return f"{dataset}\n{dropout}"
 
 
 def _cell_text(standing: Standing, cell: Cell, detail: int) -> Text:

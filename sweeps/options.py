@@ -1,6 +1,7 @@
 """SweepOptions: the flags that every sweep understands, and what they make of its cells."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,8 @@ from vit_trainer.run_dir import RunDir
 if TYPE_CHECKING:
     from sweeps.studies import Studies
 
-_SEVERAL = Parameter(consume_multiple=True, negative=(), show_default=False)
+SEVERAL = Parameter(consume_multiple=True, negative=(), show_default=False)
+"""Of a flag that takes several values."""
 
 DEFAULT_NUM_TRIALS = 8
 """Trials per cell of an Optuna search."""
@@ -34,15 +36,15 @@ class SweepOptions:
 
     preset: Literal["auto", "paper", "mini"] = "auto"
     """paper: the published grid. mini: its miniature, minutes on a laptop. auto: paper if the Ray cluster has GPUs."""
-    models: Annotated[tuple[str, ...], _SEVERAL] = ()
-    """Models, such as ViT-B_16 (ViT-B_16-mini in the miniature); the preset's unless given."""
-    datasets: Annotated[tuple[str, ...], _SEVERAL] = ()
-    """Data sets, such as cifar10 (digits-even in the miniature) or ./folder-of-classes; the preset's unless given."""
-    dropouts: Annotated[tuple[float, ...], _SEVERAL] = ()
-    """Dropout probabilities in [0, 1); 0.0 and 0.1 unless given. Two numbers are the range where it is searched."""
-    base_lrs: Annotated[tuple[str, ...], _SEVERAL] = ()
+    models: Annotated[tuple[str, ...], SEVERAL] = ()
+    """Models, such as ViT-B_16 (ViT-B_16-mini in the miniature); all of the question's unless given."""
+    datasets: Annotated[tuple[str, ...], SEVERAL] = ()
+    """Data sets, such as cifar10 (digits-even in the miniature), for the table also ./folder-of-classes."""
+    dropouts: Annotated[tuple[float, ...], SEVERAL] = ()
+    """Dropout probabilities in [0, 1); the question's unless given. Two numbers are the range where it is searched."""
+    base_lrs: Annotated[tuple[str, ...], SEVERAL] = ()
     """Candidate base learning rates, or `official` for the published one alone; the paper's four unless given."""
-    seeds: Annotated[tuple[int, ...], _SEVERAL] = (0,)
+    seeds: Annotated[tuple[int, ...], SEVERAL] = (0,)
     """Seeds; each is another candidate of its cell."""
     storage: str = "sweep-results"
     """Folder of the run folders, or a URI such as s3://bucket/folder; with the same one, the same command goes on."""
@@ -78,13 +80,13 @@ class SweepOptions:
     """grid: every candidate of every cell. optuna: a study per cell proposes them, between two --base-lrs if given."""
     num_trials: int | None = None
     """Trials per cell with --search optuna, those there already (of a grid, say) included; 8 unless given."""
-    search_over: Annotated[tuple[Searched, ...], _SEVERAL] = ("base_lr",)
+    search_over: Annotated[tuple[Searched, ...], SEVERAL] = ("base_lr",)
     """What Optuna proposes; with dropout among it, the cells of several dropouts become one."""
     optuna_storage: str | None = None
     """File or database URL (postgresql://...) that optuna-dashboard opens; optuna.log in the storage unless given."""
     max_failures: int = 3
     """How often a trial starts again after a process of it died. Lost nodes don't count."""
-    gpus_per_trial: Annotated[tuple[str, ...], _SEVERAL] = ("1",)
+    gpus_per_trial: Annotated[tuple[str, ...], SEVERAL] = ("1",)
     """GPUs of each trial, or CPU cores where there is no GPU: a number, for some models another (1 ViT-L_16=4)."""
     reduction_factor: float = 2
     """At each rung about one candidate in so many goes on, and the next rung is so many times later; above 1."""
@@ -185,6 +187,29 @@ class SweepOptions:
         chosen = Grid(self.models or grid.models, self.datasets or grid.datasets, self.dropouts or grid.dropouts)
         return replace(chosen, dropouts=(None,)) if "dropout" in self.search_over else chosen
 
+    def narrow(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those of a question's cells that were asked for; dropouts that were asked for replace the question's.
+
+        Raises:
+            InputError: the question has no row of a model or data set, or none of both together.
+        """
+        asked_for = {"model": self.models, "dataset": self.datasets}
+        chosen = list(cells)
+        for kind, names in asked_for.items():
+            for name in names:
+                if name not in (valid := list(dict.fromkeys(getattr(cell, kind) for cell in cells))):
+                    raise one_of(f"{kind} of this question", name, valid)
+            chosen = [cell for cell in chosen if not names or getattr(cell, kind) in names]
+        for kind, names in asked_for.items():
+            for name in names:
+                if name not in (getattr(cell, kind) for cell in chosen):
+                    rows = dict.fromkeys(f"{cell.model} on {cell.dataset}" for cell in cells)
+                    raise InputError(f"no row for {name} with what else was asked for: there are {', '.join(rows)}")
+        dropouts: tuple[float | None, ...] = (None,) if "dropout" in self.search_over else self.dropouts
+        if not dropouts:
+            return chosen
+        return list(dict.fromkeys(replace(cell, dropout=dropout) for cell in chosen for dropout in dropouts))
+
     def planned_trials(self, cells: list[Cell]) -> list[Trial]:
         """What a plan counts: the candidates, or for an Optuna search as many trials of the published recipe."""
         if self.search == "grid":
@@ -209,13 +234,14 @@ class SweepOptions:
         """
         assert self.search == "grid", "the candidates of --search optuna are those that its studies propose"
         trials = [
-            Trial(cell, base_lr, seed) for cell in cells for base_lr in self._base_lrs_of(cell) for seed in self.seeds
+            Trial(cell, base_lr, seed) for cell in cells for base_lr in self.base_lrs_of(cell) for seed in self.seeds
         ]
         for trial in trials:
             _ = trial.config  # checks the values
         return trials
 
-    def _base_lrs_of(self, cell: Cell) -> tuple[float, ...]:
+    def base_lrs_of(self, cell: Cell) -> tuple[float, ...]:
+        """The learning rates of a cell's candidates."""
         if not self.base_lrs:
             return dataset_info(cell.dataset).base_lrs
         if self.base_lrs == ("official",):

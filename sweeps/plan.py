@@ -3,6 +3,7 @@
 import heapq
 import random
 from bisect import insort
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -325,10 +326,12 @@ def plan_lines(plan: Plan) -> list[str]:
     unit = "GPU-hours" if plan.on_gpus else "slot-hours"
     price = None if plan.price is None else plan.price.dollars
     has_hours = plan.hours is not None
-    lines = [f"{'cell':<66} {'candidates (base_lr)':<30}" + (f" {unit:>10}" if has_hours else "")]
+    width = max([66, *(len(cell.cell.name) for cell in plan.cells)])
+    lines = [f"{'cell':<{width}} {'candidates (base_lr)':<30}" + (f" {unit:>10}" if has_hours else "")]
     lines[0] += f" {'dollars':>9}" if has_hours and price is not None else ""
     for cell in plan.cells:
-        line = f"{cell.cell.name:<66} {', '.join(f'{rate:g}' for rate in cell.base_lrs):<30}"
+        rates = [f"{rate:g}" + f" x {n}" * (n > 1) for rate, n in Counter(cell.base_lrs).items()]
+        line = f"{cell.cell.name:<{width}} {', '.join(rates):<30}"
         if has_hours and cell.hours is not None:
             line += f" {_number(cell.hours):>10}" + (f" {cell.hours * price:9,.2f}" if price is not None else "")
         lines.append(line + (f"  ({cell.num_done} done)" if cell.num_done else ""))

@@ -2,6 +2,7 @@
 
 import csv
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,9 +14,10 @@ from vit_trainer.errors import InputError
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
 """Where the figures are, with a README.md that says what each column means and what is inferred."""
 
-Table = Literal["official", "reimplementation"]
+Table = Literal["official", "reimplementation", "quoted"]
 TABLES: tuple[Table, ...] = ("official", "reimplementation")
-"""The published tables; where both have a cell, the first counts."""
+"""The published tables; where both have a cell, the first counts. What one quotes without all that makes a cell is
+`quoted`: it is shown beside the cells that it may be about, and gets no verdict."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,36 @@ def published_for(cell: Cell) -> PublishedFigure | None:
     Raises:
         InputError: the files are not there.
     """
-    return _by_cell().get(cell)
+    return next(iter(_by_cell().get(cell, [])), None)
+
+
+def figures_for(cell: Cell) -> list[PublishedFigure]:
+    """Everything that was published for a cell: what `published_for` returns, the other table's, then what is quoted.
+
+    Raises:
+        InputError: the files are not there.
+    """
+    places = {"resolution": str(cell.resolution), "dropout": str(cell.dropout)}
+    about = [] if cell.dropout is None else [_figure({**row, **places}, "quoted") for row in _rows("quoted.csv")]
+    return [*_by_cell().get(cell, []), *(figure for figure in about if figure.cell == cell)]
+
+
+def published_cells(table: Table) -> list[Cell]:
+    """The cell of every row of a published table, in its order; one of them was left open and has no figure.
+
+    Raises:
+        InputError: the file is not there.
+    """
+    return [_cell(row) for row in _rows(f"{table}.csv")]
+
+
+def is_left_open(cell: Cell) -> bool:
+    """Whether a published table has this cell without a figure.
+
+    Raises:
+        InputError: the files are not there.
+    """
+    return any(cell in published_cells(table) for table in TABLES) and published_for(cell) is None
 
 
 def published_figures(table: Table) -> list[PublishedFigure]:
@@ -82,16 +113,22 @@ def replicates(dataset: str) -> list[list[float]]:
 
 
 @lru_cache(maxsize=1)
-def _by_cell() -> dict[Cell, PublishedFigure]:
-    figures = [figure for table in reversed(TABLES) for figure in published_figures(table)]
-    return {figure.cell: figure for figure in figures}
+def _by_cell() -> dict[Cell, list[PublishedFigure]]:
+    figures: dict[Cell, list[PublishedFigure]] = {}
+    for figure in (figure for table in TABLES for figure in published_figures(table)):
+        figures.setdefault(figure.cell, []).append(figure)
+    return figures
 
 
-def _figure(row: dict[str, str], table: Table) -> PublishedFigure:
+def _cell(row: Mapping[str, str]) -> Cell:
     schedule = Schedule(int(row["total_steps"]), int(row["warmup_steps"]), int(row["global_batch_size"]))
     dropout, resolution = float(row["dropout"]), int(row["resolution"])
+    return Cell(row["upstream"], row["model"], row["dataset"], resolution, schedule, dropout)
+
+
+def _figure(row: Mapping[str, str], table: Table) -> PublishedFigure:
     return PublishedFigure(
-        cell=Cell(row["upstream"], row["model"], row["dataset"], resolution, schedule, dropout),
+        cell=_cell(row),
         accuracy=float(row["accuracy"]),
         num_seeds=int(row["num_seeds"] or 1),
         wall_hours=float(row["wall_hours"]) if row["wall_hours"] else None,

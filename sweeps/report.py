@@ -8,6 +8,8 @@ import io
 import json
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 if not __package__:  # started as a script, from any folder
@@ -16,35 +18,50 @@ if not __package__:  # started as a script, from any folder
 from sweeps import figures
 from sweeps.pages import html, markdown
 from sweeps.results import Results, gather
-from sweeps.sections import CURVES, HOURS, entries_by_dataset, entries_with_curves, name_of, page, records, unit
+from sweeps.sections import (
+    CURVES,
+    HOURS,
+    RATES,
+    entries_by_dataset,
+    entries_with_curves,
+    name_of,
+    page,
+    records,
+    regions_of,
+    unit,
+)
 from vit_trainer.command_line import new_app, run
-from vit_trainer.errors import InputError
+from vit_trainer.errors import InputError, one_of
 from vit_trainer.folders import Folder, LocalFolder, is_uri, open_folder
 
 REPORT = "report"
-"""Name of the report's folder in the storage."""
+"""Name of the report's folder in the storage, and in the folder of each of its sweeps."""
 
 app = new_app("Writes what the sweeps of a storage came to.", name="report.py")
 
 
 @app.default
-def report(*, storage: str = "sweep-results", output: str | None = None) -> None:
+def report(*, storage: str = "sweep-results", sweep: str | None = None, output: str | None = None) -> None:
     """Write report.md, report.html, their pictures, table.csv and table.json, from the run folders alone.
 
     Args:
         storage: That of the sweeps: a folder, or a URI such as s3://bucket/folder.
-        output: Folder, or URI, to write to; report in the storage unless given.
+        sweep: Name of one sweep, such as paper_grid-mini, to leave out what others of the storage came to.
+        output: Folder, or URI, to write to; unless given, report in the storage, or in the sweep's folder there.
     """
     folder = _opened(storage)
     if isinstance(folder, LocalFolder) and not folder.path.is_dir():
         raise InputError(f"storage {storage} is no folder: give the --storage of a sweep")
     try:
-        results = gather(folder)
+        names = folder.child("sweeps").names()
+        if sweep is not None and sweep not in names:
+            raise one_of("sweep of this storage", sweep, names)
+        results = gather(folder, sweep)
     except OSError as error:
         raise InputError(f"storage {storage} cannot be read ({_reason(error)}): give that of a sweep") from error
-    into = folder.child(REPORT) if output is None else _opened(output)
+    into = _place(folder, sweep) if output is None else _opened(output)
     try:
-        write(results, into)
+        _write(files_of(results), into)
     except OSError as error:
         raise InputError(f"cannot write to {into.location} ({_reason(error)}): give another --output") from error
     for complaint in results.complaints:
@@ -54,32 +71,48 @@ def report(*, storage: str = "sweep-results", output: str | None = None) -> None
     print(f"{into.location}/report.html")
 
 
-def write_report(storage: Folder) -> str:
-    """Write the report of a storage into it; returns where the page is, or in one line why there is none."""
-    folder = storage.child(REPORT)
+def write_report(storage: Folder, sweep: str | None = None) -> str:
+    """Write the report of a storage into it, and a sweep's own into the sweep's folder.
+
+    Returns:
+        Where the page is (the sweep's own if one is given), or in one line why there is none.
+    """
+    folder = _place(storage, sweep)
     try:
-        write(gather(storage), folder)
+        results, own = gather(storage), gather(storage, sweep)
+        files = files_of(own)
+        _write(files, folder)
+        if sweep is not None:
+            is_alone = replace(own, sweep=None) == results
+            _write(files if is_alone else files_of(results), storage.child(REPORT))
     except Exception as error:  # a sweep's results don't depend on its report
         return f"No report could be written ({type(error).__name__}: {_reason(error)}); python sweeps/report.py does it"
     return f"Report: {folder.location}/report.html"
 
 
-def write(results: Results, folder: Folder) -> None:
-    """Write the report's files; of an empty storage, only the page that says so and an empty table.
-
-    Raises:
-        OSError: what the folder refuses.
-    """
+def files_of(results: Results) -> dict[str, bytes]:
+    """The report's files by name; of an empty storage, only the page that says so and an empty table."""
     rows, content = records(results), page(results, now=time.time())
-    folder.write("table.json", (json.dumps(rows, indent=1) + "\n").encode())
-    folder.write("table.csv", _csv(rows).encode())
+    files = {"table.json": (json.dumps(rows, indent=1) + "\n").encode(), "table.csv": _csv(rows).encode()}
     if entries := entries_with_curves(results):
-        folder.write(CURVES, figures.png([figures.curves(entry, name_of(entry, results)) for entry in entries]))
+        files[CURVES] = figures.png([figures.curves(entry, name_of(entry, results)) for entry in entries])
+    if regions := regions_of(results):
+        panels = [figures.over_rate(entry, region, name_of(entry, results)) for entry, region in regions]
+        files[RATES] = figures.png(panels)
     if by_dataset := entries_by_dataset(results):
         panels = [figures.accuracy_against_hours(each, unit(results), name) for name, each in by_dataset.items()]
-        folder.write(HOURS, figures.png(panels))
-    folder.write("report.md", markdown(content).encode())
-    folder.write("report.html", html(content).encode())
+        files[HOURS] = figures.png(panels)
+    return files | {"report.md": markdown(content).encode(), "report.html": html(content).encode()}
+
+
+def _write(files: Mapping[str, bytes], folder: Folder) -> None:
+    """Raises OSError: what the folder refuses."""
+    for name, content in files.items():
+        folder.write(name, content)
+
+
+def _place(storage: Folder, sweep: str | None) -> Folder:
+    return (storage if sweep is None else storage.child("sweeps").child(sweep)).child(REPORT)
 
 
 def _csv(rows: list[dict[str, object]]) -> str:

@@ -11,10 +11,11 @@ from sweeps.cells import Cell, Trial, cell_of, place_in_table
 from sweeps.commands import COMMANDS, Command, read_commands
 from sweeps.costs import hours_lost, hours_not_run, hours_of
 from sweeps.probes import Workload, known
-from sweeps.published import PublishedFigure, published_for
+from sweeps.published import PublishedFigure, figures_for, is_left_open, published_for
 from sweeps.rates import CARDS, DEFAULT_CARD, Rates, card_of_device
 from sweeps.rungs import DECISIONS, Decision, read_decisions
 from sweeps.verdict import Verdict, chosen_seeds, verdict_on
+from vit_trainer.catalogue import Catalogue
 from vit_trainer.config import trial_id_of
 from vit_trainer.errors import InputError
 from vit_trainer.folders import Folder
@@ -120,6 +121,10 @@ class Entry:
     """What was published for it; None: nothing, or it can't be read."""
     commands: tuple[str, ...]
     """The command lines of the sweeps that ran it, the oldest first; none for trials that no sweep ran."""
+    others: tuple[PublishedFigure, ...] = ()
+    """What else was published for it, or quoted; no verdict is about these."""
+    is_left_open: bool = False
+    """Whether a published table has its row without a figure."""
 
     @cached_property
     def chosen(self) -> tuple[Run, ...]:
@@ -187,7 +192,8 @@ class Entry:
         trial = run.trial
         parts = [f"{trial.base_lr:g}"]
         parts += [f"dropout {trial.dropout:g}"] if trial.dropout is not None else []
-        parts += [f"warm-up {trial.warmup_steps}"] if len({each.trial.warmup_steps for each in self.runs}) > 1 else []
+        warmup = trial.cell.schedule.warmup_steps if trial.warmup_steps is None else trial.warmup_steps
+        parts += [f"warm-up {warmup}"] if len({each.trial.warmup_steps for each in self.runs}) > 1 else []
         parts += [f"seed {trial.seed}"] if len({each.trial.seed for each in self.runs}) > 1 else []
         return " ".join(parts)
 
@@ -214,6 +220,8 @@ class Results:
     """Of all its sweeps."""
     complaints: tuple[str, ...]
     """What could not be read and was left alone, a line each."""
+    sweep: str | None = None
+    """Whose results these are; None: of the whole storage."""
 
     @property
     def runs(self) -> list[Run]:
@@ -228,37 +236,44 @@ class Results:
     @property
     def has_published(self) -> bool:
         """Whether there is anything to compare with."""
-        return any(entry.figure is not None for entry in self.entries)
+        return any(entry.figure is not None or entry.others or entry.is_left_open for entry in self.entries)
 
 
-def gather(storage: Folder) -> Results:
+def gather(storage: Folder, sweep: str | None = None) -> Results:
     """Read every run folder of a storage, whichever sweeps or single runs left it.
+
+    Args:
+        sweep: only the cells and trials of this one; those that it shares with others too.
 
     Raises:
         OSError: the storage can't be read.
     """
+    own = None if sweep is None else Catalogue(storage, sweep).entries
     complaints: list[str] = []
     commands: list[Command] = []
     decisions: list[Decision] = []
-    for sweep in storage.child("sweeps").names():
+    for name in storage.child("sweeps").names():
         try:
-            given, num_damaged = read_commands(storage, sweep)
-            decided, num_damaged_decisions = read_decisions(storage.child("sweeps").child(sweep).read(DECISIONS) or b"")
+            given, num_damaged = read_commands(storage, name)
+            decided, num_damaged_decisions = read_decisions(storage.child("sweeps").child(name).read(DECISIONS) or b"")
         except NotADirectoryError:
-            complaints.append(f"sweeps/{sweep}: not a sweep's folder")
+            complaints.append(f"sweeps/{name}: not a sweep's folder")
             continue
         commands += given
         decisions += decided
-        for name, count in ((COMMANDS, num_damaged), (DECISIONS, num_damaged_decisions)):
-            complaints += [f"sweeps/{sweep}/{name}: {count} damaged lines"] if count else []
+        for file, count in ((COMMANDS, num_damaged), (DECISIONS, num_damaged_decisions)):
+            complaints += [f"sweeps/{name}/{file}: {count} damaged lines"] if count else []
     folder = storage.child("runs")
+    names = [name for name in folder.names() if own is None or name in own]
     with ThreadPoolExecutor(NUM_READERS) as pool:
-        read = list(pool.map(lambda name: _read_or_complain(folder.child(name), name), folder.names()))
+        read = list(pool.map(lambda name: _read_or_complain(folder.child(name), name), names))
     complaints += [each for each in read if isinstance(each, str)]
     runs = _predicted([each for each in read if isinstance(each, Run)], storage, complaints)
-    entries, unknown = _entries(runs, sorted(commands, key=lambda each: each.time))
+    entries, unknown = _entries(runs, sorted(commands, key=lambda each: each.time), sweep)
     complaints += [unknown] if unknown else []
-    return Results(storage.location, tuple(entries), tuple(decisions), tuple(complaints))
+    if own is not None:
+        decisions = [decision for decision in decisions if decision.trial_id in own]
+    return Results(storage.location, tuple(entries), tuple(decisions), tuple(complaints), sweep)
 
 
 def _read_or_complain(folder: Folder, name: str) -> Run | str:
@@ -324,24 +339,26 @@ def _predicted(runs: list[Run], storage: Folder, complaints: list[str]) -> list[
     return [replace(run, predicted_hours=hours(run)) for run in runs]
 
 
-def _entries(runs: Iterable[Run], commands: list[Command]) -> tuple[list[Entry], str | None]:
+def _entries(runs: Iterable[Run], commands: list[Command], sweep: str | None) -> tuple[list[Entry], str | None]:
     """The cells of the table, and why nothing published can be read, if so."""
     by_cell: dict[Cell, list[Run]] = {}
     lines: dict[Cell, list[str]] = {}
     for run in runs:
         own = run.trial.cell
         ran = [(cell, command) for command in commands if (cell := command.cell_for(own)) is not None]
-        for cell in dict.fromkeys([cell for cell, _ in ran] or [own]):
+        for cell in dict.fromkeys([cell for cell, command in ran if sweep in (None, command.sweep)] or [own]):
             by_cell.setdefault(cell, []).append(replace(run, trial=_candidate_of(run.trial, cell)))
             lines.setdefault(cell, []).extend(command.line for of, command in ran if of == cell)
     entries, unknown = [], None
     for cell in sorted(by_cell, key=place_in_table):
-        figure = None
+        entry = Entry(cell, tuple(by_cell[cell]), None, tuple(dict.fromkeys(lines[cell])))
         try:
             figure = published_for(cell)
+            others = tuple(other for other in figures_for(cell) if other != figure)
+            entry = replace(entry, figure=figure, others=others, is_left_open=is_left_open(cell))
         except InputError as error:
             unknown = str(error)
-        entries.append(Entry(cell, tuple(by_cell[cell]), figure, tuple(dict.fromkeys(lines[cell]))))
+        entries.append(entry)
     return entries, unknown
 
 

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sweeps import figures
-from sweeps.cells import Cell
+from sweeps.cell_names import name_of_cell
+from sweeps.cells import Cell, cell_of
+from sweeps.labels import Labels
 from sweeps.pages import Block, Chart, Code, Folded, Heading, Page, Picture, Table, Text
 from sweeps.rates import card_of_device
+from sweeps.regions import Region, importances_of, validation_accuracy
 from sweeps.results import UNFINISHED, Entry, Results
 from sweeps.rungs import Decision
 from sweeps.verdict import Status
@@ -18,11 +21,13 @@ from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import DATASETS
 from vit_trainer.errors import InputError
 
-CURVES, HOURS = "learning-curves.png", "accuracy-against-hours.png"
+CURVES, RATES, HOURS = "learning-curves.png", "accuracy-over-rate.png", "accuracy-against-hours.png"
 """Names of the pictures' files."""
 MAX_OPEN_ROWS = 8
 """Longer tables are folded away, except for the main ones."""
 MARKS = {Status.REPRODUCED: "✓", Status.ABOVE: "▲", Status.BELOW: "▼", Status.INCONCLUSIVE: "?"}
+PUBLISHED_BY = {"official": "official", "reimplementation": "reimplementation", "quoted": "official as quoted"}
+"""What the tables are called beside a figure that no verdict is about."""
 STATUSES = ("finished", "stopped", "failed", UNFINISHED)
 
 
@@ -32,7 +37,7 @@ def page(results: Results, *, now: float) -> Page:
     Args:
         now: Unix seconds.
     """
-    title = "Results of the sweep"
+    title = f"Results of {results.sweep or 'the sweep'}"
     if not results.runs:
         empty = f"No trial has begun in {results.location}: nothing to report."
         return Page(title, (Text(empty), *_left_alone(results)))
@@ -43,6 +48,7 @@ def page(results: Results, *, now: float) -> Page:
             *_table(results),
             *_cell_by_cell(results),
             *_curves(results),
+            *_over_rate(results),
             *_accuracy_against_hours(results),
             *_early_stopping(results),
             *_hours(results),
@@ -65,7 +71,10 @@ def records(results: Results) -> list[dict[str, Any]]:
 def _record(entry: Entry, has_published: bool) -> dict[str, Any]:
     cell, figure, verdict = entry.cell, entry.figure, entry.verdict
     first = entry.chosen[0].config if entry.chosen else {}
+    accuracies: dict[str, float] = {each.table: each.accuracy for each in (figure, *entry.others) if each is not None}
     published = {
+        **{f"{table}_accuracy": accuracies.get(table) for table in PUBLISHED_BY},
+        "published_left_open": entry.is_left_open,
         "published_accuracy": figure and figure.accuracy,
         "difference": verdict and verdict.difference,
         "interval_95_low": verdict and verdict.interval_95[0],
@@ -78,6 +87,7 @@ def _record(entry: Entry, has_published: bool) -> dict[str, Any]:
         "published_source": figure and figure.source,
     }
     return {
+        "cell": name_of_cell(cell),
         "model": cell.model,
         "dataset": cell.dataset,
         "dropout": cell.dropout,
@@ -151,66 +161,31 @@ def _summary(results: Results, now: float) -> str:
 
 
 def _table(results: Results) -> list[Block]:
-    """Models as rows, (data set, dropout) as columns, as the published table has them."""
-    rows: dict[tuple[str, str, int], dict[tuple[object, ...], Entry]] = {}
-    columns: dict[tuple[object, ...], Entry] = {}
+    """Models and what else varies as rows, (data set, dropout) as columns, as the published table has them."""
+    labels = labels_of(results)
+    in_order = sorted(results.entries, key=lambda entry: _column_place(entry.cell))
+    columns = list(dict.fromkeys(labels.column(entry.cell) for entry in in_order))
+    rows: dict[tuple[str, ...], dict[tuple[str, str], Entry]] = {}
     for entry in results.entries:
-        cell = entry.cell
-        columns.setdefault((cell.dataset, cell.dropout, cell.schedule), entry)
-    columns = dict(sorted(columns.items(), key=lambda item: _column_place(item[1].cell)))
-    for entry in results.entries:
-        cell = entry.cell
-        row = rows.setdefault((cell.model, cell.upstream, cell.resolution), {})
-        row[cell.dataset, cell.dropout, cell.schedule] = entry
-    cells = [entry.cell for entry in results.entries]
-    header = ("model", *(_column_name(entry.cell, cells) for entry in columns.values()))
+        rows.setdefault(labels.row(entry.cell), {})[labels.column(entry.cell)] = entry
     texts = tuple(
-        (
-            _row_name(*key, list(rows)),
-            *(_entry_text(row[column]) if column in row else "" for column in columns),
-        )
-        for key, row in rows.items()
+        ("\n".join(row), *(_entry_text(entries[column]) if column in entries else "" for column in columns))
+        for row, entries in rows.items()
     )
+    header = ("model", *map("\n".join, columns))
     explained = "Test accuracy in percent of the candidate that is best on held-out training images, over all its seeds"
     if results.has_published:
         explained += "; what was published, the difference in points and the verdict (docs/verdict.md)"
     explained += "; how long one run took, and on what."
-    recipes = dict.fromkeys(map(_recipe, cells))
+    recipes = dict.fromkeys(f"{entry.cell.dataset}: {labels.recipe(entry.cell)}." for entry in results.entries)
     return [Heading("The table"), Table(header, texts, is_grid=True), Text(explained), *map(Text, recipes)]
-
-
-def _recipe(cell: Cell) -> str:
-    schedule = cell.schedule
-    return (
-        f"{cell.dataset}: from {cell.upstream}, {cell.resolution} px, {schedule.total_steps} steps "
-        f"({schedule.warmup_steps} of warm-up) of {schedule.global_batch_size} images."
-    )
 
 
 def _column_place(cell: Cell) -> tuple[object, ...]:
     """Columns of one data set together, in the order of the published table."""
     datasets = list(DATASETS)
     dataset = datasets.index(cell.dataset) if cell.dataset in datasets else len(datasets)
-    dropout = -1.0 if cell.dropout is None else cell.dropout
-    return (dataset, cell.dataset, cell.schedule.total_steps, dropout)
-
-
-def _column_name(cell: Cell, cells: Iterable[Cell]) -> str:
-    lines = [cell.dataset, _dropout(cell)]
-    schedules = {other.schedule for other in cells if other.dataset == cell.dataset}
-    if len(schedules) > 1:
-        lines.append(f"{cell.schedule.total_steps} steps")
-    return "\n".join(lines)
-
-
-def _row_name(model: str, upstream: str, resolution: int, rows: list[tuple[str, str, int]]) -> str:
-    others = [(other_upstream, px) for name, other_upstream, px in rows if name == model]
-    lines = [model]
-    if len({name for name, _ in others}) > 1:
-        lines.append(f"from {upstream}")
-    if len({px for _, px in others}) > 1:
-        lines.append(f"{resolution} px")
-    return "\n".join(lines)
+    return (dataset, cell.dataset, -1.0 if cell.dropout is None else cell.dropout)
 
 
 def _entry_text(entry: Entry) -> str:
@@ -220,6 +195,11 @@ def _entry_text(entry: Entry) -> str:
     if entry.figure is not None and entry.verdict is not None:
         lines.append(f"published {percent(entry.figure.accuracy)}, {points(entry.verdict.difference)}")
         lines.append(_verdict_text(entry.verdict.status))
+    lines += [
+        f"{PUBLISHED_BY[other.table]} {percent(other.accuracy)}, {points(entry.accuracy - other.accuracy)}"
+        for other in entry.others
+    ]
+    lines += ["published: left open"] if entry.is_left_open else []
     took = duration(entry.wall_hours or 0.0)
     lines.append(f"{took}, {card}" if (card := _card(entry)) else took)
     if entry.count(UNFINISHED):
@@ -250,7 +230,8 @@ def _cell_by_cell(results: Results) -> list[Block]:
         i for i, name in enumerate(header) if name in ("accuracy", "published", "seeds") or "time" in name
     )
     blocks: list[Block] = [Heading("Cell by cell"), Table(tuple(header), tuple(rows), numbers=numbers)]
-    caveats = {entry.figure.caveat: entry.figure.source for entry in results.entries if entry.figure is not None}
+    shown = [figure for entry in results.entries for figure in (entry.figure, *entry.others) if figure is not None]
+    caveats = {figure.caveat: figure.source for figure in shown}
     blocks += [Text(f"Published by {source}: {caveat}.") for caveat, source in caveats.items() if caveat]
     for entry in results.entries:
         if count := entry.num_stopped_seeds:
@@ -264,17 +245,18 @@ def _cell_by_cell(results: Results) -> list[Block]:
 
 def _published_texts(entry: Entry) -> list[str]:
     figure, verdict = entry.figure, entry.verdict
-    if figure is None:
-        return ["", "", ""]
+    published = [] if figure is None else [percent(figure.accuracy)]
+    published += [f"{percent(other.accuracy)} {PUBLISHED_BY[other.table]}" for other in entry.others]
+    published += ["left open"] if entry.is_left_open else []
     if verdict is None:
-        return [percent(figure.accuracy), "", ""]
+        return ["\n".join(published), "", ""]
     low, high = verdict.interval_95
     said = _verdict_text(verdict.status)
     if verdict.status is Status.INCONCLUSIVE:
         more = verdict.more_seeds_needed
         plural = "seed" if more == 1 else "seeds"
         said += "\nno number of seeds would decide" if more is None else f"\n{more} more {plural} would decide"
-    return [percent(figure.accuracy), f"{points(verdict.difference)}\n{points(low)} to {points(high)}", said]
+    return ["\n".join(published), f"{points(verdict.difference)}\n{points(low)} to {points(high)}", said]
 
 
 def _curves(results: Results) -> list[Block]:
@@ -300,6 +282,51 @@ def _curves(results: Results) -> list[Block]:
 def entries_with_curves(results: Results) -> list[Entry]:
     """Those of which there is a validation to draw."""
     return [entry for entry in results.entries if any(run.validations for run in entry.runs)]
+
+
+def _over_rate(results: Results) -> list[Block]:
+    regions = regions_of(results)
+    if not regions:
+        return []
+    charts = tuple(
+        Chart(name_of(entry, results), figures.svg(figures.over_rate(entry, region), f"rate-{i}"))
+        for i, (entry, region) in enumerate(regions)
+    )
+    rows = []
+    for entry, region in regions:
+        best, official = validation_accuracy(region.best), region.official
+        rows.append(
+            (
+                name_of(entry, results),
+                f"{entry.name_of(region.best)}: {percent(best)}",
+                f"{region.low:g} to {region.high:g}",
+                "not finished"
+                if official is None
+                else f"{entry.name_of(official)}: {percent(validation_accuracy(official))}",
+                "" if official is None else points(best - validation_accuracy(official)),
+                "\n".join(f"{name} {share:.0%}" for name, share in importances_of(entry).items()),
+            )
+        )
+    header = ("cell", "best", "best region", "official", "difference", "what mattered")
+    explained = (
+        "Validation accuracy over the learning rate: a dot for a finished candidate, a cross where one was stopped, a "
+        "ring around the best. The best region, shaded, is what lies within one standard error of the best accuracy, "
+        "given how many images were held out. The dashed line is the official rate. What mattered, if several values "
+        "were searched: how much of what candidates differ by at the last step that all reached each explains (fANOVA)."
+    )
+    alt = "Validation accuracy over the learning rate, a chart per cell"
+    return [
+        Heading("Accuracy over the learning rate"),
+        Text(explained),
+        Picture(RATES, alt, charts),
+        Table(header, tuple(rows), numbers=frozenset({4})),
+    ]
+
+
+def regions_of(results: Results) -> list[tuple[Entry, Region]]:
+    """Cells in which enough learning rates were tried to draw accuracy over them."""
+    found = [(entry, Region.of(entry)) for entry in results.entries]
+    return [(entry, region) for entry, region in found if region is not None]
 
 
 def _accuracy_against_hours(results: Results) -> list[Block]:
@@ -465,12 +492,18 @@ def _commands(results: Results) -> list[Block]:
     every = len(results.entries)
     sweeps = [(line, "every cell" if len(names) == every else "\n".join(names)) for line, names in by_command.items()]
     trials = [
-        (name_of(entry, results), trial_command(entry.chosen[0].config)) for entry in results.entries if entry.chosen
+        (name_of(entry, results), name_of_cell(cell_of(config)), trial_command(config))
+        for entry, config in ((entry, entry.chosen[0].config) for entry in results.entries if entry.chosen)
     ]
     return [
         Heading("The commands that made each row"),
         *_table_of(("sweep", "for"), sweeps, "Sweeps", code=[0]),
-        *_table_of(("cell", "its chosen trial alone"), trials, "The chosen trial of every cell alone", code=[1]),
+        *_table_of(
+            ("cell", "its name for --cells", "its chosen trial alone"),
+            trials,
+            "The chosen trial of every cell alone",
+            code=[1, 2],
+        ),
     ]
 
 
@@ -525,21 +558,12 @@ def _unit(results: Results) -> str:
 
 def name_of(entry: Entry, results: Results) -> str:
     """The cell as one reads it: what all cells of a model, data set and dropout share is left out."""
-    cell = entry.cell
-    alike = [
-        other.cell
-        for other in results.entries
-        if (other.cell.model, other.cell.dataset, other.cell.dropout) == (cell.model, cell.dataset, cell.dropout)
-    ]
-    parts = [cell.model, cell.dataset, _dropout(cell)]
-    parts += [f"{cell.resolution} px"] if len({other.resolution for other in alike}) > 1 else []
-    parts += [f"{cell.schedule.total_steps} steps"] if len({other.schedule for other in alike}) > 1 else []
-    parts += [f"from {cell.upstream}"] if len({other.upstream for other in alike}) > 1 else []
-    return ", ".join(parts)
+    return labels_of(results).name(entry.cell)
 
 
-def _dropout(cell: Cell) -> str:
-    return "dropout searched" if cell.dropout is None else f"dropout {cell.dropout:g}"
+def labels_of(results: Results) -> Labels:
+    """What rows, columns and cells are called."""
+    return Labels.of(entry.cell for entry in results.entries)
 
 
 def _verdict_text(status: Status) -> str:

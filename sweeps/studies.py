@@ -274,6 +274,28 @@ def study_name(cell: Cell, space: Space) -> str:
     return f"{', '.join(fixed)}: {', '.join(searched)}"
 
 
+def importances(candidates: Sequence[tuple[Mapping[str, float], float]]) -> dict[str, float]:
+    """How much of what candidates differ by each of their values explains (fANOVA), as shares that sum to 1.
+
+    Args:
+        candidates: (values by name, validation accuracy) of each that is finished, at least two.
+
+    Returns:
+        Shares by name, the largest first; empty if no accuracy differs from the others.
+    """
+    if len({accuracy for _, accuracy in candidates}) < 2:
+        return {}
+    ends = {name: [values[name] for values, _ in candidates] for name in candidates[0][0]}
+    distributions: dict[str, BaseDistribution] = {
+        name: FloatDistribution(min(values), max(values), log=name == "base_lr") for name, values in ends.items()
+    }
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    for values, accuracy in candidates:
+        study.add_trial(optuna.trial.create_trial(params=dict(values), distributions=distributions, value=accuracy))
+    return optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
+
+
 def _distributions(space: Space) -> dict[str, BaseDistribution]:
     distributions: dict[str, BaseDistribution] = {}
     if space.base_lr:

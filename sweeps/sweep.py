@@ -4,12 +4,13 @@ import os
 import shlex
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from sweeps.cell_names import cell_named
 from sweeps.cells import Cell
-from sweeps.commands import record_command
+from sweeps.commands import read_commands, record_command
 from sweeps.costs import hours_lost, hours_saved, predicted_and_actual
 from sweeps.growth import node_types
 from sweeps.options import SweepOptions
@@ -30,6 +31,31 @@ from vit_trainer.tracking_store import hide_password
 
 if TYPE_CHECKING:
     from sweeps.tuner import EndsEarly
+
+
+def choose(
+    options: SweepOptions, question: str, *, paper: Sequence[Cell], mini: Sequence[Cell], named: Sequence[str] = ()
+) -> tuple[str, list[Cell]]:
+    """The name of a question's sweep and the cells that it is about here.
+
+    Args:
+        question: name of its file in sweeps/, without the suffix.
+        paper: its cells, as they were published.
+        mini: its cells in miniature.
+        named: names of cells to take instead, as `cell_named` reads them.
+
+    Raises:
+        InputError: the question has no such cells.
+    """
+    if named:
+        cells = [cell_named(name) for name in dict.fromkeys(named)]
+        preset = "mini" if all(cell.model.endswith("-mini") for cell in cells) else "paper"
+        if options.preset not in ("auto", preset):
+            raise InputError(f"these cells are of --preset {preset}, not {options.preset}: leave --preset out")
+    else:
+        preset = choose_preset(options, f"sweeps/{question}.py")
+        cells = list(mini if preset == "mini" else paper)
+    return f"{question}-{preset}", options.narrow(cells)
 
 
 def choose_preset(options: SweepOptions, script: str) -> Literal["paper", "mini"]:
@@ -82,17 +108,19 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
     session = Session(name, cells, options, execution, outlets.changed)
     where = options.folder.location
     print(f"{name}: {session.num_expected} trials, {session.num_done} of them done, in {where}")
+    pending = cells if session.studies else list(dict.fromkeys(trial.cell for trial in session.pending))
     if session.num_done < session.num_expected:
-        pending = cells if session.studies else list(dict.fromkeys(trial.cell for trial in session.pending))
         _check_inputs(pending)
-        record_command(options.folder, name, pending, [value for value in options.search_over if value != "base_lr"])
+    if session.num_done < session.num_expected or not read_commands(options.folder, name)[0]:
+        searched = [value for value in options.search_over if value != "base_lr"]
+        record_command(options.folder, name, pending or cells, searched)
     outlets.begin(session)
     try:
         ended_early = _run(session)
         outlets.ended(ended_early)
-        report = write_report(options.folder)
+        report = write_report(options.folder, name)
     finally:
-        outlets.close(options.folder.child(REPORT))
+        outlets.close(options.folder.child("sweeps").child(name).child(REPORT))
     if ended_early == "interrupted":
         print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
         return INTERRUPTED

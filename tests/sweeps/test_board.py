@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from sweeps.board import SECONDS_BETWEEN_SUMMARIES, Board
-from sweeps.cells import PAPER, Cell, Trial, cell_of, cells_of
+from sweeps.cells import PAPER, Cell, Schedule, Trial, cell_of, cells_of
 from sweeps.live_table import Picture, is_interactive
 from sweeps.options import SweepOptions
 from sweeps.published import published_for
@@ -400,12 +400,35 @@ def test_what_is_no_config_of_a_trial_is_refused(change: dict[str, Any], message
         cell_of({"some": "thing"})
 
 
-def test_cells_that_differ_in_more_have_columns_of_their_own(clock: Clock) -> None:
+@pytest.mark.parametrize(
+    ("num_columns", "labels"),
+    [
+        (140, ("R50+ViT-B_16, 384 px, from imagenet21k ", "R50+ViT-B_16, 224 px, from imagenet21k+imagenet2012 ")),
+        (52, ("R50+ViT-B_16", " 384 px, from imagenet21k ", " 224 px, from imagenet21k+imagenet2012 ")),
+        (42, ("R50+ViT-B_16 384px 21k ", "R50+ViT-B_16 224px 21k+2012 ")),
+    ],
+)
+def test_cells_that_differ_in_more_have_rows_of_their_own(
+    clock: Clock, num_columns: int, labels: tuple[str, ...]
+) -> None:
     cell = CELLS[0]
     other = replace(cell, resolution=224, upstream="imagenet21k+imagenet2012")
     board = Board([cell, other], 2, console=Console(file=io.StringIO()), clock=clock)
     board.add(Trial(cell, 0.01, 0))
     board.add(Trial(other, 0.01, 0))
-    header = "\n".join(shown(board, 120)[:5])
-    for name in ("from imagenet21k ", "from imagenet21k+imagenet2012", "384px", "224px"):
-        assert name in header
+    lines = shown(board, num_columns)
+    assert not [label for label in labels if not any(line.startswith(label) for line in lines)]
+
+
+def test_the_last_table_has_them_too(clock: Clock) -> None:
+    cells = [replace(CELLS[0], schedule=Schedule(500, warmup)) for warmup in (50, 100)]
+    board = Board(cells, 2, console=Console(file=io.StringIO(), width=200), clock=clock)
+    for cell, accuracy in zip(cells, (0.91, 0.92), strict=True):
+        trial = Trial(cell, 0.01, 0)
+        board.add(trial)
+        board.ended(trial.trial_id, finished(accuracy))
+    board.console.print(board.table())
+    assert [re.sub(r"[│\s]+", " ", line).strip() for line in printed(board).splitlines()[-3:-1]] == [
+        "R50+ViT-B_16, warm-up 50 91.00",
+        "R50+ViT-B_16, warm-up 100 92.00",
+    ]

@@ -8,7 +8,16 @@ import pytest
 
 from sweeps import published
 from sweeps.cells import MINI, PAPER, Cell, Schedule, cells_of
-from sweeps.published import PUBLISHED, TABLES, published_figures, published_for, replicates
+from sweeps.published import (
+    PUBLISHED,
+    TABLES,
+    figures_for,
+    is_left_open,
+    published_cells,
+    published_figures,
+    published_for,
+    replicates,
+)
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
 
@@ -39,7 +48,7 @@ def test_every_row_says_where_it_is_from_and_how_its_dropout_is_known(name: str)
 
 def test_the_readme_explains_every_column() -> None:
     readme = (PUBLISHED / "README.md").read_text()
-    for name in ("official.csv", "reimplementation.csv", "replicates.csv"):
+    for name in ("official.csv", "reimplementation.csv", "quoted.csv", "replicates.csv"):
         assert f"| `{name}` | {len(rows(name))} |" in readme
         assert not [column for column in rows(name)[0] if f"`{column}`" not in readme]
 
@@ -80,6 +89,36 @@ def test_published_cells_are_cells_that_can_be_trained() -> None:
                 cell.model, cell.dataset, resolution=cell.resolution, upstream=cell.upstream
             )
             assert config.global_batch_size == cell.schedule.global_batch_size
+
+
+def test_a_cell_is_shown_everything_that_was_published_for_it() -> None:
+    def shown(cell: Cell) -> list[tuple[str, float]]:
+        return [(figure.table, figure.accuracy) for figure in figures_for(cell)]
+
+    assert shown(B16) == [("official", 0.9876), ("reimplementation", 0.9906)]
+    assert shown(SHORT) == [("reimplementation", 0.9859)]
+    for resolution in (224, 384):
+        assert shown(replace(B16, resolution=resolution, schedule=Schedule(500, 50))) == [("quoted", 0.9859)]
+    both = replace(SHORT, dataset="cifar100", schedule=Schedule(1_000, 100))
+    assert shown(both) == [("reimplementation", 0.9216), ("quoted", 0.9115)]
+    assert not shown(replace(B16, dropout=None))
+
+
+def test_the_reimplementation_s_own_column_is_what_is_quoted() -> None:
+    beside = {
+        (row["dataset"], row["total_steps"]): row["official_accuracy"]
+        for row in rows("reimplementation.csv")
+        if row["total_steps"] in ("500", "1000")
+    }
+    assert {(row["dataset"], row["total_steps"]): row["accuracy"] for row in rows("quoted.csv")} == beside
+
+
+def test_the_row_that_is_left_open() -> None:
+    cells = [cell for table in TABLES for cell in published_cells(table)]
+    assert len(cells) == 49
+    assert [cell for cell in cells if is_left_open(cell)] == [
+        replace(B16, model="ViT-H_14", dataset="cifar100", resolution=224)
+    ]
 
 
 def test_the_rows_that_no_cell_finds() -> None:

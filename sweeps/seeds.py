@@ -1,0 +1,51 @@
+"""Seeds: is a cell's result the published one, or chance? Repeats cells, so that the verdict can tell.
+
+Only the learning rate that the storage's finished trials found best on the validation images is repeated, else the
+official one. No seed is stopped early: those left would be the better ones.
+Command: python sweeps/seeds.py --cells ViT-B_16/cifar10/0.1 ViT-B_16/cifar100/0.1
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+if not __package__:  # started as a script, from any folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from sweeps.best_rates import RepeatOptions
+from sweeps.cells import PAPER as TABLE
+from sweeps.cells import cells_of, official_cell
+from sweeps.options import SEVERAL
+from sweeps.sweep import choose, run_sweep
+from vit_trainer.command_line import new_app, run
+from vit_trainer.config import Execution
+
+PAPER = cells_of(TABLE)
+MINI = [official_cell("ViT-B_16-mini", dataset) for dataset in ("digits-even", "digits-odd")]
+
+app = new_app("Repeats cells over seeds, or its miniature.", name="seeds.py")
+
+DEFAULTS, DEFAULT_EXECUTION = RepeatOptions(), Execution()
+
+
+@app.default
+def seeds(
+    *,
+    cells: Annotated[tuple[str, ...], SEVERAL] = (),
+    options: Annotated[RepeatOptions, Parameter(name="*")] = DEFAULTS,
+    execution: Annotated[Execution, Parameter(name="*")] = DEFAULT_EXECUTION,
+) -> int:
+    """Repeat cells over seeds.
+
+    Args:
+        cells: Cells such as ViT-B_16/cifar10/0.1, as reports name them; those of the paper's grid unless given.
+    """
+    name, chosen = choose(options, "seeds", paper=PAPER, mini=MINI, named=cells)
+    print("\n".join(options.explained(chosen)))
+    return run_sweep(name, chosen, options, execution)
+
+
+if __name__ == "__main__":
+    run(app)
