@@ -119,7 +119,7 @@ def main(folder: Path) -> None:
     def victims() -> list[Path]:
         return [path for path in runs_on(3) if b'"step"' in (path.parent / "journal.jsonl").read_bytes()]
 
-    lost = wait_for(lambda: len(results()) >= 2 and victims(), 120, "a trial on host 3 in the middle")
+    lost = wait_for(lambda: len(results()) >= 2 and victims(), 240, "a trial on host 3 in the middle")
     start = time.monotonic()
     run("unplug", "3")
     log = "/tmp/ray/session_latest/logs/gcs_server.out"
