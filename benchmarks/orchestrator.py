@@ -303,7 +303,7 @@ def run_ours(rival: Rival, num_trials: int, num_reports: int, folder: Path) -> f
         storage=str(folder),
         seeds=tuple(range(candidates_per_cell(num_trials))),
         base_lrs=("0.01",),
-        early_stopping=rival == "asha",
+        early_stopping="asha" if rival == "asha" else None,
     )
     shipper = None
     if rival == "shipped":

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from sweeps.cells import Cell, cell_of
 from sweeps.options import SEVERAL, SweepOptions
@@ -21,8 +23,8 @@ class RepeatOptions(SweepOptions):
     """Seeds; each is another trial of its cell."""
     base_lrs: Annotated[tuple[str, ...], SEVERAL] = ()
     """Learning rates to repeat, or `official`; unless given the storage's best so far, without any the official."""
-    early_stopping: bool = False
-    """Stop seeds that fall behind others of their cell (ASHA): those left are then the better ones."""
+    early_stopping: Annotated[Literal["asha", "rehearsal"] | None, Parameter(negative_none="no-")] = None
+    """asha: stop seeds that fall behind others of their cell; those left are then the better ones."""
 
     def base_lrs_of(self, cell: Cell) -> tuple[float, ...]:
         if self.base_lrs:

@@ -74,8 +74,8 @@ class SweepOptions:
     """Stop when the next step would pass this, having started with the cells that take least; no limit unless given."""
     max_dollars: float | None = None
     """The same in dollars of GPU-hours; what a cloud asks for the head, idle minutes and disks comes on top."""
-    early_stopping: bool = True
-    """Stop candidates that fall behind others of their cell (ASHA)."""
+    early_stopping: Annotated[Literal["asha", "rehearsal"] | None, Parameter(negative_none="no-")] = "asha"
+    """asha: stop candidates that fall behind in their cell. rehearsal: 500 steps of each, then the best one whole."""
     search: Literal["grid", "optuna"] = "grid"
     """grid: every candidate of every cell. optuna: a study per cell proposes them, between two --base-lrs if given."""
     num_trials: int | None = None
@@ -164,6 +164,11 @@ class SweepOptions:
                 raise InputError(f"gpus_per_trial {given!r} is no number of GPUs: give such as 2, or ViT-L_16=4")
             numbers[model] = int(number)
         return numbers
+
+    @property
+    def selection(self) -> str:
+        """How the candidates of a cell are selected, for who compares results."""
+        return self.early_stopping or "none"
 
     def gpus_of(self, model: str) -> int:
         """GPUs of a model's trials."""

@@ -14,6 +14,7 @@ from sweeps.labels import Labels
 from sweeps.pages import Block, Chart, Code, Folded, Heading, Page, Picture, Table, Text
 from sweeps.rates import card_of_device
 from sweeps.regions import Region, importances_of, validation_accuracy
+from sweeps.rehearsal import is_rehearsal
 from sweeps.results import UNFINISHED, Entry, Results
 from sweeps.rungs import Decision
 from sweeps.verdict import Status
@@ -366,7 +367,15 @@ def _early_stopping(results: Results) -> list[Block]:
         when = "" if run.last_time is None else _date(run.last_time)
         rows.append((name_of(entry, results), entry.name_of(run), when, f"{run.step} of {run.total_steps}", rule))
     header = ("cell", "base_lr", "when", "step", "why")
-    return [Heading("What early stopping did"), Text(line), *_table_of(header, rows, "Every stopped candidate")]
+    blocks: list[Block] = [
+        Heading("What early stopping did"),
+        Text(line),
+        *_table_of(header, rows, "Every stopped candidate"),
+    ]
+    rehearsed = [(each.group, each.trial_id, each.rule) for each in results.decisions if is_rehearsal(each)]
+    return blocks + _table_of(
+        ("cell", "trial", "why it went on, or never began"), rehearsed, "Every rehearsed candidate"
+    )
 
 
 def _hours(results: Results) -> list[Block]:

@@ -35,7 +35,7 @@ class SweepShipper:
 
     def ship_all(self, trials: Iterable[Trial]) -> None:
         """Have trials shipped soon."""
-        entries = {trial: _entry(trial.cell) for trial in trials}
+        entries = {trial: _entry(trial.cell, self._options.selection) for trial in trials}
         self._catalogue.add({trial.trial_id: entry for trial, entry in entries.items()})
         for trial, entry in entries.items():
             self._background.ship(self._options.run_dir(trial), entry)
@@ -66,7 +66,7 @@ class SweepShipper:
             )
 
 
-def _entry(cell: Cell) -> Entry:
+def _entry(cell: Cell, selection: str) -> Entry:
     published = published_for(cell)
-    tags = {"cell": cell.name, "model": cell.model, "dataset": cell.dataset}
+    tags = {"cell": cell.name, "model": cell.model, "dataset": cell.dataset, "early_stopping": selection}
     return Entry(cell.name, tags, None if published is None else published.accuracy)

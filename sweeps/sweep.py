@@ -19,6 +19,7 @@ from sweeps.plan import Plan, longest_first, make_plan, plan_lines
 from sweeps.prices import cards_of, max_gpu_hours, price_of
 from sweeps.probes import Workload, known, measure
 from sweeps.rates import Rates, card_of
+from sweeps.rehearsal import Rehearsal
 from sweeps.report import REPORT, write_report
 from sweeps.session import Session
 from vit_trainer.checkpoint_files import require_checkpoint
@@ -94,8 +95,9 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
         share, micro = cell.schedule.global_batch_size // options.gpus_of(cell.model), execution.micro_batch_size
         if micro is not None and share % micro:
             raise InputError(f"micro_batch_size {micro} does not divide {share}, a GPU's share of {cell.model}'s batch")
+    rehearsal = Rehearsal(name, cells, options) if options.early_stopping == "rehearsal" else None
     if options.plan:
-        print("\n".join(plan_lines(_plan(cells, options))))
+        print("\n".join(plan_lines(_plan(cells, options, rehearsal))))
         return 0
     _check_storage(options)
     if options.register:
@@ -104,6 +106,22 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
         from sweeps.tuner import worker_types
 
         options = replace(options, max_gpu_hours=max_gpu_hours(options, worker_types()))
+    if rehearsal is None or not rehearsal.cells:
+        return _bring_to_end(name, cells, options, execution)
+    code = _bring_to_end(rehearsal.name, rehearsal.cells, rehearsal.options, replace(execution, num_evaluations=1))
+    if not rehearsal.is_over:
+        return code
+    rehearsal.record()
+    able, options = rehearsal.whole()
+    code = _bring_to_end(name, able, options, execution) if able else 1
+    for cell in cells:
+        if cell not in able:
+            print(f"failed: {cell.name}: none of its rehearsals finished, see {rehearsal.name}", file=sys.stderr)
+            code = code or 1
+    return code
+
+
+def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution: Execution) -> int:
     outlets = Outlets(name, options)
     session = Session(name, cells, options, execution, outlets.changed)
     where = options.folder.location
@@ -144,7 +162,7 @@ def _run(session: Session) -> "EndsEarly | None":
         return run_trials(session)
 
 
-def _plan(cells: list[Cell], options: SweepOptions) -> Plan:
+def _plan(cells: list[Cell], options: SweepOptions, rehearsal: Rehearsal | None) -> Plan:
     """What is left of the sweep, on the cluster of a file, the running Ray cluster or else this machine."""
     import ray
 
@@ -162,7 +180,7 @@ def _plan(cells: list[Cell], options: SweepOptions) -> Plan:
             resources, names = Resources.of_cluster(), list(ray.cluster_resources())
         else:
             resources, names = Resources((num_gpus,) if num_gpus else (), (os.cpu_count() or 1,)), []
-    trials = longest_first(options.planned_trials(cells))
+    trials = longest_first(rehearsal.planned() if rehearsal else options.planned_trials(cells))
     done = {trial.trial_id for trial in trials if options.settled(options.run_dir(trial).result())}
 
     def planned(measured: Mapping[Workload, ProbeResult]) -> Plan:
@@ -173,7 +191,7 @@ def _plan(cells: list[Cell], options: SweepOptions) -> Plan:
             resources,
             gpus_of=options.gpus_of,
             price=price_of(options, kinds),
-            early_stopping=options.early_stopping,
+            early_stopping=options.early_stopping == "asha",
         )
 
     plan = planned({})  # what can never fit is refused before anything is measured

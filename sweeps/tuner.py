@@ -292,7 +292,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
         scope=options.asha_scope,
         record=session.record_decision,
     )
-    if options.early_stopping:
+    if options.early_stopping == "asha":
         session.replay(asha)
     search: dict[str, Any] = {}
     require_fit(options.planned_trials(session.cells), options.gpus_of, resources)
@@ -331,7 +331,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
             ),
             param_space=None if search else {"assignment": tune.grid_search(assignments)},
             tune_config=tune.TuneConfig(
-                scheduler=asha if options.early_stopping else None, reuse_actors=True, **search
+                scheduler=asha if options.early_stopping == "asha" else None, reuse_actors=True, **search
             ),
             run_config=tune.RunConfig(
                 storage_path=path,

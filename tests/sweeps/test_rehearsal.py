@@ -1,0 +1,146 @@
+"""Rehearsals: what is ranked, from what, and what then runs whole."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.cells import MINI, PAPER, Cell, Trial, cells_of, official_cell
+from sweeps.options import SweepOptions
+from sweeps.plan import make_plan
+from sweeps.rates import CARDS, Rates
+from sweeps.rehearsal import Rehearsal
+from sweeps.rungs import DECISIONS, read_decisions
+from sweeps.tuner import Resources
+from vit_trainer.errors import InputError
+from vit_trainer.run_dir import RunDir
+
+CELL = official_cell("ViT-B_32-mini", "digits-even", dropout=0.1)
+RATES = ("0.003", "0.001", "0.0003")
+
+
+def options(storage: Path, **values: Any) -> SweepOptions:
+    return SweepOptions(**{"storage": str(storage), "base_lrs": RATES, "early_stopping": "rehearsal"} | values)
+
+
+def leave(rehearsal: Rehearsal, trial: Trial, accuracy: float | None, hours: float = 1.0) -> None:
+    """What a short trial leaves; None: it failed."""
+    run_dir = rehearsal.options.run_dir(trial)
+    run_dir.open_for_writing(trial.config.to_dict())
+    step = trial.cell.schedule.total_steps
+    run_dir.append({"step": step, "val/accuracy": accuracy, "gpu_hours": hours})
+    # what the test images say must not matter
+    good = {"status": "finished", "step": step, "val/accuracy": accuracy, "test/accuracy": 1 - (accuracy or 0.0)}
+    run_dir.write_result(good if accuracy is not None else {"status": "failed", "step": 0, "cause": "a bug"})
+    run_dir.close()
+
+
+def decisions(storage: Path) -> list[Any]:
+    return read_decisions((storage / "sweeps" / "sweep" / DECISIONS).read_bytes())[0]
+
+
+def test_the_best_on_the_validation_images_runs_whole(tmp_path: Path) -> None:
+    rehearsal = Rehearsal("sweep", [CELL], options(tmp_path))
+    assert rehearsal.cells == [replace(CELL, schedule=replace(CELL.schedule, total_steps=20, warmup_steps=2))]
+    assert rehearsal.options.early_stopping is None
+    for trial, accuracy in zip(rehearsal.trials, (0.7, 0.9, 0.8), strict=True):
+        assert not rehearsal.is_over
+        leave(rehearsal, trial, accuracy)
+    assert rehearsal.is_over
+    cells, whole = rehearsal.whole()
+    (trial,) = whole.candidates(cells)
+    assert (trial.cell, trial.base_lr) == (CELL, 0.001)
+    rehearsal.record()
+    Rehearsal("sweep", [CELL], options(tmp_path)).record()
+    first, second, third = decisions(tmp_path)
+    assert [each.action for each in (first, second, third)] == ["stops", "goes on", "stops"]
+    assert first.rule == "rehearsal of 20 steps: val/accuracy 0.7000 is not the best, which is 0.9000 of base_lr 0.001"
+    assert first.compared == (0.9, 0.8)
+    assert second.trial_id == trial.trial_id
+
+
+def test_seeds_count_by_their_mean_and_a_failed_one_takes_its_rate_out(tmp_path: Path) -> None:
+    rehearsal = Rehearsal("sweep", [CELL], options(tmp_path, seeds=(0, 1)))
+    values = {(0.003, 0): 0.99, (0.003, 1): None, (0.001, 0): 0.9, (0.001, 1): 0.5, (0.0003, 0): 0.8, (0.0003, 1): 0.8}
+    for trial in rehearsal.trials:
+        leave(rehearsal, trial, values[trial.base_lr, trial.seed])
+    assert rehearsal.is_over
+    assert rehearsal.accuracies(CELL) == {0.003: None, 0.001: pytest.approx(0.7), 0.0003: pytest.approx(0.8)}
+    cells, whole = rehearsal.whole()
+    assert {(trial.base_lr, trial.seed) for trial in whole.candidates(cells)} == {(0.0003, 0), (0.0003, 1)}
+
+
+def test_a_cell_whose_rehearsals_all_failed_does_not_go_on(tmp_path: Path) -> None:
+    other = replace(CELL, dropout=0.0)
+    rehearsal = Rehearsal("sweep", [CELL, other], options(tmp_path))
+    for trial in rehearsal.trials:
+        leave(rehearsal, trial, None if trial.cell.dropout else 0.5)
+    cells, _ = rehearsal.whole()
+    assert cells == [other]
+    assert rehearsal.best(CELL) is None
+
+
+def test_a_cell_with_one_rate_needs_no_rehearsal(tmp_path: Path) -> None:
+    rehearsal = Rehearsal("sweep", [CELL], options(tmp_path, base_lrs=("official",)))
+    assert rehearsal.cells == []
+    cells, whole = rehearsal.whole()
+    assert [trial.base_lr for trial in whole.candidates(cells)] == [0.003]
+
+
+def test_the_whole_runs_have_what_the_rehearsal_left_of_the_budget(tmp_path: Path) -> None:
+    rehearsal = Rehearsal("sweep", [CELL], options(tmp_path, max_gpu_hours=10.0))
+    for trial in rehearsal.trials:
+        leave(rehearsal, trial, 0.5, hours=1.5)
+    assert rehearsal.whole()[1].max_gpu_hours == pytest.approx(5.5)
+
+
+def test_an_optuna_search_is_not_rehearsed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="leave --search optuna out"):
+        Rehearsal("sweep", [CELL], options(tmp_path, base_lrs=(), search="optuna"))
+
+
+def hours(trials: list[Trial]) -> float:
+    plan = make_plan(trials, [], Rates(CARDS["A100-40GB"]), Resources((8,), (96,)), early_stopping=False)
+    assert plan.hours is not None
+    return plan.hours
+
+
+@pytest.mark.parametrize("grid", [PAPER, replace(PAPER, dropouts=(0.1,))])
+def test_with_four_rates_it_costs_at_most_35_percent(tmp_path: Path, grid: Any) -> None:
+    cells: list[Cell] = cells_of(grid)
+    given = options(tmp_path, base_lrs=())
+    share = hours(Rehearsal("sweep", cells, given).planned()) / hours(given.candidates(cells))
+    assert 0.25 < share <= 0.35
+
+
+def test_the_miniature_rehearses_a_quarter_of_its_steps(tmp_path: Path) -> None:
+    rehearsal = Rehearsal("sweep", cells_of(MINI), options(tmp_path))
+    assert {cell.schedule.total_steps for cell in rehearsal.cells} == {20}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_the_miniature_from_the_command_line(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "sweeps" / "paper_grid.py"
+    narrow = ["--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.1", "--base-lrs", *RATES[:2]]
+    command = [sys.executable, str(script), "--preset", "mini", *narrow, "--storage", str(tmp_path)]
+    command += ["--early-stopping", "rehearsal"]
+    outputs = []
+    for _ in range(2):
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=os.environ | {"RAY_ADDRESS": "local"}
+        )
+        outputs.append(done.stdout)
+    assert "paper_grid-mini-rehearsal: 2 trials, 0 of them done" in outputs[0]
+    assert "paper_grid-mini: 1 trials, 1 of them done" in outputs[1]
+    runs = [RunDir(path) for path in (tmp_path / "runs").iterdir()]
+    assert sorted((run.result() or {})["step"] for run in runs) == [20, 20, 80]
+    assert all((run.result() or {})["status"] == "finished" for run in runs)
+    on_record = read_decisions((tmp_path / "sweeps" / "paper_grid-mini" / DECISIONS).read_bytes())[0]
+    assert sorted(each.action for each in on_record) == ["goes on", "stops"]
+    report = (tmp_path / "sweeps" / "paper_grid-mini" / "report" / "report.md").read_text()
+    assert "rehearsal of 20 steps" in report
