@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STORAGE ?= sweep-results
 
-.PHONY: demo questions test test-slow lint format setup clean
+.PHONY: demo questions test test-slow test-long lint format setup clean
 
 setup: $(VENV)/.installed
 
@@ -33,6 +33,10 @@ test: setup
 # What takes longer than the default suite allows.
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# What takes longer than CI allows.
+test-long: setup
+	$(BIN)/python -m pytest -m long
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -363,7 +363,7 @@ def test_the_guide_s_question_runs(own_question: Path, tmp_path: Path) -> None:
     assert min(float(accuracy) for _, accuracy in accuracies) > 95
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_all_questions_in_miniature_share_a_storage(tmp_path: Path) -> None:
     """What `make questions` does."""
