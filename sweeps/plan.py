@@ -16,6 +16,7 @@ from sweeps.prices import Price
 from sweeps.probes import Workload
 from sweeps.rates import (
     ASSUMED_SHARE_OF_PEAK,
+    REACHED_BY_OTHERS,
     TRAIN_FLOPS_PER_FORWARD,
     Rates,
     is_miniature,
@@ -366,10 +367,17 @@ def _cost_lines(plan: Plan, unit: str) -> list[str]:
         probed = ", ".join(f"{seconds:g} s on {name}" for name, seconds in measured.items())
         return [*lines, f"rates: measured for {probed}; reading and decoding image files isn't in them"]
     card = plan.rates.card
-    lines.append(
-        f"rates: {ASSUMED_SHARE_OF_PEAK:.0%} of {card.name}'s peak of {card.peak_flops_per_second / 1e12:g} TFLOP/s, "
-        "assumed and not measured"
-    )
+    workloads = {Workload.of(Trial(cell.cell, rate, 0)) for cell in plan.cells for rate in cell.base_lrs}
+    known = [plan.rates.table[card.name, each] for each in workloads if (card.name, each) in plan.rates.table]
+    for source in sorted({rate.source for rate in known}):
+        lines.append(f"rates: measured on {card.name} by {source}")
+    if len(known) < len(workloads):
+        low, high = REACHED_BY_OTHERS
+        lines.append(
+            f"rates: {ASSUMED_SHARE_OF_PEAK:.0%} of {card.name}'s peak of {card.peak_flops_per_second / 1e12:g} TFLOP/s, "
+            f"assumed and not measured; other trainings reach {low:.0%} to {high:.0%}, so it may take "
+            f"{ASSUMED_SHARE_OF_PEAK / high:.2g} to {ASSUMED_SHARE_OF_PEAK / low:.2g} times these hours"
+        )
     if not card.has_bfloat16:
         lines.append(
             f"{card.name} has no bfloat16, and that peak is float16's, which the trainer doesn't use: expect far more "

@@ -53,9 +53,24 @@ def test_how_long_a_row_takes(tmp_path: Path) -> None:
     assert 0 < found["bare"]["median_ms"] < found["ours"]["median_ms"] < 1
 
 
+def test_what_early_stopping_costs_and_keeps(tmp_path: Path) -> None:
+    found = figures(tmp_path, "sweep.py", "--num-cells", "200")
+    by_method = {(each["method"], each["correlation"]): each for each in found["selections"]}
+    assert all(
+        each["share_of_all"] == 1 and each["regret"] == 0 for (name, _), each in by_method.items() if name == "all"
+    )
+    assert by_method["rehearsal", 1.0]["best_kept"] == by_method["ASHA per cell", 1.0]["best_kept"] == 1
+    assert by_method["rehearsal", 0.8]["share_of_all"] == pytest.approx(0.3)
+    assert 0.55 < by_method["ASHA per cell", 0.8]["share_of_all"] < 0.7
+    assert 0 < by_method["ASHA per cell", 0.8]["regret"] < by_method["rehearsal", 0.8]["regret"]
+    ours = [span["over_least"] for span in found["makespans"] if span["order"].startswith("longest cell first")]
+    assert max(ours) < 1.05
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
+        ("sweep.py", ["--num-cells", "9"], "num_cells 9 is below 10"),
         ("log_call.py", ["--num-calls", "9"], "num_calls 9 is below 100"),
         ("orchestrator.py", ["--num-trials", "9"], "num_trials 9 is below 10"),
         ("slot_wait.py", ["--num-trials", "2"], "2 trials on 2 slots leave no slot that waits: give more trials"),

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from sweeps.plan import (
 )
 from sweeps.prices import Price
 from sweeps.probes import PROBES, Workload, measure
-from sweeps.rates import CARDS, DEFAULT_CARD, Rates, card_of
+from sweeps.rates import CARDS, DEFAULT_CARD, MeasuredRate, Rates, card_of
 from sweeps.tuner import Resources
 from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import run
@@ -98,6 +99,21 @@ def test_measured_rates_take_the_place_of_assumed_ones() -> None:
         next(cell for cell in PAPER_CELLS if cell.model == "ViT-B_16" and cell.dropout == 0.1), 0.03, 0
     )
     assert rates.hours(with_dropout) == hours_of(with_dropout)
+
+
+def test_what_was_measured_on_such_a_card_comes_before_an_assumption() -> None:
+    trial = Trial(next(cell for cell in PAPER_CELLS if cell.model == "ViT-B_16" and cell.dropout == 0), 0.03, 0)
+    table = {("A100-40GB", Workload("ViT-B_16", 384, False)): MeasuredRate(1000, 4000, "a benchmark")}
+    rates = Rates(A100, table=table)
+    assert rates.hours(trial) == pytest.approx((10_000 * 512 / 1000 + (40 * 1000 + 10_000) / 4000) / 3600)
+    assert Rates(CARDS["H100"], table=table).hours(trial) == Rates(CARDS["H100"]).hours(trial)
+    text = "\n".join(plan_lines(make_plan([trial], [], rates, EIGHT)))
+    assert "rates: measured on A100-40GB by a benchmark" in text
+    assert "assumed" not in text
+    other = replace(trial, cell=replace(trial.cell, model="ViT-L_16"))
+    text = "\n".join(plan_lines(make_plan([trial, other], [], rates, EIGHT)))
+    assert "a benchmark" in text
+    assert "other trainings reach 29% to 68%, so it may take 0.66 to 1.6 times these hours" in text
 
 
 def test_a_miniature_has_no_hours_until_it_is_measured() -> None:
