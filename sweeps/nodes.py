@@ -12,8 +12,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from vit_trainer import provenance
 from vit_trainer.errors import InputError
 
-SECONDS_TO_ANSWER = 120.0
-"""A node's first task starts a process and imports."""
+SECONDS_TO_ANSWER = 300.0
+"""A node's first task starts a process and imports, and the doctor's use the GPUs. A lost node is noticed earlier."""
 
 
 def living_nodes() -> dict[str, dict[str, Any]]:
