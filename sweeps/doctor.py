@@ -7,6 +7,7 @@ nothing; only a small file goes through the storage.
 Command: python sweeps/doctor.py --cluster clusters/a100.yaml
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +20,11 @@ if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from sweeps.cells import cells_of
-from sweeps.findings import Finding
+from sweeps.findings import Finding, fail
 from sweeps.options import SweepOptions
 from vit_trainer.command_line import new_app, run
+from vit_trainer.errors import InputError
+from vit_trainer.folders import is_uri
 
 app = new_app("Checks what a sweep needs: a line per check, exit code 1 if one has failed.", name="doctor.py")
 
@@ -36,7 +39,7 @@ def doctor(
     preset: Literal["auto", "paper", "mini"] = "auto",
     models: Annotated[tuple[str, ...], _SEVERAL] = (),
     datasets: Annotated[tuple[str, ...], _SEVERAL] = (),
-    storage: str = "sweep-results",
+    storage: str | None = None,
     tracking_uri: str | None = None,
 ) -> int:
     """Look at a cluster file, or at the running cluster.
@@ -46,42 +49,69 @@ def doctor(
     cluster
         A cluster file such as clusters/a100.yaml: is it safe, and can it be launched from here?
     preset
-        Whose checkpoints and data sets must be in place; auto: the paper's if there are GPUs.
+        Whose checkpoints and data sets must be in place on nodes; auto: the paper's if there are GPUs.
     models, datasets
         Only these, as for the sweep.
     storage
-        Folder or URI of the run folders, as for the sweep.
+        Folder or URI of the run folders; sweep-results unless given, as for the sweep.
     tracking_uri
         MLflow server or store, as for the sweep.
     """
-    options = SweepOptions(preset=preset, models=models, datasets=datasets, storage=storage)
+    options = SweepOptions(preset=preset, models=models, datasets=datasets, storage=storage or SweepOptions.storage)
     console = Console(highlight=False, soft_wrap=True)
     failed = False
-    for finding in _findings(cluster, options, tracking_uri):
+    for finding in _findings(cluster, options, storage, tracking_uri):
         console.print(f"[{STYLES[finding.kind]}]{finding.kind:<4}[/]", end="  ")
         console.print(f"{finding.what}: {finding.detail}", markup=False)
         failed |= finding.kind == "FAIL"
     return 1 if failed else 0
 
 
-def _findings(cluster: Path | None, options: SweepOptions, tracking_uri: str | None) -> Iterator[Finding]:
-    if cluster is not None:
+def _findings(
+    cluster: Path | None, options: SweepOptions, storage: str | None, tracking_uri: str | None
+) -> Iterator[Finding]:
+    if cluster is None:
+        yield from _check_nodes(options)
+    else:
         from sweeps.launch_checks import check_launch
 
         yield from check_launch(cluster)
-    else:
-        from sweeps.node_checks import check_nodes
-        from sweeps.tuner import count_gpus
+        if storage is not None:
+            from sweeps.node_checks import check_bucket
 
-        num_gpus = count_gpus()  # joins the cluster if there is one
-        preset = options.preset if options.preset != "auto" else "paper" if num_gpus else "mini"
-        cells = cells_of(options.grid(preset))
-        inputs = dict.fromkeys((cell.model, cell.upstream) for cell in cells)
-        yield from check_nodes(options.folder.location, inputs, dict.fromkeys(cell.dataset for cell in cells))
+            yield from check_bucket(storage)
     if tracking_uri is not None:
         from sweeps.node_checks import check_tracking
 
         yield check_tracking(tracking_uri)
+
+
+def _check_nodes(options: SweepOptions) -> Iterator[Finding]:
+    from sweeps.node_checks import check_nodes, cluster_that_is_away
+
+    if away := cluster_that_is_away():
+        yield away
+        return
+    import ray
+
+    from sweeps.tuner import count_gpus
+
+    try:
+        num_gpus = count_gpus()  # joins the cluster if there is one
+    except InputError:
+        raise
+    except Exception as error:  # Ray's own words for other versions, or a token that is missing or wrong
+        yield fail("Ray", f"can't join the cluster ({(str(error).strip().splitlines() or [type(error).__name__])[0]})")
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address not in ("", "local", "auto") and not ray.is_initialized():
+        yield fail("Ray", f"what listens at RAY_ADDRESS {address} doesn't let this process in: correct or unset it")
+        return
+    preset = options.preset if options.preset != "auto" else "paper" if num_gpus else "mini"
+    cells = cells_of(options.grid(preset))
+    inputs = dict.fromkeys((cell.model, cell.upstream) for cell in cells)
+    storage = options.storage if is_uri(options.storage) else str(Path(options.storage).expanduser().resolve())
+    yield from check_nodes(storage, inputs, dict.fromkeys(cell.dataset for cell in cells))
 
 
 if __name__ == "__main__":

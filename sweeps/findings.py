@@ -1,6 +1,5 @@
 """Finding: the outcome of one check, as a line."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,8 +33,3 @@ def warn(what: str, detail: str) -> Finding:
 def skip(what: str, detail: str) -> Finding:
     """Couldn't be looked at."""
     return Finding("skip", what, detail)
-
-
-def have_failed(findings: Iterable[Finding]) -> bool:
-    """Whether one of them says FAIL."""
-    return any(finding.kind == "FAIL" for finding in findings)

@@ -1,5 +1,7 @@
 """Launch checks: whether a cluster file can be launched from here, and safely. Starts nothing that costs money."""
 
+import ipaddress
+import logging
 import shutil
 import stat
 import subprocess
@@ -12,13 +14,16 @@ from typing import Any
 
 import yaml
 
-from sweeps.findings import Finding, fail, have_failed, ok, skip, warn
-from sweeps.promises import broken
+from sweeps.findings import Finding, fail, ok, skip, warn
+from sweeps.promises import broken, broken_in_kubernetes
 from vit_trainer.errors import InputError
 
 SSH_SECONDS = 10
-SPOT_QUOTA = {"p4": "L-7212CCBC", "p3": "L-7212CCBC", "p2": "L-7212CCBC", "p5": "L-C4BD4855"}
-"""AWS's codes for "All … Spot Instance Requests", in vCPUs, by the family of the machine."""
+SPOT_QUOTAS = dict.fromkeys(("p2", "p3", "p4"), ("L-7212CCBC", "All P4, P3 and P2 Spot Instance Requests"))
+SPOT_QUOTAS["p5"] = ("L-C4BD4855", "All P5 Spot Instance Requests")
+"""Code and name of AWS's quota, in vCPUs, by the family of the machine."""
+ON_DEMAND_QUOTAS = dict.fromkeys(("p2", "p3", "p4", "p5"), ("L-417A185B", "Running On-Demand P instances"))
+PRIVATE = [ipaddress.ip_network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")]
 
 
 def check_launch(path: Path) -> Iterator[Finding]:
@@ -34,16 +39,19 @@ def check_launch(path: Path) -> Iterator[Finding]:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} can't be read ({reason}): give a cluster file such as clusters/a100.yaml") from error
     if any(isinstance(document, dict) and document.get("kind") == "RayCluster" for document in documents):
+        yield from _promises(broken_in_kubernetes(documents))
         yield from _check_kubernetes()
         return
     if len(documents) != 1 or not isinstance(documents[0], dict) or "provider" not in documents[0]:
         raise InputError(f"{path} is no cluster file: give one such as clusters/a100.yaml or clusters/kuberay.yaml")
     config: dict[str, Any] = documents[0]
-    file_findings = list(_check_file(config, text))
-    yield from file_findings
+    refused = _refused(text)
+    yield fail("schema", f"Ray refuses the file ({refused})") if refused else ok("schema", "Ray accepts the file")
+    if not refused:
+        yield from _promises(broken(config, text))
     yield from _check_tools("rsync", "ssh")
     yield _check_token(Path.home() / ".ray" / "auth_token")
-    if not have_failed(file_findings):
+    if not refused:
         checks: dict[str, Callable[[dict[str, Any]], Iterator[Finding]]] = {
             "aws": _check_aws,
             "gcp": _check_google,
@@ -56,25 +64,21 @@ def check_launch(path: Path) -> Iterator[Finding]:
             yield skip("credentials", f"nothing is known here of provider {provider}")
 
 
-def _check_file(config: dict[str, Any], text: str) -> Iterator[Finding]:
+def _refused(text: str) -> str:
+    """Why Ray's own validators refuse a file; empty if they don't."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
+    logging.getLogger("ray.autoscaler").setLevel(logging.ERROR)
     try:
         validate_config(prepare_config(yaml.safe_load(text)))
-    except Exception as error:  # its validators raise what they come upon
-        yield fail("schema", f"Ray refuses the file ({(str(error).splitlines() or [type(error).__name__])[0]})")
-        return
-    yield ok("schema", "Ray accepts the file")
-    problems = list(broken(config, text))
-    yield from (fail("promises", problem) for problem in problems)
-    if not problems:
-        yield ok(
-            "promises", "token, loopback, health checks, versions" + ("" if _is_local(config) else ", cost guards")
-        )
+    except Exception as error:  # they raise what they come upon
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return ""
 
 
-def _is_local(config: dict[str, Any]) -> bool:
-    return bool(config["provider"]["type"] == "local")
+def _promises(problems: Iterator[str]) -> Iterator[Finding]:
+    found = [fail("promises", problem) for problem in problems]
+    yield from found or [ok("promises", "token, loopback, health checks and the others of sweeps/promises.py are kept")]
 
 
 def _check_tools(*names: str) -> Iterator[Finding]:
@@ -152,11 +156,11 @@ def _num_gpus(config: dict[str, Any]) -> int:
 
 
 def _check_kubernetes() -> Iterator[Finding]:
-    yield ok("file", "a RayCluster for Kubernetes; tests/clusters/test_kuberay.py knows its fields")
     if not shutil.which("kubectl"):
         yield fail("tools", "kubectl missing: install")
         return
-    done = subprocess.run(["kubectl", "get", "crd", "rayclusters.ray.io"], check=False, capture_output=True, text=True)
+    command = ["kubectl", "--request-timeout=10s", "get", "crd", "rayclusters.ray.io"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no answer"])[-1]
         yield fail("operator", f"{said}: helm install kuberay-operator kuberay/kuberay-operator (1.5.1 or later)")
@@ -172,18 +176,23 @@ def _check_aws(config: dict[str, Any]) -> Iterator[Finding]:
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
-    session = boto3.Session(region_name=config["provider"]["region"])
+    try:
+        session = boto3.Session(region_name=config["provider"]["region"])
+    except BotoCoreError as error:  # AWS_PROFILE names none
+        yield fail("credentials", _said(error))
+        return
     patience = Config(connect_timeout=5, read_timeout=20, retries={"max_attempts": 2})
 
     def client(service: str) -> Any:
         return session.client(service, config=patience)
 
     kinds = config["available_node_types"]
+    nodes = [kind["node_config"] for kind in kinds.values()]
     try:
         who = client("sts").get_caller_identity()
     except NoCredentialsError:
         yield fail("credentials", "none for AWS: aws configure, or set AWS_PROFILE")
-        yield skip("profiles, images, quota, security group", f"need credentials; {_quota_needed(kinds)[0]} are needed")
+        yield skip("profiles, images, quota, security group", f"need credentials; {_quota_needed(config)[0]}")
         return
     except (BotoCoreError, ClientError) as error:
         yield fail("credentials", _said(error))
@@ -199,12 +208,14 @@ def _check_aws(config: dict[str, Any]) -> Iterator[Finding]:
                 skip(what, _said(error)) if "Denied" in denied or "Unauthorized" in denied else fail(what, _said(error))
             )
 
-    for name in sorted({kind["node_config"]["IamInstanceProfile"]["Name"] for kind in kinds.values()}):
+    profiles = [node["IamInstanceProfile"] for node in nodes if "IamInstanceProfile" in node]
+    for name in sorted({profile.get("Name") or profile["Arn"].rpartition("/")[2] for profile in profiles}):
         yield attempt(f"profile {name}", partial(_profile, client("iam"), name))
-    for image in sorted({kind["node_config"]["ImageId"] for kind in kinds.values()}):
+    for image in sorted({node["ImageId"] for node in nodes if "ImageId" in node}):
         yield attempt("image", partial(_image, client, image))
-    yield attempt("quota", partial(_quota, client("service-quotas"), kinds))
-    yield attempt("security group", partial(_security_group, client("ec2"), config["provider"]))
+    yield attempt("quota", partial(_quota, client("service-quotas"), config))
+    if name := config["provider"].get("security_group", {}).get("GroupName"):
+        yield attempt("security group", partial(_security_group, client("ec2"), name))
 
 
 def _said(error: Exception) -> str:
@@ -227,40 +238,50 @@ def _image(client: Callable[[str], Any], image: str) -> Finding:
     return ok("image", f"{image} is {found.get('Name')}")
 
 
-def _quota_needed(kinds: dict[str, Any]) -> tuple[str, str, int]:
+def _quota_needed(config: dict[str, Any]) -> tuple[str, str, int]:
     """In words, AWS's code of it, and the number of vCPUs."""
-    workers = [kind for kind in kinds.values() if kind["resources"].get("GPU", 0)]
-    number = sum(int(kind["resources"]["CPU"]) * int(kind["max_workers"]) for kind in workers)
-    family = workers[0]["node_config"]["InstanceType"][:2] if workers else ""
-    return f'{number} vCPUs of "All {family.upper()} … Spot Instance Requests"', SPOT_QUOTA.get(family, ""), number
+    workers = [kind for kind in config["available_node_types"].values() if kind.get("resources", {}).get("GPU", 0)]
+    if not workers:
+        return "no quota for GPUs is needed", "", 0
+    of_all = int(config.get("max_workers", 0))
+    number = sum(
+        int(kind["resources"].get("CPU", 0)) * min(int(kind.get("max_workers", of_all)), of_all) for kind in workers
+    )
+    node = workers[0]["node_config"]
+    quotas = SPOT_QUOTAS if "InstanceMarketOptions" in node else ON_DEMAND_QUOTAS
+    code, name = quotas.get(node["InstanceType"][:2], ("", f"of {node['InstanceType']}"))
+    return f'{number} vCPUs of quota "{name}" are needed', code, number
 
 
-def _quota(quotas: Any, kinds: dict[str, Any]) -> Finding:
-    words, code, number = _quota_needed(kinds)
+def _quota(quotas: Any, config: dict[str, Any]) -> Finding:
+    words, code, number = _quota_needed(config)
     if not code:
-        return skip("quota", f"its code isn't known here; {words} are needed")
+        return skip("quota", f"not asked: {words}")
     try:
         value = quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"]
     except quotas.exceptions.NoSuchResourceException:
-        return skip("quota", f"AWS knows none of code {code} in this region; {words} are needed")
+        return skip("quota", f"AWS knows none of code {code} in this region; {words}")
     if value < number:
-        return fail(
-            "quota", f"{value:g} vCPUs, {words} are needed: ask for them at Service Quotas, or lower max_workers"
-        )
-    return ok("quota", f"{value:g} vCPUs; {words} are needed")
+        return fail("quota", f"{value:g}, and {words}: ask for them at Service Quotas, or lower max_workers")
+    return ok("quota", f"{value:g}; {words}")
 
 
-def _security_group(ec2: Any, provider: dict[str, Any]) -> Finding:
-    name = provider["security_group"]["GroupName"]
+def _security_group(ec2: Any, name: str) -> Finding:
     groups = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [name]}])["SecurityGroups"]
     if not groups:
         return ok("security group", f"{name} isn't there yet: Ray makes it, with SSH alone open to the world")
     for group in groups:
         for rule in group["IpPermissions"]:
-            is_open = any(each["CidrIp"] == "0.0.0.0/0" for each in rule.get("IpRanges", [])) or any(
-                each["CidrIpv6"] == "::/0" for each in rule.get("Ipv6Ranges", [])
-            )
-            if is_open and (rule.get("FromPort"), rule.get("ToPort")) != (22, 22):
-                ports = f"{rule.get('FromPort', 'all')} to {rule.get('ToPort', 'all')}"
-                return fail("security group", f"{group['GroupId']} opens ports {ports} to the world: remove that rule")
+            sources = [each["CidrIp"] for each in rule.get("IpRanges", [])]
+            sources += [each["CidrIpv6"] for each in rule.get("Ipv6Ranges", [])]
+            outside = [source for source in sources if not _is_private(source)]
+            if outside and (rule.get("FromPort"), rule.get("ToPort")) != (22, 22):
+                ports = f"ports {rule['FromPort']} to {rule['ToPort']}" if "FromPort" in rule else "all ports"
+                return fail("security group", f"{group['GroupId']} opens {ports} to {outside[0]}: remove that rule")
     return ok("security group", f"{name} lets in nothing from outside but SSH")
+
+
+def _is_private(source: str) -> bool:
+    network = ipaddress.ip_network(source)
+    # Not `is_private`, which 0.0.0.0/1 is: it begins and ends with addresses of special use.
+    return any(network[0] in each and network[-1] in each for each in PRIVATE)

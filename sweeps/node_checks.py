@@ -1,6 +1,7 @@
 """Node checks: whether the nodes of a running cluster, or this machine alone, can run a sweep's trials."""
 
 import ipaddress
+import os
 import shutil
 import socket
 import tempfile
@@ -11,21 +12,35 @@ from typing import Any, Literal
 
 import psutil
 
-from sweeps.findings import Finding, fail, ok, warn
+from sweeps.findings import Finding, fail, ok, skip, warn
 from sweeps.nodes import differences, living_nodes, on_every_node, versions
 from vit_trainer import hardware
 from vit_trainer.checkpoint_files import require_checkpoint
 from vit_trainer.data import require_dataset
-from vit_trainer.data.cifar import CIFAR
 from vit_trainer.errors import InputError
-from vit_trainer.folders import open_folder
+from vit_trainer.folders import is_uri, open_folder
 
 MAX_SKEW_SECONDS = 5.0
 """Between two nodes' clocks: journals of a trial that moves would run backwards."""
 MIN_FREE_GB = 20
 """On a node's disk, for checkpoints of its trials that are being copied."""
+SECONDS_TO_CONNECT = 5.0
 PORTS = {6379: "GCS", 8265: "dashboard", 10001: "Ray client", 5000: "MLflow"}
 NO_CLUSTER = "this machine"
+
+
+def cluster_that_is_away() -> Finding | None:
+    """What to say of RAY_ADDRESS if nothing listens there: Ray itself would try for minutes, and then go without it."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdecimal():
+        return None
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return fail("Ray", f"nothing answers at RAY_ADDRESS {address} ({reason}): start the cluster, or unset it")
+    return None
 
 
 def check_nodes(storage: str, inputs: Iterable[tuple[str, str]], datasets: Iterable[str]) -> Iterator[Finding]:
@@ -129,15 +144,16 @@ def _check_gpus(found: dict[str, Any], counted: dict[str, int]) -> Iterator[Find
             if gpu["problem"]
         )
         versions_text = f"driver {facts['driver']}, CUDA {facts['cuda']}"
-        num_counted = counted.get(node, len(usable))
+        who, num_counted = ("Ray", counted[node]) if node in counted else ("the driver", facts["num_of_driver"])
         if num_counted > len(usable):
             why = "no NVIDIA driver" if facts["driver"] is None else versions_text
-            yield fail("GPUs", f"{node}: Ray counts {num_counted}, PyTorch can use {len(usable)} ({why})")
+            yield fail("GPUs", f"{node}: {who} counts {num_counted}, PyTorch can use {len(usable)} ({why})")
         elif usable:
             speed = f", all-reduce {facts['all_reduce'] / 1e9:.0f} GB/s" if "all_reduce" in facts else ""
             kinds = ", ".join(sorted({f"{gpu['name']} {gpu['memory_gib']:g} GiB" for gpu in usable}))
             yield ok("GPUs", f"{node}: {len(usable)} x {kinds}, {versions_text}{speed}")
-    if not any(isinstance(facts, Exception) or facts["gpus"] for facts in found.values()) and not any(counted.values()):
+    seen = [isinstance(facts, Exception) or facts["gpus"] or facts["num_of_driver"] for facts in found.values()]
+    if not any(seen) and not any(counted.values()):
         yield warn("GPUs", f"none on {_count(found)}: the miniature runs, the paper's grid waits for GPUs")
 
 
@@ -145,11 +161,14 @@ def _check_storage(storage: str, everywhere: Callable[..., dict[str, Any]]) -> I
     """Whether all nodes write to the storage, and to the same one: this process looks for what they wrote."""
     name = f".doctor-{uuid.uuid4().hex[:8]}"
     found = everywhere(_write, storage, name)
-    folder = open_folder(storage)
     try:
-        seen = {folder.read(each) for each in _attempt(folder.names) or [] if each.startswith(name)}
-    except (OSError, TypeError) as error:
-        seen, found = set(), {**found, NO_CLUSTER: error}
+        folder = open_folder(storage)
+        seen = {folder.read(each) for each in folder.names() if each.startswith(name)}
+    except (OSError, InputError) as error:
+        yield fail("storage", f"{storage} can't be read from here ({_line(error)})")
+        return
+    finally:
+        everywhere(_remove, storage, name)
     is_fine = True
     for node, written in found.items():
         if isinstance(written, Exception):
@@ -160,7 +179,6 @@ def _check_storage(storage: str, everywhere: Callable[..., dict[str, Any]]) -> I
                 "storage", f"{node} writes to a {storage} of its own: give a folder that all nodes share, or a bucket"
             )
             is_fine = False
-    everywhere(_remove, storage, name)
     if is_fine:
         yield ok("storage", f"{storage} is written from {_count(found)}")
 
@@ -178,7 +196,15 @@ def _remove(storage: str, name: str) -> None:
             folder.remove(each)
 
 
-Problems = list[tuple[Literal["FAIL", "warn"], str]]
+def check_bucket(storage: str) -> Iterator[Finding]:
+    """Whether this machine can write to a storage that a cluster is to have; of a folder only its nodes know that."""
+    if not is_uri(storage):
+        yield skip("storage", f"{storage} is a folder: the doctor on the cluster's head looks at it on all nodes")
+        return
+    yield from _check_storage(storage, lambda call, *arguments: {NO_CLUSTER: _attempt(call, *arguments)})
+
+
+Problems = list[tuple[Literal["FAIL", "warn", "skip"], str]]
 
 
 def _missing_inputs(inputs: tuple[tuple[str, str], ...], datasets: tuple[str, ...]) -> Problems:
@@ -192,7 +218,7 @@ def _missing_inputs(inputs: tuple[tuple[str, str], ...], datasets: tuple[str, ..
         try:
             require_dataset(dataset, may_download=False)
         except InputError as error:
-            problems.append(("warn" if dataset in CIFAR else "FAIL", str(error)))
+            problems.append(("warn" if dataset.startswith("cifar") else "FAIL", str(error)))
     return problems
 
 
@@ -206,14 +232,18 @@ def _open_ports() -> Problems:
     addresses = [ipaddress.ip_address(each.address.partition("%")[0]) for each in _addresses()]
     is_public = any(address.is_global for address in addresses)
     problems: Problems = []
-    for connection in psutil.net_connections("tcp"):
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:
+        return [("skip", "only root sees the open ports here")]
+    for connection in connections:
         if connection.status != psutil.CONN_LISTEN or connection.laddr.port not in PORTS:
             continue
         address, what = ipaddress.ip_address(connection.laddr.ip), PORTS[connection.laddr.port]
         where = f"{what} listens on {connection.laddr.ip}:{connection.laddr.port}"
         if address.is_global or (address.is_unspecified and is_public):
             problems.append(("FAIL", f"{where}, which is public: start it on 127.0.0.1 or the private address"))
-        elif address.is_unspecified and connection.laddr.port in (5000, 8265):
+        elif address.is_unspecified and what in ("dashboard", "MLflow"):
             problems.append(("warn", f"{where}: all of the private network reaches it; 127.0.0.1 is enough"))
     return sorted(set(problems))
 

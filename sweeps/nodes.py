@@ -12,8 +12,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from vit_trainer import provenance
 from vit_trainer.errors import InputError
 
-SECONDS_TO_ANSWER = 120.0
-"""A node's first task starts a process and imports."""
+SECONDS_TO_ANSWER = 300.0
+"""A node's first task starts a process and imports, and the doctor's use the GPUs. A lost node is noticed earlier."""
 
 
 def living_nodes() -> dict[str, dict[str, Any]]:
@@ -52,8 +52,16 @@ def on_every_node(call: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What must be alike on all nodes: Python, Ray, the trainer's packages, and this project's code by its hash."""
-    found = provenance.versions() | {"ray": ray.__version__, "code": _code_hash()}
+    """What must be alike on all nodes when a sweep starts: the packages, and this project's code by its hash."""
+    return package_versions() | {"code": _code_hash()}
+
+
+def package_versions() -> dict[str, str]:
+    """What must be alike on nodes that join later too: Python, Ray, and the trainer's packages.
+
+    Not the code: a checkout that all nodes share may be edited while a sweep runs, whose processes have theirs.
+    """
+    found = provenance.versions() | {"ray": ray.__version__}
     return found | {"python": ".".join(found["python"].split(".")[:2])}
 
 
@@ -97,10 +105,18 @@ def require_same_versions() -> None:
                 f"node {address} can't run this project's code ({_last_line(error)}): `ray up` installs it"
             )
     if different := differences(versions(), found):
-        raise InputError(
-            f"node {different[0]}{f', and {len(different) - 1} more' if len(different) > 1 else ''}: "
-            "give all nodes the versions of constraints.txt and the same code (`ray up` does)"
-        )
+        raise InputError(refusal(different))
+
+
+def refusal(different: list[str]) -> str:
+    """Why a sweep doesn't run on these nodes, and what to do.
+
+    Args:
+        different: as `differences` gives them; at least one.
+    """
+    more = f", and {len(different) - 1} more" if len(different) > 1 else ""
+    advice = "give all nodes the versions of constraints.txt and the same code (`ray up` does)"
+    return f"node {different[0]}{more}: {advice}"
 
 
 def _last_line(error: Exception) -> str:

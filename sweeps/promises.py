@@ -50,10 +50,15 @@ def _broken_by_starts(config: dict[str, Any]) -> Iterator[str]:
     head = next((start for start in starts if "--head" in start), "")
     if "--dashboard-host=127.0.0.1" not in head:
         yield "the head's ray start lacks --dashboard-host=127.0.0.1: the dashboard runs code too"
-    settings = re.findall(r"RAY_health_check_(?:period_ms|timeout_ms|failure_threshold)=(\d+)", head)
-    period, timeout, threshold = map(int, settings) if len(settings) == 3 else (3000, 10_000, 5)  # Ray's own
-    if threshold * (period + timeout) > 1000 * MAX_SECONDS_TO_NOTICE:
+    if _seconds_to_notice(dict(re.findall(r"RAY_health_check_(\w+)=(\d+)", head))) > MAX_SECONDS_TO_NOTICE:
         yield f"RAY_health_check_… before the head's ray start: a dead node isn't noticed in {MAX_SECONDS_TO_NOTICE} s"
+
+
+def _seconds_to_notice(settings: dict[str, str]) -> float:
+    """Until a silent node counts as dead, at worst; what isn't set is Ray's own."""
+    defaults = (("period_ms", 3000), ("timeout_ms", 10_000), ("failure_threshold", 5))
+    period, timeout, threshold = (int(settings.get(name, default)) for name, default in defaults)
+    return threshold * (period + timeout) / 1000
 
 
 def _broken_in_a_cloud(config: dict[str, Any]) -> Iterator[str]:
@@ -81,3 +86,36 @@ def _broken_on_aws(config: dict[str, Any]) -> Iterator[str]:
             yield f"{name} has a disk without Ebs.Encrypted"
         if "IamInstanceProfile" not in node:
             yield f"{name} lacks IamInstanceProfile: Ray would make a role with all rights on EC2 and S3"
+
+
+def broken_in_kubernetes(documents: list[dict[str, Any]]) -> Iterator[str]:
+    """What a file for KubeRay doesn't keep, a line each.
+
+    Args:
+        documents: its objects, a RayCluster among them.
+    """
+    cluster = next(document for document in documents if document.get("kind") == "RayCluster")
+    spec = cluster.get("spec") or {}
+    head, workers = spec.get("headGroupSpec") or {}, spec.get("workerGroupSpecs") or []
+    params = head.get("rayStartParams") or {}
+    if (spec.get("authOptions") or {}).get("mode") != "token":
+        yield "spec.authOptions.mode isn't token: anybody on the network could run code"
+    if params.get("dashboard-host") != "127.0.0.1":
+        yield "the head's rayStartParams lack dashboard-host: 127.0.0.1: the dashboard runs code too"
+    if head.get("serviceType", "ClusterIP") != "ClusterIP" or head.get("enableIngress", False):
+        yield "headGroupSpec opens the head to the outside: serviceType must be ClusterIP, without enableIngress"
+    if not any(document.get("kind") == "NetworkPolicy" for document in documents):
+        yield "there is no NetworkPolicy: every pod of Kubernetes could reach the nodes"
+    if [params.get("num-cpus"), params.get("num-gpus")] != ["0", "0"]:
+        yield 'rayStartParams of the head must be num-cpus: "0", num-gpus: "0": trials would run where the driver does'
+    containers = ((head.get("template") or {}).get("spec") or {}).get("containers") or [{}]
+    env = {
+        each["name"].removeprefix("RAY_health_check_"): each.get("value", "") for each in containers[0].get("env", [])
+    }
+    if _seconds_to_notice(env) > MAX_SECONDS_TO_NOTICE:
+        yield f"RAY_health_check_… in the head's env: a dead node isn't noticed in {MAX_SECONDS_TO_NOTICE} s"
+    if any(group.get("minReplicas", 0) for group in workers):
+        yield "minReplicas above 0: GPUs would cost money without a sweep"
+    idle_seconds = (spec.get("autoscalerOptions") or {}).get("idleTimeoutSeconds", 60)  # KubeRay's own
+    if not spec.get("enableInTreeAutoscaling", False) or idle_seconds > 60 * IDLE_MINUTES:
+        yield f"no autoscaling, or idleTimeoutSeconds above {60 * IDLE_MINUTES}: workers would outlive the sweep"

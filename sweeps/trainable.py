@@ -25,6 +25,7 @@ from sweeps.launcher import (
     Start,
     free_port,
 )
+from sweeps.nodes import differences, package_versions, refusal
 from sweeps.slot import Slot
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.run_dir import RunDir
@@ -45,6 +46,8 @@ class Assignment:
     """Whether a process takes a GPU of Ray's, or only CPU cores."""
     max_failures: int = 3
     """How often the trial starts again after one of its processes died."""
+    versions: dict[str, str] | None = None
+    """What its nodes must have, as `package_versions` gives them; None: whatever they have."""
 
     @property
     def bundles(self) -> list[dict[str, float]]:
@@ -69,6 +72,10 @@ class Helper:
         assert isinstance(exited, Exited)
         return exited
 
+    def versions(self) -> dict[str, dict[str, str]]:
+        """Of its node, by the node's address."""
+        return {get_node_ip_address(): package_versions()}
+
     def kill(self, attempt: int) -> None:
         """End an attempt, also one that is just about to start."""
         self._ended_attempt = attempt
@@ -81,7 +88,8 @@ class TrialActor(tune.Trainable):
 
     The trial begins with the first step, not before: Tune may give it to another actor while this one starts.
 
-    A result is a row of the journal, or `note` with a line for whoever watches, or `cause` with the failure's.
+    A result is a row of the journal, or `note` with a line for whoever watches, or `cause` with the failure's, or
+    `refused` with why nothing may run here.
     """
 
     _slot: Slot | None = None
@@ -119,6 +127,8 @@ class TrialActor(tune.Trainable):
         assert self._slot is not None
         if not self._begun:
             self._begun = True
+            if refused := self._refused():
+                return {"done": True, "refused": refused}
             self._begin()
         message = self._slot.receive()
         if isinstance(message, Reported):
@@ -151,6 +161,16 @@ class TrialActor(tune.Trainable):
         if self._slot is not None:
             self._slot.close()
             self._slot = None
+
+    def _refused(self) -> str:
+        """Why no trial may run here: a node that joined after the sweep's start has other versions."""
+        if self._assignment.versions is None:
+            return ""
+        found = {get_node_ip_address(): package_versions()}
+        for there in ray.get([helper.versions.remote() for helper in self._helpers]):
+            found |= there
+        different = differences(self._assignment.versions, found)
+        return refusal(different) if different else ""
 
     def _begin(self) -> None:
         assert self._slot is not None

@@ -16,7 +16,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from sweeps.cells import Trial
 from sweeps.growth import NodeType, nodes_to_come, types_of_cluster
-from sweeps.nodes import require_same_versions
+from sweeps.nodes import package_versions, require_same_versions
 from sweeps.options import SweepOptions
 from sweeps.per_cell import PerCellASHA, trial_id_of
 from sweeps.plan import require_fit
@@ -49,6 +49,8 @@ class _Follower(Callback):
         self._last_words: dict[str, dict[str, Any]] = {}
         self.running: set[str] = set()
         """Trials that may have a process somewhere."""
+        self.refused = ""
+        """Why a node can't run trials, once one has said so."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune saves its callbacks for Tuner.restore, which this project has no use for
@@ -65,6 +67,8 @@ class _Follower(Callback):
             trial_id = trial_id_of(trial)
             if "note" in result:
                 self._board.noted(trial_id, result["note"])
+            elif "refused" in result:
+                self.refused = result["refused"]
             elif "step" in result:
                 self._session.reported(trial_id, result)
             self._last_words[trial_id] = result
@@ -81,7 +85,7 @@ class _Follower(Callback):
                 result = {"status": "failed", "step": 0, "cause": last_words["taken_over"]}
             elif result is None and last_words.get("cause"):
                 result = {"status": "failed", "step": 0, "cause": last_words["cause"]}  # not even that could be written
-            elif result is None and self._ends_early():
+            elif result is None and (self.refused or self._ends_early()):
                 return  # it keeps its state, and the same command goes on with it
             self._ended(trial_id, result or self._record_failure(trial_id, "it ended without a result"))
 
@@ -254,6 +258,10 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
 
     Returns:
         None, or why it ended before all of them had.
+
+    Raises:
+        InputError: a node has other versions than this process. One that joins later ends the sweep too, with all
+            states kept: it would fail trials faster than the other nodes can run them.
     """
     # Tune's own loggers and tables repeat what journals and board hold; what fails is in result.json.
     # Signals are this process's business.
@@ -283,6 +291,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
             cpus_per_process=cpus_per_process,
             has_gpus=bool(resources.gpus_of_nodes),
             max_failures=options.max_failures,
+            versions=package_versions(),
         )
 
     asha = PerCellASHA(
@@ -336,7 +345,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
             run_config=tune.RunConfig(
                 storage_path=path,
                 storage_filesystem=filesystem,
-                stop=_EndEarly(ends_early),
+                stop=_EndEarly(lambda: follower.refused or ends_early()),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=MAX_LOST_ACTORS),
                 callbacks=[follower],
@@ -346,6 +355,8 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
         if not ends_early():
             tuner.fit()
         _wait_for_states([session.run_dir(trial_id) for trial_id in follower.running])
+        if follower.refused:
+            raise InputError(follower.refused)
         return reasons[0] if session.pending and reasons else None
 
 

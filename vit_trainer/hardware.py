@@ -1,5 +1,7 @@
 """Hardware: what PyTorch finds and can use on this machine, and how fast its GPUs talk to each other.
 
+Tested on the CPU, with Gloo in NCCL's place; not yet run on GPUs.
+
 Command: python -m vit_trainer.hardware, which prints what `look` returns as JSON.
 """
 
@@ -17,6 +19,8 @@ ALL_REDUCE_REPEATS = 10
 def look() -> dict[str, Any]:
     """Versions, and each GPU with what it can't do: `cuda`, `driver`, and `gpus` as (name, memory_gib, problem).
 
+    `num_of_driver` is how many GPUs the driver has, also where PyTorch can use none of them.
+
     A GPU has been used when this returns: a product of two small matrices is compared with the CPU's.
     """
     import torch
@@ -31,17 +35,24 @@ def look() -> dict[str, Any]:
         except (RuntimeError, AssertionError) as error:
             name, memory, problem = f"GPU {i}", 0.0, str(error).splitlines()[0]
         gpus.append({"name": name, "memory_gib": round(memory, 1), "problem": problem})
-    return {"torch": torch.__version__, "cuda": torch.version.cuda, "driver": _driver(), "gpus": gpus}
+    drivers = _drivers()
+    return {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "driver": drivers[0] if drivers else None,
+        "num_of_driver": len(drivers),
+        "gpus": gpus,
+    }
 
 
-def _driver() -> str | None:
-    """The NVIDIA driver's version; None if there is no driver."""
+def _drivers() -> list[str]:
+    """The NVIDIA driver's version, once per GPU that it has; none if there is no driver."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.splitlines()[0].strip() if done.stdout else None
+        return []
+    return done.stdout.split()
 
 
 def look_from_outside() -> dict[str, Any]:

@@ -17,8 +17,9 @@ import yaml
 from moto import mock_aws
 
 from sweeps.launch_checks import check_launch
-from sweeps.node_checks import _open_ports
-from sweeps.promises import broken
+from sweeps.node_checks import _check_gpus, _check_storage, _missing_inputs, _open_ports, check_bucket
+from sweeps.promises import broken, broken_in_kubernetes
+from tests.stores import free_port
 from vit_trainer.hardware import measure_all_reduce
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,8 @@ def test_without_credentials_it_says_exactly_what_is_missing(tmp_path: Path) -> 
         "FAIL  credentials: none for AWS: aws configure, or set AWS_PROFILE",
     ]
     assert line(lines, "schema") == "ok    schema: Ray accepts the file"
+    assert line(lines, "promises").startswith("ok")
+    assert len(lines) == 6
     assert "384 vCPUs" in line(lines, "profiles, images, quota, security group")
 
 
@@ -121,7 +124,7 @@ P4D = ("available_node_types", "p4d")
         (in_starts("RAY_AUTH_MODE=token", ""), "anybody on the network could run code"),
         (in_starts("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"), "lacks --dashboard-host=127.0.0.1"),
         (in_starts("RAY_health_check_timeout_ms=2000", "RAY_health_check_timeout_ms=20000"), "isn't noticed in 30 s"),
-        (in_starts("RAY_health_check_period_ms=1000", ""), "isn't noticed in 30 s"),
+        (in_starts("RAY_health_check_timeout_ms=2000", ""), "isn't noticed in 30 s"),
         (in_starts("clusters/watchdog.sh", "true"), "a forgotten head would run for ever"),
         (drop("file_mounts", "~/.ray/auth_token"), "nodes can't know the token"),
         (put(["pip install ray"], "setup_commands"), "which installs the versions of constraints.txt"),
@@ -145,6 +148,34 @@ def test_each_broken_promise_is_named(change: Callable[[dict[str, Any]], None], 
     change(changed)
     (problem,) = broken(changed, text)
     assert said in problem
+
+
+HEAD = ("spec", "headGroupSpec")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (drop("spec", "authOptions"), "anybody on the network could run code"),
+        (drop(*HEAD, "rayStartParams", "dashboard-host"), "lack dashboard-host: 127.0.0.1"),
+        (put("LoadBalancer", *HEAD, "serviceType"), "opens the head to the outside"),
+        (put({"num-gpus": "0", "dashboard-host": "127.0.0.1"}, *HEAD, "rayStartParams"), "where the driver does"),
+        (put([{"env": []}], *HEAD, "template", "spec", "containers"), "isn't noticed in 30 s"),
+        (put([{"minReplicas": 1}], "spec", "workerGroupSpecs"), "GPUs would cost money without a sweep"),
+        (put(3600, "spec", "autoscalerOptions", "idleTimeoutSeconds"), "workers would outlive the sweep"),
+        (put(False, "spec", "enableInTreeAutoscaling"), "workers would outlive the sweep"),
+    ],
+)
+def test_each_promise_that_a_file_for_kubernetes_breaks_is_named(
+    change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    documents = [copy.deepcopy(each) for each in yaml.safe_load_all((CLUSTERS / "kuberay.yaml").read_text())]
+    assert not list(broken_in_kubernetes(documents))
+    change(next(each for each in documents if each["kind"] == "RayCluster"))
+    (problem,) = broken_in_kubernetes(documents)
+    assert said in problem
+    policies = [each for each in documents if each["kind"] == "NetworkPolicy"]
+    assert len(list(broken_in_kubernetes([each for each in documents if each not in policies]))) == 2
 
 
 def test_a_secret_in_the_file_is_noticed() -> None:
@@ -175,7 +206,40 @@ def test_an_account_that_has_all(account: Any) -> None:
     assert found["token"].kind == found["credentials"].kind == "ok"
     assert found["profile vit-sweeps-head"].detail == "with role vit-sweeps-head"
     assert found["security group"].detail.startswith("vit-sweeps isn't there yet")
-    assert '384 vCPUs of "All P4 … Spot Instance Requests" are needed' in found["quota"].detail
+    assert '384 vCPUs of quota "All P4, P3 and P2 Spot Instance Requests" are needed' in found["quota"].detail
+
+
+@pytest.mark.parametrize(("source", "is_fine"), [("10.0.0.0/16", True), ("0.0.0.0/1", False), ("::/0", False)])
+def test_a_port_may_be_open_to_private_addresses_only(account: Any, source: str, is_fine: bool) -> None:
+    ec2 = account.client("ec2", region_name="us-east-1")
+    group = ec2.create_security_group(GroupName="vit-sweeps", Description="nodes")["GroupId"]
+    ranges = {"Ipv6Ranges": [{"CidrIpv6": source}]} if ":" in source else {"IpRanges": [{"CidrIp": source}]}
+    rule = {"IpProtocol": "tcp", "FromPort": 6379, "ToPort": 6379, **ranges}
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
+    found = {finding.what: finding for finding in check_launch(CLUSTERS / "a100.yaml")}
+    assert (found["security group"].kind == "ok") == is_fine
+    assert is_fine or f"opens ports 6379 to 6379 to {source}" in found["security group"].detail
+
+
+def test_a_file_of_ones_own_that_breaks_a_promise_is_looked_at_all_the_same(account: Any, tmp_path: Path) -> None:
+    """On demand, with a profile's address and Ray's own image; machines of another quota."""
+    config = yaml.safe_load((CLUSTERS / "a100.yaml").read_text())
+    node = config["available_node_types"]["p4d"]["node_config"]
+    node["IamInstanceProfile"] = {"Arn": "arn:aws:iam::123456789012:instance-profile/vit-sweeps-worker"}
+    del node["InstanceMarketOptions"], node["ImageId"], config["available_node_types"]["p4d"]["max_workers"]
+    config["idle_timeout_minutes"] = 60
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(config))
+    found = {finding.what: finding for finding in check_launch(path)}
+    assert found["promises"].kind == "FAIL"
+    assert found["profile vit-sweeps-worker"].kind == "ok"
+    assert '384 vCPUs of quota "Running On-Demand P instances" are needed' in found["quota"].detail
+
+
+def test_a_profile_of_ones_own_that_is_not_there_is_a_line(account: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    found = {finding.what: finding for finding in check_launch(CLUSTERS / "a100.yaml")}
+    assert found["credentials"].detail == "The config profile (mine) could not be found"
 
 
 def test_an_account_with_a_port_open_and_a_role_missing(account: Any) -> None:
@@ -193,7 +257,7 @@ def test_an_account_with_a_port_open_and_a_role_missing(account: Any) -> None:
     ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule | {"FromPort": 8265, "ToPort": 8265}])
     found = {finding.what: finding for finding in check_launch(CLUSTERS / "a100.yaml")}
     assert found["security group"].kind == "FAIL"
-    assert "opens ports 8265 to 8265 to the world" in found["security group"].detail
+    assert "opens ports 8265 to 8265 to 0.0.0.0/0" in found["security group"].detail
 
 
 def test_a_token_that_others_can_read_fails(account: Any, tmp_path: Path) -> None:
@@ -219,27 +283,67 @@ def test_hosts_that_do_not_answer_are_named(tmp_path: Path) -> None:
     assert found["host 127.0.0.1"].kind == "FAIL"
 
 
+def test_a_bucket_is_tried_from_here_and_a_folder_is_not(bucket: str, tmp_path: Path) -> None:
+    for storage, kind, said in (
+        (bucket, "ok", "is written from this machine"),
+        (bucket.replace("s3://sweeps", "s3://other").replace("&allow_bucket_creation=true", ""), "FAIL", "can't write"),
+        ("what://is/this", "FAIL", "can't be read from here"),
+        (str(tmp_path / "shared"), "skip", "looks at it on all nodes"),
+    ):
+        (found,) = check_bucket(storage)
+        assert (found.kind, said in found.detail) == (kind, True), found
+    assert not (tmp_path / "shared").exists()
+
+
 # --- this machine, and clusters
 
 
-def test_this_machine_is_ready_for_the_miniature(tmp_path: Path) -> None:
-    code, lines = doctor("--preset", "mini", "--storage", str(tmp_path / "results"))
-    assert code == 0, lines
+def test_this_machine_is_ready_for_the_miniature_but_for_mlflow(tmp_path: Path) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    arguments = ["--preset", "mini", "--storage", str(tmp_path / "results")]
+    code, lines = doctor(*arguments, "--tracking-uri", address)
+    assert code == 1
+    assert [each for each in lines if each.startswith("FAIL")] == [line(lines, "MLflow")]
+    assert f"MLflow at {address} can't be used (Connection refused)" in line(lines, "MLflow")
     assert line(lines, "storage") == f"ok    storage: {tmp_path / 'results'} is written from this machine"
     assert line(lines, "checkpoints and data sets").startswith("ok")
     assert not list((tmp_path / "results").iterdir())
 
 
-def test_what_the_papers_grid_lacks_here(tmp_path: Path) -> None:
-    empty = {"VIT_CHECKPOINTS": str(tmp_path), "VIT_DATA": str(tmp_path)}
-    arguments = ["--preset", "paper", "--models", "ViT-B_16", "--datasets", "cifar10", "--storage", str(tmp_path / "a")]
-    code, lines = doctor(*arguments, "--tracking-uri", "http://127.0.0.1:1", **empty)
+def test_what_the_papers_grid_lacks_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VIT_CHECKPOINTS", str(tmp_path))
+    monkeypatch.setenv("VIT_DATA", str(tmp_path))
+    problems = _missing_inputs((("ViT-B_16", "imagenet21k"),), ("cifar10", "imagenet2012"))
+    assert [kind for kind, _ in problems] == ["FAIL", "warn", "FAIL"]
+    assert "no imagenet21k checkpoint of ViT-B_16: run python -m vit_trainer fetch ViT-B_16" in problems[0][1]
+    assert "no cifar-10-batches-py" in problems[1][1]
+    assert str(tmp_path / "imagenet2012") in problems[2][1]
+
+
+def test_a_cluster_that_is_away_is_not_taken_for_this_machine() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    code, lines = doctor("--preset", "mini", address=address)
     assert code == 1
-    assert any(
-        "no imagenet21k checkpoint of ViT-B_16: run python -m vit_trainer fetch ViT-B_16" in each for each in lines
-    )
-    assert any(each.startswith("warn") and "no cifar-10-batches-py" in each for each in lines)
-    assert line(lines, "MLflow").startswith("FAIL  MLflow: MLflow at http://127.0.0.1:1 can't be used")
+    assert lines == [
+        f"FAIL  Ray: nothing answers at RAY_ADDRESS {address} (Connection refused): start the cluster, or unset it"
+    ]
+
+
+def test_gpus_that_pytorch_can_not_use_are_told_from_none() -> None:
+    a100 = {"name": "A100", "memory_gib": 40.0, "problem": ""}
+    broken_one = {"name": "GPU 1", "memory_gib": 0.0, "problem": "CUDA error: uncorrectable ECC error"}
+    seen = {"cuda": "13.2", "driver": "580.65", "num_of_driver": 2}
+    for gpus, counted, expected in (
+        ([a100, a100], {}, ["ok"]),
+        ([a100, broken_one], {}, ["FAIL", "FAIL"]),
+        ([], {}, ["FAIL"]),
+        ([a100, a100], {"node": 1}, ["ok"]),
+        ([a100], {"node": 2}, ["FAIL"]),
+    ):
+        found = list(_check_gpus({"node": seen | {"gpus": gpus}}, counted))
+        assert [finding.kind for finding in found] == expected, found
+    (none,) = _check_gpus({"node": seen | {"num_of_driver": 0, "driver": None, "gpus": []}}, {})
+    assert none.kind == "warn"
 
 
 @pytest.mark.slow
@@ -258,20 +362,30 @@ def test_nodes_with_a_storage_of_their_own_and_gpus_that_are_none(cluster: Any, 
     assert code == 1
 
 
-def test_a_port_that_all_of_the_network_reaches_is_noticed() -> None:
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("0.0.0.0", 8265))
-        except OSError:
-            pytest.skip("port 8265 is taken")
-        listener.listen()
-        assert any("dashboard listens on 0.0.0.0:8265" in problem for _, problem in _open_ports())
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", 8265))
-        listener.listen()
-        assert not any("127.0.0.1:8265" in problem for _, problem in _open_ports())
+def test_each_node_that_does_not_reach_the_storage_of_all_is_named(tmp_path: Path) -> None:
+    shared, own = str(tmp_path / "shared"), str(tmp_path / "own")
+
+    def everywhere(call: Callable[..., Any], storage: str, name: str) -> dict[str, Any]:
+        nodes = {"fine": call(storage, name), "apart": call(own, name)}
+        return nodes | {"locked out": OSError(30, "Read-only file system")}
+
+    found = [f"{finding.kind} {finding.detail}" for finding in _check_storage(shared, everywhere)]
+    assert found == [
+        f"FAIL apart writes to a {shared} of its own: give a folder that all nodes share, or a bucket",
+        f"FAIL locked out can't write to {shared} ([Errno 30] Read-only file system)",
+    ]
+    assert not [*Path(shared).iterdir(), *Path(own).iterdir()]
+
+
+@pytest.mark.parametrize(("address", "is_noticed"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_a_port_that_all_of_the_network_reaches_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, address: str, is_noticed: bool
+) -> None:
+    with socket.create_server((address, 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setattr("sweeps.node_checks.PORTS", {port: "dashboard"})
+        said = [problem for _, problem in _open_ports()]
+    assert [f"dashboard listens on 0.0.0.0:{port}" in problem for problem in said] == [True] * is_noticed
 
 
 @pytest.mark.slow

@@ -25,14 +25,22 @@ def test_the_code_is_known_by_its_content() -> None:
     assert len(versions()["code"]) == 12
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(280)
-def test_a_node_with_another_timm_is_refused_before_a_trial_starts(cluster: Any, start: Start, tmp_path: Path) -> None:
+@pytest.fixture
+def another_timm(tmp_path: Path) -> dict[str, str]:
+    """The environment of a node that has one."""
     other = tmp_path / "other" / "timm-0.0.1.dist-info"
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.0.1\n")
+    return {"PYTHONPATH": str(other.parent)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_a_node_with_another_timm_is_refused_before_a_trial_starts(
+    cluster: Any, start: Start, tmp_path: Path, another_timm: dict[str, str]
+) -> None:
     cluster.add_node(num_cpus=2)
-    odd = cluster.add_node(num_cpus=2, env_vars={"PYTHONPATH": str(other.parent)})
+    odd = cluster.add_node(num_cpus=2, env_vars=another_timm)
     ray.init(address=cluster.address)
     try:
         seen = on_every_node(versions)
@@ -49,3 +57,21 @@ def test_a_node_with_another_timm_is_refused_before_a_trial_starts(cluster: Any,
     cluster.remove_node(odd)
     code, _, err = start(tmp_path / "results", address=cluster.address).finish()
     assert code == 0, err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_one_that_joins_later_ends_the_sweep_and_spoils_nothing(
+    cluster: Any, start: Start, tmp_path: Path, another_timm: dict[str, str]
+) -> None:
+    cluster.add_node(num_cpus=1)
+    rates = [f"0.00{number}" for number in range(1, 8)]  # for as long as the other node takes to start
+    sweep = start(tmp_path / "results", "--base-lrs", *rates, address=cluster.address)
+    sweep.wait_until(lambda run_dir: bool(run_dir.journal()))
+    cluster.add_node(num_cpus=1, env_vars=another_timm)
+    code, _, err = sweep.finish()
+    assert code == 2, err
+    assert f"has timm 0.0.1, this process {versions()['timm']}: give all nodes" in err
+    results = [run_dir.result() for run_dir in sweep.run_dirs()]
+    assert {result["status"] for result in results if result is not None} <= {"finished"}
+    assert len(results) < len(rates) or None in results

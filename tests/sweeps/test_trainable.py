@@ -8,6 +8,7 @@ import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from sweeps.nodes import package_versions
 from sweeps.trainable import Assignment, TrialActor
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.run_dir import RunDir
@@ -49,7 +50,8 @@ def test_an_actor_that_starts_too_late_leaves_a_trial_that_ran_elsewhere_alone(
 
 
 def test_it_runs_a_trial_and_then_another(actor_class: type, tmp_path: Path) -> None:
-    actor = actor_class.remote(config={"assignment": Assignment(CONFIG, str(tmp_path / "one"), Execution())})
+    assignment = Assignment(CONFIG, str(tmp_path / "one"), Execution(), versions=package_versions())
+    actor = actor_class.remote(config={"assignment": assignment})
     for name in ("one", "two"):
         if name == "two":
             assert ray.get(actor.reset.remote({"assignment": Assignment(CONFIG, str(tmp_path / name), Execution())}))
@@ -58,5 +60,18 @@ def test_it_runs_a_trial_and_then_another(actor_class: type, tmp_path: Path) -> 
         result = RunDir(tmp_path / name).result()
         assert result is not None
         assert result["status"] == "finished"
+    ray.get(actor.stop.remote())
+    ray.kill(actor)
+
+
+def test_where_versions_differ_from_the_drivers_nothing_is_run(actor_class: type, tmp_path: Path) -> None:
+    """The actor's node may have joined the cluster after all others were compared."""
+    here = package_versions()
+    assignment = Assignment(CONFIG, str(tmp_path), Execution(), versions=here | {"timm": "0.0.1"})
+    actor = actor_class.remote(config={"assignment": assignment})
+    result = ray.get(actor.train.remote())
+    assert result["done"]
+    assert f"has timm {here['timm']}, this process 0.0.1: give all nodes" in result["refused"]
+    assert RunDir(tmp_path).attempts() == []
     ray.get(actor.stop.remote())
     ray.kill(actor)
