@@ -375,7 +375,8 @@ def _cost_lines(plan: Plan, unit: str) -> list[str]:
         low, high = REACHED_BY_OTHERS
         peak = f"{card.name}'s peak of {card.peak_flops_per_second / 1e12:g} TFLOP/s"
         lines.append(
-            f"rates: {ASSUMED_SHARE_OF_PEAK:.0%} of {peak}, assumed and not measured; other trainings reach {low:.0%} to {high:.0%}, so it may take "
+            f"rates: {ASSUMED_SHARE_OF_PEAK:.0%} of {peak}, assumed and not measured; other trainings "
+            f"reach {low:.0%} to {high:.0%}, so it may take "
             f"{ASSUMED_SHARE_OF_PEAK / high:.2g} to {ASSUMED_SHARE_OF_PEAK / low:.2g} times these hours"
         )
     if not card.has_bfloat16:
