@@ -158,7 +158,7 @@ def main(folder: Path) -> None:
         return '"experiment_id"' in on(1, "curl", "-s", ask, check=False)
 
     wait_for(has_runs, 30, "MLflow")
-    on(1, "pkill", "-KILL", "-f", "bin/mlflow server")
+    on(1, "pkill", "-KILL", "-f", "uvicorn")
     assert not has_runs()
     wait_for(has_runs, 60, "MLflow after its server was killed")
     on(1, "pkill", "-KILL", "-f", "mlflow")
