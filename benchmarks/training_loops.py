@@ -55,7 +55,8 @@ class Work:
         """Ours with random weights."""
         torch.manual_seed(0)
         architecture, resolution = MODELS[self.config.model], self.config.resolution
-        return build_model(architecture, num_classes=self.num_classes, resolution=resolution).to(self.device)
+        model: nn.Module = build_model(architecture, num_classes=self.num_classes, resolution=resolution)
+        return model.to(self.device)
 
     def batches(self) -> list[Batch]:
         """Some ready micro-batches on the device."""
@@ -142,7 +143,7 @@ def bare(work: Work, after_step: AfterStep, model: nn.Module | None = None) -> N
         for images, labels in islice(batches, work.accumulation_steps):
             with work.autocast():
                 loss = F.cross_entropy(forward(images), labels) / work.accumulation_steps
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             loss_sum += loss.detach()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
         for group in optimizer.param_groups:
@@ -203,13 +204,20 @@ def hf_trainer(work: Work, after_step: AfterStep) -> None:
     logging.set_verbosity_error()
     batches = [{"images": images, "labels": labels} for images, labels in work.batches()]
 
+    class ReadyDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
+        def __len__(self) -> int:
+            return len(batches) * work.accumulation_steps
+
+        def __getitem__(self, index: int) -> dict[str, Tensor]:
+            return batches[index % len(batches)]
+
     class Steps(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: object, **__: object) -> None:
             after_step()
 
     class ReadyTrainer(Trainer):  # type: ignore[misc]
         def get_train_dataloader(self) -> Any:
-            return torch.utils.data.DataLoader(batches * work.accumulation_steps, batch_size=None)
+            return torch.utils.data.DataLoader(ReadyDataset(), batch_size=None)
 
     model = _WithLoss(work.model()).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, foreach=True)
@@ -230,7 +238,7 @@ def hf_trainer(work: Work, after_step: AfterStep) -> None:
                 bf16=work.bfloat16,
                 torch_compile=work.compile,
             ),
-            train_dataset=batches,
+            train_dataset=ReadyDataset(),
             optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, work.lr)),
             callbacks=[Steps()],
         )
