@@ -139,11 +139,12 @@ def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measu
         compile=compiles(execution, accelerator.device),
     )
     images = _random_images(config, 2 * config.global_batch_size)
+    how = ", compiled" if work.compile else ""
     loops: dict[str, Callable[[Work, AfterStep], None]] = {
         "ours, crops included": partial(ours, train_split=images),
         "ours": ours,
-        "bare loop, compiled": bare,
-        "Hugging Face Trainer, compiled": hf_trainer,
+        f"bare loop{how}": bare,
+        f"Hugging Face Trainer{how}": hf_trainer,
         "timm, eager": eager_timm,
     }
     names = list(loops)

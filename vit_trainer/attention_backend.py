@@ -85,6 +85,8 @@ def fastest_attention(
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     seconds = backend_seconds(architecture, resolution, batch_size, dtype=dtype, device=accelerator.device)
     (chosen,) = broadcast_object_list([min(seconds, key=seconds.__getitem__, default="math")])
-    # The plain formula behind it, should it not take the shape of an evaluation's batch.
-    with sdpa_kernel([BACKENDS[chosen], SDPBackend.MATH], set_priority=True):
+    # The plain formula behind it, should it not take the shape of an evaluation's batch. The name goes into the key of
+    # PyTorch's compile cache, which would give a graph with another trial's choice in it.
+    allowed = sdpa_kernel([BACKENDS[chosen], SDPBackend.MATH], set_priority=True)
+    with allowed, torch.compiler.config.patch(cache_key_tag=f"attention: {chosen}"):
         yield chosen

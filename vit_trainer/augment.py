@@ -172,13 +172,13 @@ def _resize_one_by_one(pixels: Tensor, sizes: list[tuple[int, int]], rows: _Neig
     resolution = rows.lower.shape[1]
     images = torch.empty(len(sizes), 3, resolution, resolution)
     cuts = pixels.split([3 * height * width for height, width in sizes])
-    for i, (cut, (height, width)) in enumerate(zip(cuts, sizes, strict=True)):
+    for out, i, cut, (height, width) in zip(images, range(len(sizes)), cuts, sizes, strict=True):
         y, x = rows.of(i), columns.of(i)
-        lines = cut.view(height, 3 * width).float().sub_(127.5).div_(127.5)
-        lines = torch.lerp(lines.index_select(0, y.lower), lines.index_select(0, y.upper), y.share[:, None])
-        lines = lines.view(resolution, width, 3).permute(2, 0, 1).reshape(3 * resolution, width)
-        out = images[i].view(3 * resolution, resolution)
-        torch.lerp(lines.index_select(1, x.lower), lines.index_select(1, x.upper), x.share, out=out)
+        planes = cut.view(height, width, 3).permute(2, 0, 1).reshape(3 * height, width).float().sub_(127.5).div_(127.5)
+        wide = planes.index_select(1, x.lower).lerp_(planes.index_select(1, x.upper), x.share)
+        wide = wide.view(3, height, resolution)
+        torch.index_select(wide, 1, y.lower, out=out)
+        out.lerp_(wide.index_select(1, y.upper), y.share[:, None])
     return images
 
 

@@ -41,6 +41,7 @@ def test_the_fastest_is_used_for_as_long_as_it_was_asked_for(monkeypatch: pytest
         assert torch.backends.cuda.mem_efficient_sdp_enabled() == (fastest == "efficient")
         assert torch.backends.cuda.math_sdp_enabled()  # what remains if the chosen one can't
         assert not torch.backends.cuda.flash_sdp_enabled()
+        assert fastest in torch.compiler.config.cache_key_tag
     assert torch.backends.cuda.flash_sdp_enabled()
 
 
