@@ -88,5 +88,6 @@ def fastest_attention(
     # The plain formula behind it, should it not take the shape of an evaluation's batch. The name goes into the key of
     # PyTorch's compile cache, which would give a graph with another trial's choice in it.
     allowed = sdpa_kernel([BACKENDS[chosen], SDPBackend.MATH], set_priority=True)
-    with allowed, torch.compiler.config.patch(cache_key_tag=f"attention: {chosen}"):
+    tagged = torch.compiler.config.patch(cache_key_tag=f"attention: {chosen}")  # type: ignore[attr-defined]
+    with allowed, tagged:
         yield chosen

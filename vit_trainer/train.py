@@ -27,6 +27,7 @@ from vit_trainer.dropout import DropoutKeys
 from vit_trainer.errors import GangRestartError, InputError, LeaseLostError, RunInterruptedError
 from vit_trainer.evaluate import evaluate
 from vit_trainer.ledger import Ledger, Report
+from vit_trainer.memory import USABLE_SHARE, memory_bytes
 from vit_trainer.models import build_model, dropout_keys_of
 from vit_trainer.optim import OfficialSGD, learning_rate
 from vit_trainer.processes import start_accelerator
@@ -270,7 +271,12 @@ def _micro_batch_size(config: FinetuneConfig, execution: Execution, accelerator:
         )
     share = config.global_batch_size // processes
     if execution.micro_batch_size is None:
-        return next(size for size in range(min(share, MAX_MICRO_BATCH_SIZE), 0, -1) if share % size == 0)
+        sizes = [size for size in range(min(share, MAX_MICRO_BATCH_SIZE), 0, -1) if share % size == 0]
+        if accelerator.device.type != "cuda":
+            return sizes[0]
+        # Too much would be halved too, but only after a compilation in vain.
+        usable = USABLE_SHARE * torch.cuda.get_device_properties(accelerator.device).total_memory
+        return next((size for size in sizes if memory_bytes(config, size, processes) <= usable), 1)
     if share % execution.micro_batch_size:
         raise InputError(f"micro_batch_size {execution.micro_batch_size} does not divide {share}, a process's share")
     return execution.micro_batch_size
