@@ -59,11 +59,10 @@ def train_watched(tmp_path: Path, patch: pytest.MonkeyPatch) -> Watch:
     config = FinetuneConfig.official(
         "ViT-B_32-mini", "digits-even", dropout=0.1, total_steps=6, warmup_steps=2, global_batch_size=16
     )
+    execution = Execution(micro_batch_size=8, num_evaluations=1, log_every_steps=3, compile=False)
     watch = Watch(patch)
     with watch:
-        vit_trainer.train.train(
-            config, RunDir(tmp_path), Execution(micro_batch_size=8, num_evaluations=1, log_every_steps=3)
-        )
+        vit_trainer.train.train(config, RunDir(tmp_path), execution)
     assert [row["step"] for row in RunDir(tmp_path).rows()] == [3, 6]
     assert watch.num_steps == 6
     return watch
