@@ -6,12 +6,13 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("ray", "torch", "mlflow", "numpy")
+PACKAGES = ("ray", "torch", "mlflow", "numpy", "accelerate", "timm", "torchvision", "pillow", "transformers", "kornia")
 
 
 def machine() -> str:
@@ -27,8 +28,12 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that the figures depend on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    """Of Python and of the packages that the figures depend on; rivals are optional."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def commit() -> str:

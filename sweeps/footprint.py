@@ -10,9 +10,8 @@ from vit_trainer.checkpoint_files import checkpoint_path
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import dataset_info, is_folder
 from vit_trainer.errors import InputError
+from vit_trainer.memory import USABLE_SHARE, memory_bytes, num_parameters
 
-USABLE_SHARE = 0.9
-"""Of a card's memory; the rest is CUDA's own, and gaps between what PyTorch allocates."""
 MAX_MICRO_BATCH_SIZE = 128
 """That of train.py, which imports torch; a test holds them equal."""
 CHECKPOINT_BYTES_PER_PARAMETER = 6
@@ -32,25 +31,6 @@ class Fit:
     """The largest that the estimate allows; the trainer halves its own until it fits."""
     num_bytes: int
     """Estimated memory with this micro-batch."""
-
-
-def num_parameters(config: FinetuneConfig) -> int:
-    """Of a trial's model, head included."""
-    architecture = MODELS[config.model]
-    head = (architecture.width + 1) * dataset_info(config.dataset).num_classes
-    return architecture.num_parameters(config.resolution) + head
-
-
-def memory_bytes(config: FinetuneConfig, micro_batch_size: int, num_processes: int = 1) -> int:
-    """Estimated memory of each process of a trial on a GPU.
-
-    Per parameter 4 bytes of weight, 4 of gradient, 2 of momentum and, in a gang, 4 to exchange gradients; beside them
-    either the update (4 more) or forward and backward (2 for a copy in bfloat16, and the activations).
-    """
-    count = num_parameters(config)
-    activations = MODELS[config.model].activation_bytes(config.resolution, dropout=config.dropout > 0)
-    lasting = count * (14 if num_processes > 1 else 10)
-    return lasting + max(4 * count, 2 * count + micro_batch_size * activations)
 
 
 def fit(config: FinetuneConfig, card: Card, num_processes: int = 1) -> Fit:

@@ -12,7 +12,7 @@ NO_RAY = {"studies.py", "space.py", "published.py", "verdict.py", "commands.py"}
 NO_RAY |= {"notifications.py", "event_files.py", "progress.py", "board.py", "watch.py"}
 NO_RAY |= {"labels.py", "cell_names.py", "regions.py", "findings.py", "promises.py"}
 NO_RAY |= {"results.py", "figures.py", "pages.py", "sections.py", "report.py"}
-STANDARD_LIBRARY_ONLY = ["errors.py", "architectures.py", "config.py", "run_dir.py", "data/__init__.py"]
+STANDARD_LIBRARY_ONLY = ["errors.py", "architectures.py", "config.py", "memory.py", "run_dir.py", "data/__init__.py"]
 
 
 def imported_modules(path: Path) -> set[str]:

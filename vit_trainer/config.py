@@ -134,6 +134,8 @@ class Execution:
     """Images per forward and backward; None: as many as usually fit, at most one process's share of a step."""
     precision: Precision = "auto"
     """Numbers in matrix products; auto: bfloat16 on GPUs that have it, else float32. Weights are float32."""
+    compile: bool | None = None
+    """Whether PyTorch compiles the model, which takes a minute or so once per model and node; None: only on GPUs."""
     evaluation_batch_size: int = 256
     """Images per forward pass of an evaluation; the result doesn't depend on it."""
     num_evaluations: int | None = None

@@ -48,10 +48,11 @@ class Ledger:
         """Time of all attempts of the run together."""
         return time.monotonic() - self._started_at
 
-    def begin(self, micro_batch_size: int, weights: Path | None = None) -> None:
+    def begin(self, made_with: Row, weights: Path | None = None) -> None:
         """Restore the last checkpoint, and say in the journal who goes on from where, and with what.
 
         Args:
+            made_with: what the journal is to say beside the machine and the versions.
             weights: the file that the run started from at step 0; None: random weights.
 
         Raises:
@@ -83,7 +84,7 @@ class Ledger:
                 "device": accelerator.device.type,
                 "device_name": device_name(),
                 "num_processes": accelerator.num_processes,
-                "micro_batch_size": micro_batch_size,
+                **made_with,
                 "weights_sha256": file_sha256(weights) if weights else None,
                 "versions": versions(),
                 "commit": commit(),

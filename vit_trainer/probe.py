@@ -19,6 +19,7 @@ from vit_trainer.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import Accelerator
 
     from vit_trainer.data.splits import InMemorySplit
 
@@ -67,8 +68,8 @@ def _cpu_name() -> str:
 def probe(config: FinetuneConfig, execution: Execution | None = None, *, seconds: float = 60.0) -> ProbeResult:
     """Train and evaluate on random images for a while, with the parts that `train()` is made of.
 
-    The first step and the first evaluation are not timed. At least one of each is, however long it takes. Reading and
-    decoding image files isn't measured, so for data sets of files the rates are upper bounds.
+    The first step and the first evaluation (which compile) are not timed. At least one of each is, however long it
+    takes. Reading and decoding image files isn't measured, so for data sets of files the rates are upper bounds.
 
     Args:
         config: its rate, steps and upstream don't matter.
@@ -78,19 +79,31 @@ def probe(config: FinetuneConfig, execution: Execution | None = None, *, seconds
     Raises:
         InputError: the device's memory doesn't hold the model with even one image.
     """
-    import torch
-    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-
-    from vit_trainer.evaluate import evaluate
-    from vit_trainer.models import build_model, dropout_keys_of
-    from vit_trainer.optim import OfficialSGD, learning_rate
+    from vit_trainer.attention_backend import fastest_attention
     from vit_trainer.processes import start_accelerator
-    from vit_trainer.train import _batches, _gradient, _micro_batch_size
+    from vit_trainer.train import _micro_batch_size
 
     execution = execution or Execution()
     accelerator = start_accelerator(execution.precision)
-    device = accelerator.device
     config = dataclasses.replace(config, total_steps=ENDLESS_STEPS)
+    micro_batch_size = _micro_batch_size(config, execution, accelerator)
+    with fastest_attention(MODELS[config.model], config.resolution, micro_batch_size, accelerator):
+        return _measured(config, execution, accelerator, micro_batch_size, seconds)
+
+
+def _measured(
+    config: FinetuneConfig, execution: Execution, accelerator: Accelerator, micro_batch_size: int, seconds: float
+) -> ProbeResult:
+    import torch
+    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+    from vit_trainer.compiled import compile_forward, compiles
+    from vit_trainer.evaluate import evaluate
+    from vit_trainer.models import build_model, dropout_keys_of
+    from vit_trainer.optim import OfficialSGD, learning_rate
+    from vit_trainer.train import _batches, _gradient
+
+    device = accelerator.device
     images = _random_images(config, execution.evaluation_batch_size)
     raw_model = build_model(
         MODELS[config.model],
@@ -99,7 +112,8 @@ def probe(config: FinetuneConfig, execution: Execution | None = None, *, seconds
         dropout=config.dropout,
     )
     keys = dropout_keys_of(raw_model)
-    micro_batch_size = _micro_batch_size(config, execution, accelerator)
+    if compiles(execution, device):
+        compile_forward(raw_model)
     try:
         model = accelerator.prepare(raw_model).train()
         optimizer = OfficialSGD(model.parameters())

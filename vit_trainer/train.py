@@ -16,8 +16,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vit_trainer.architectures import MODELS
+from vit_trainer.attention_backend import fastest_attention
 from vit_trainer.checkpoint_files import require_checkpoint
 from vit_trainer.checkpoints import pretrained_model
+from vit_trainer.compiled import compile_forward, compiles
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data import dataset_info, load_dataset
 from vit_trainer.data.splits import MicroBatch, Split
@@ -25,6 +27,7 @@ from vit_trainer.dropout import DropoutKeys
 from vit_trainer.errors import GangRestartError, InputError, LeaseLostError, RunInterruptedError
 from vit_trainer.evaluate import evaluate
 from vit_trainer.ledger import Ledger, Report
+from vit_trainer.memory import USABLE_SHARE, memory_bytes
 from vit_trainer.models import build_model, dropout_keys_of
 from vit_trainer.optim import OfficialSGD, learning_rate
 from vit_trainer.processes import start_accelerator
@@ -32,6 +35,7 @@ from vit_trainer.randomness import dropout_keys, image_order
 from vit_trainer.run_dir import Row, RunDir
 from vit_trainer.state import TrainState
 from vit_trainer.system_metrics import system_metrics
+from vit_trainer.transfers import to_device
 
 MAX_MICRO_BATCH_SIZE = 128
 """Images per forward and backward unless told otherwise."""
@@ -88,7 +92,9 @@ def train(
         run_dir.open_for_writing(config.to_dict())
     accelerator.wait_for_everyone()
     try:
-        result = _train(config, run_dir, execution, accelerator, report, interrupted)
+        micro_batch_size = _micro_batch_size(config, execution, accelerator)
+        with fastest_attention(MODELS[config.model], config.resolution, micro_batch_size, accelerator) as attention:
+            result = _train(config, run_dir, execution, accelerator, micro_batch_size, attention, report, interrupted)
         if writes:
             run_dir.write_result(result.to_dict())
             run_dir.remove_checkpoint()
@@ -117,6 +123,8 @@ def _train(
     run_dir: RunDir,
     execution: Execution,
     accelerator: Accelerator,
+    micro_batch_size: int,
+    attention: str | None,
     report: Report | None,
     interrupted: Callable[[], bool],
 ) -> TrainResult:
@@ -129,6 +137,9 @@ def _train(
     # Model.
     raw_model = initial_model(config, execution)
     keys = dropout_keys_of(raw_model)
+    compiled = compiles(execution, accelerator.device)
+    if compiled:
+        compile_forward(raw_model)
     model: nn.Module = accelerator.prepare(raw_model)
     model.train()
 
@@ -137,9 +148,9 @@ def _train(
 
     # Restore.
     share = config.global_batch_size // accelerator.num_processes
-    micro_batch_size = _micro_batch_size(config, execution, accelerator)
     ledger = Ledger(TrainState(raw_model, optimizer), run_dir, execution, accelerator, report, interrupted)
-    ledger.begin(micro_batch_size, initial_weights(config, execution))
+    made_with: Row = {"micro_batch_size": micro_batch_size, "compiled": compiled, "attention_backend": attention}
+    ledger.begin(made_with, initial_weights(config, execution))
     progress = ledger.state.progress
 
     # Loop.
@@ -241,7 +252,7 @@ def _gradient(
             images, labels = next(batches)
             if step_keys is not None:
                 mine = step_keys[start : start + micro_batch_size]
-                keys.set(torch.from_numpy(mine).to(accelerator.device, non_blocking=True))
+                keys.set(to_device(mine, accelerator.device))
             step_loss += backward(accelerator, model, images, labels, start + micro_batch_size == share, share)
     except RuntimeError as error:
         if not should_reduce_batch_size(error) or micro_batch_size == 1:
@@ -260,7 +271,12 @@ def _micro_batch_size(config: FinetuneConfig, execution: Execution, accelerator:
         )
     share = config.global_batch_size // processes
     if execution.micro_batch_size is None:
-        return next(size for size in range(min(share, MAX_MICRO_BATCH_SIZE), 0, -1) if share % size == 0)
+        sizes = [size for size in range(min(share, MAX_MICRO_BATCH_SIZE), 0, -1) if share % size == 0]
+        if accelerator.device.type != "cuda":
+            return sizes[0]
+        # Too much would be halved too, but only after a compilation in vain.
+        usable = USABLE_SHARE * torch.cuda.get_device_properties(accelerator.device).total_memory
+        return next((size for size in sizes if memory_bytes(config, size, processes) <= usable), 1)
     if share % execution.micro_batch_size:
         raise InputError(f"micro_batch_size {execution.micro_batch_size} does not divide {share}, a process's share")
     return execution.micro_batch_size

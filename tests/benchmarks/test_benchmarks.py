@@ -67,12 +67,70 @@ def test_what_early_stopping_costs_and_keeps(tmp_path: Path) -> None:
     assert max(ours) < 1.05
 
 
+def test_what_the_crop_takes_and_how_exact_it_is(tmp_path: Path) -> None:
+    pytest.importorskip("kornia")
+    found = figures(tmp_path, "crop.py", "--batch-size", "16", "--resolutions", "64", "--repeats", "3")
+    (measured,) = found["resolutions"].values()
+    assert {name: len(seconds) for name, seconds in measured["seconds"].items()} == {
+        "ours": 3,
+        "kornia": 3,
+        "torchvision v2": 3,
+    }
+    assert measured["grey_levels"] < 1e-3
+
+
+@pytest.mark.slow
+def test_what_files_take(tmp_path: Path) -> None:
+    found = figures(tmp_path, "jpeg.py", "--num-images", "8", "--resolutions", "384", "--repeats", "3")
+    assert 50 < found["kilobytes"] < 150
+    (seconds,) = found["seconds"].values()
+    fastest = {name: min(values) for name, values in seconds.items()}
+    assert len(fastest) == 4
+    assert fastest["ours, ready for a GPU that resizes"] < fastest["PIL + torchvision"]
+
+
+@pytest.mark.slow
+def test_what_the_loop_adds(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    found = figures(tmp_path, "loop.py", "--steps", "100", "--repeats", "3", "--sizes", "micro")
+    ours, bare = found["milliseconds"]["micro"]["ours"], found["milliseconds"]["micro"]["bare loop"]
+    assert found["milliseconds"]["micro"].keys() == {"bare loop", "raw Accelerate", "Hugging Face Trainer", "ours"}
+    assert min(ours) < min(bare) + 5  # the claim itself is for a machine that does nothing else
+
+
+@pytest.mark.slow
+def test_where_a_step_goes(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    model = ["--models", "ViT-B_32-mini", "--resolutions", "32", "--dataset", "digits-even", "--compile=false"]
+    size = ["--global-batch-size", "16", "--micro-batch-size", "8", "--steps", "4", "--repeats", "1"]
+    (measured,) = figures(tmp_path, "step.py", *model, *size)["measured"]
+    assert len(measured["images_per_second"]) == 5
+    assert all(rates[0] > 0 for rates in measured["images_per_second"].values())
+    assert measured["milliseconds"].keys() == {"input", "forward", "backward", "optimiser", "logging", "rest"}
+    parts = ("input", "forward", "backward", "optimiser", "logging")
+    assert all(measured["milliseconds"][part] > 0 for part in parts)
+    assert 0 < measured["evaluation_shares"]["cifar10"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_how_long_a_start_takes(tmp_path: Path) -> None:
+    seconds = figures(tmp_path, "startup.py", "--repeats", "1")["seconds"]
+    assert 0 < seconds["sweep: first trial"][0] <= seconds["sweep: second trial"][0]
+    assert seconds["without Ray: the trial"][0] > 0
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
         ("sweep.py", ["--num-cells", "9"], "num_cells 9 is below 10"),
         ("log_call.py", ["--num-calls", "9"], "num_calls 9 is below 100"),
         ("orchestrator.py", ["--num-trials", "9"], "num_trials 9 is below 10"),
+        ("crop.py", ["--repeats", "0"], "repeats 0 is below 1"),
+        ("jpeg.py", ["--num-images", "1"], "num_images 1 is below 2"),
+        ("loop.py", ["--steps", "9"], "steps 9 is below 100"),
+        ("step.py", ["--models", "ViT-B_61"], "'ViT-B_61'"),
+        ("startup.py", ["--repeats", "0"], "repeats 0 is below 1"),
         ("slot_wait.py", ["--num-trials", "2"], "2 trials on 2 slots leave no slot that waits: give more trials"),
     ],
 )

@@ -12,7 +12,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from vit_trainer.augment import Crops, random_crops, resize_crops, resize_cuts, whole_images
+from vit_trainer.augment import (
+    Crops,
+    _neighbours,
+    _resize_at_once,
+    random_crops,
+    resize_crops,
+    resize_cuts,
+    whole_images,
+)
 
 GOLDEN = Path(__file__).parents[2] / "vit_trainer" / "golden_values"
 SIZES = [(32, 32), (375, 500), (500, 333)]
@@ -94,6 +102,10 @@ def test_cuts_of_all_sizes_become_what_their_crops_become() -> None:
     batched = resize_crops(torch.from_numpy(images), crops, 32)
     assert crops.flip.any()
     torch.testing.assert_close(ragged, batched, atol=1e-5, rtol=0)
+    heights, widths = torch.from_numpy(np.stack([crops.height, crops.width]))
+    near = _neighbours(heights, None, 32), _neighbours(widths, flip, 32)
+    at_once = _resize_at_once(pixels, heights * widths, widths, *near)  # as a GPU does it
+    torch.testing.assert_close(at_once, ragged, atol=1e-5, rtol=0)
 
 
 def test_a_whole_image_is_seen_to_its_borders_without_antialias() -> None:

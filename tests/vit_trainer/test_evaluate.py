@@ -48,6 +48,15 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def test_bfloat16_evaluates_as_float32_does():
+    precisions = ("bfloat16", "float32")
+    size = ["--dataset", "digits-pretrain", "--upstream", "digits", "--batch-size", "64", "--json", "-"]
+    started = [start(*size, "--precision", precision) for precision in precisions]
+    half, full = (json.loads(process.communicate()[0]) for process in started)
+    assert abs(half["test/accuracy"] - full["test/accuracy"]) <= 0.0005
+    assert half["test/loss"] != full["test/loss"]
+
+
 def test_ranks_order_equal_logits_by_class_and_put_nan_last():
     nan = float("nan")
     logits = torch.tensor([[1.0, 3, 2], [2, 2, 2], [2, 2, 2], [1, nan, 2], [0, nan, 2], [3, 3, 1]])

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +13,9 @@ from safetensors.torch import load_file
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data import DATASETS, load_dataset
 from vit_trainer.errors import InputError, LeaseLostError, NonFiniteLossError
+from vit_trainer.memory import memory_bytes
 from vit_trainer.run_dir import Row, RunDir
-from vit_trainer.train import train
+from vit_trainer.train import _micro_batch_size, train
 
 CONFIG = FinetuneConfig.official(
     "ViT-B_32-mini", "digits-even", dropout=0.1, total_steps=8, warmup_steps=2, global_batch_size=16
@@ -79,6 +82,23 @@ def test_the_trajectory_does_not_depend_on_the_micro_batch(tmp_path: Path, micro
         assert one["train/loss"] == pytest.approx(two["train/loss"], abs=1e-5)
     for name, tensor in weights(reference).items():
         torch.testing.assert_close(tensor, weights(other)[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("gib", [500, 39, 16, 0.1])
+def test_a_gpu_gets_the_largest_micro_batch_that_it_is_estimated_to_hold(
+    monkeypatch: pytest.MonkeyPatch, gib: float
+) -> None:
+    config = FinetuneConfig.official("ViT-L_16", "cifar10")
+    card = SimpleNamespace(total_memory=gib * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    gpu: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=1)
+    cpu: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
+    size = _micro_batch_size(config, Execution(), gpu)
+    assert size == 1 or memory_bytes(config, size) <= 0.9 * gib * 2**30
+    assert size == 128 or memory_bytes(config, 2 * size) > 0.9 * gib * 2**30
+    assert (size == 128) == (gib == 500)
+    assert (size == 1) == (gib == 0.1)
+    assert _micro_batch_size(config, Execution(), cpu) == 128
 
 
 def test_a_result_holds_what_the_table_needs(tmp_path: Path) -> None:

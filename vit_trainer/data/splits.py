@@ -12,6 +12,7 @@ from torch import Tensor
 from vit_trainer.augment import random_crops, resize_crops, whole_images
 from vit_trainer.data.holdout import held_out_per_class
 from vit_trainer.randomness import Stream, raw_bits
+from vit_trainer.transfers import to_device
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class InMemorySplit:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         self._to(device)
         for batch in micro_batches:
-            chosen = torch.from_numpy(batch.indices).to(device, non_blocking=True)
+            chosen = to_device(batch.indices, device)
             crops = random_crops(seed, batch.step, batch.positions, *self._sizes(len(batch.indices)))
             yield resize_crops(self._images[chosen], crops, resolution), self._labels[chosen]
 
@@ -108,6 +109,6 @@ class InMemorySplit:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         self._to(device)
         for first in range(0, len(indices), batch_size):
-            chosen = torch.from_numpy(indices[first : first + batch_size]).to(device, non_blocking=True)
+            chosen = to_device(indices[first : first + batch_size], device)
             crops = whole_images(*self._sizes(len(chosen)))
             yield resize_crops(self._images[chosen], crops, resolution), self._labels[chosen]

@@ -1,0 +1,309 @@
+"""How many images per second does each model train with, what share of the card's peak is that, and where does it go?
+
+Against eager timm with autocast, the same model in a bare compiled loop, and the Hugging Face Trainer with compile.
+Rivals get ready batches; ours does too, and once more crops images of CIFAR's size as a real run does.
+
+Command: python benchmarks/step.py
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from rich.console import Console
+from rich.table import Table
+
+if not __package__:  # started as a script, from any folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks.provenance import machine, write_json
+from sweeps.rates import TRAIN_FLOPS_PER_FORWARD, card_of_device
+from vit_trainer.architectures import MODELS
+from vit_trainer.command_line import new_app, run
+from vit_trainer.config import Execution, FinetuneConfig
+from vit_trainer.data import DATASETS, dataset_info
+from vit_trainer.errors import InputError, one_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from benchmarks.training_loops import AfterStep, Work
+
+app = new_app("Measures training steps of every model, and where their time goes.", name="step.py")
+
+FULL_SIZE = tuple(name for name in MODELS if not name.endswith("-mini"))
+PHASES = ("input", "forward", "backward", "optimiser", "logging", "rest")
+NUM_WARMUPS = 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model at one resolution."""
+
+    model: str
+    resolution: int
+    """Side of the images in pixels."""
+    micro_batch_size: int
+    images_per_second: dict[str, list[float]]
+    """By loop, one for each repeat; empty where memory didn't suffice."""
+    share_of_peak: float | None
+    """What ours reaches, crops included; None where the device's peak isn't known."""
+    evaluation_images_per_second: float
+    evaluation_shares: dict[str, float]
+    """Of a run's time, by data set, if its images come as fast as random ones."""
+    milliseconds: dict[str, float]
+    """Of a step of ours, by phase, each waited for: their sum is more than a step takes."""
+
+
+@app.default
+def step(
+    *,
+    models: tuple[str, ...] = FULL_SIZE,
+    resolutions: tuple[int, ...] = (224, 384),
+    dataset: str = "cifar10",
+    steps: int = 10,
+    repeats: int = 3,
+    global_batch_size: int = 512,
+    micro_batch_size: int | None = None,
+    compile: bool | None = None,
+    json: Path | None = None,
+) -> int:
+    """Train each model at each resolution with each loop in turn, again and again.
+
+    Args:
+        models: names such as ViT-B_16.
+        resolutions: sides of the images in pixels.
+        dataset: whose number of classes, and size of images that ours crops.
+        steps: of each loop and repeat, beside three that aren't counted.
+        repeats: the order of the loops turns by one each time; the median counts.
+        global_batch_size: images per step.
+        micro_batch_size: images per forward and backward, of all loops; the trainer's choice unless given.
+        compile: whether ours, the bare loop and the Trainer compile; only on a GPU unless given.
+        json: where to write the figures.
+    """
+    for name in models:
+        if name not in MODELS:
+            raise one_of("model", name, list(MODELS))
+    for name, value in (("steps", steps), ("repeats", repeats), ("global_batch_size", global_batch_size)):
+        if value < 1:
+            raise InputError(f"{name} {value} is below 1: give a whole number of at least 1")
+    execution = Execution(micro_batch_size=micro_batch_size, compile=compile)
+    console = Console(highlight=False)
+    console.print(machine())
+    done = []
+    for model in models:
+        for resolution in resolutions:
+            config = FinetuneConfig.official(
+                model,
+                dataset,
+                upstream="scratch",
+                resolution=resolution,
+                global_batch_size=global_batch_size,
+                total_steps=NUM_WARMUPS + steps,
+                warmup_steps=1,
+            )
+            done.append(measure(config, execution, repeats))
+            console.print(_table(done[-1]))
+            if json is not None:
+                write_json(json, {"load": os.getloadavg()[0], "measured": [asdict(measured) for measured in done]})
+    return 0
+
+
+def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measured:
+    """All loops in turn, then a few steps of ours phase by phase, then evaluations."""
+    import torch
+
+    from benchmarks.training_loops import Work, bare, hf_trainer, ours, step_seconds
+    from vit_trainer.compiled import compiles
+    from vit_trainer.probe import _random_images, device_name, probe
+    from vit_trainer.processes import start_accelerator
+    from vit_trainer.train import _micro_batch_size
+
+    accelerator = start_accelerator(execution.precision)
+    work = Work(
+        config,
+        _micro_batch_size(config, execution, accelerator),
+        accelerator.device,
+        bfloat16=accelerator.mixed_precision == "bf16",
+        compile=compiles(execution, accelerator.device),
+    )
+    images = _random_images(config, 2 * config.global_batch_size)
+    how = ", compiled" if work.compile else ""
+    loops: dict[str, Callable[[Work, AfterStep], None]] = {
+        "ours, crops included": partial(ours, train_split=images),
+        "ours": ours,
+        f"bare loop{how}": bare,
+        f"Hugging Face Trainer{how}": hf_trainer,
+        "timm, eager": eager_timm,
+    }
+    names = list(loops)
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    for repeat in range(repeats):
+        first = repeat % len(names)
+        for name in names[first:] + names[:first]:
+            torch.compiler.reset()  # else the loops' graphs count as recompilations of one another
+            try:
+                seconds = step_seconds(loops[name], work, NUM_WARMUPS)
+            except torch.OutOfMemoryError:
+                continue
+            finally:
+                _free_memory()
+            rates[name].append(config.global_batch_size * len(seconds) / sum(seconds))
+    probed = probe(config, execution, seconds=2.0)
+    ours_median = median(rates["ours, crops included"])
+    flops = TRAIN_FLOPS_PER_FORWARD * MODELS[config.model].forward_flops(config.resolution)
+    card = card_of_device(device_name())
+    return Measured(
+        config.model,
+        config.resolution,
+        work.micro_batch_size,
+        rates,
+        ours_median * flops / card.peak_flops_per_second if card else None,
+        probed.evaluation_images_per_second,
+        {
+            name: evaluation_share(name, ours_median, probed.evaluation_images_per_second)
+            for name in DATASETS
+            if name.startswith("cifar") or name == "imagenet2012"
+        },
+        milliseconds_by_phase(work, partial(ours, train_split=images)),
+    )
+
+
+def eager_timm(work: Work, after_step: AfterStep) -> None:
+    """A bare loop around timm's own model; our model where timm has none of that shape."""
+    import timm
+
+    from benchmarks.training_loops import bare
+
+    name = MODELS[work.config.model].timm_name
+    model: nn.Module | None = None
+    if name is not None:
+        size = {"img_size": work.config.resolution, "num_classes": work.num_classes}
+        model = timm.create_model(name, pretrained=False, **size).to(work.device)
+    bare(replace(work, compile=False), after_step, model)
+
+
+def evaluation_share(dataset: str, train_rate: float, evaluation_rate: float) -> float:
+    """What part of a run by the data set's recipe validations and the test take; rates in images per second."""
+    info = dataset_info(dataset)
+    evaluation = (info.num_evaluations * info.num_validation + info.num_test) / evaluation_rate
+    return evaluation / (evaluation + info.total_steps * info.global_batch_size / train_rate)
+
+
+def milliseconds_by_phase(work: Work, loop: Callable[[Work, AfterStep], None]) -> dict[str, float]:
+    """Of a step of ours, its parts waited for one by one; `input` includes the crops."""
+    import torch
+
+    from benchmarks.training_loops import step_seconds
+
+    torch.compiler.reset()
+    spent = dict.fromkeys(PHASES, 0.0)
+    steps: list[dict[str, float]] = []
+    with _phases_counted(spent, work.device):
+
+        def counted(work: Work, after_step: AfterStep) -> None:
+            def with_phases() -> None:
+                after_step()
+                steps.append(dict(spent))
+                spent.update(dict.fromkeys(PHASES, 0.0))
+
+            loop(work, with_phases)
+
+        seconds = step_seconds(counted, work, NUM_WARMUPS)
+    chosen = steps[NUM_WARMUPS : work.config.total_steps]
+    found = {phase: 1000 * median(step[phase] for step in chosen) for phase in PHASES}
+    found["rest"] = max(0.0, 1000 * median(seconds) - sum(found.values()))
+    _free_memory()
+    return found
+
+
+@contextmanager
+def _phases_counted(spent: dict[str, float], device: torch.device) -> Iterator[None]:
+    """Add the seconds of train()'s parts to `spent` while they are called."""
+    import torch
+    from accelerate import Accelerator
+
+    import vit_trainer.train
+    from vit_trainer.ledger import Ledger
+    from vit_trainer.optim import OfficialSGD
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    def timed(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            start = now()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[phase] += now() - start
+
+        return call
+
+    batches, micro_batch = vit_trainer.train._batches, vit_trainer.train.backward
+
+    def timed_batches(*args: Any) -> Iterator[Any]:
+        advance = timed("input", partial(next, batches(*args), None))
+        while (batch := advance()) is not None:
+            yield batch
+
+    def forward_and_backward(*args: Any) -> Any:
+        before, start = spent["backward"], now()
+        loss = micro_batch(*args)
+        spent["forward"] += now() - start - (spent["backward"] - before)
+        return loss
+
+    with ExitStack() as stack:
+        for owner, name, replacement in (
+            (vit_trainer.train, "_batches", timed_batches),
+            (vit_trainer.train, "backward", forward_and_backward),
+            (Accelerator, "backward", timed("backward", Accelerator.backward)),
+            (OfficialSGD, "step", timed("optimiser", OfficialSGD.step)),
+            (Ledger, "add_step", timed("logging", Ledger.add_step)),
+        ):
+            stack.enter_context(patch.object(owner, name, replacement))
+        yield
+
+
+def _free_memory() -> None:
+    from accelerate.utils.memory import clear_device_cache
+
+    clear_device_cache(garbage_collection=True)
+
+
+def _table(measured: Measured) -> Table:
+    share = f", {measured.share_of_peak:.1%} of the card's peak" if measured.share_of_peak is not None else ""
+    parts = ", ".join(f"{phase} {value:.1f}" for phase, value in measured.milliseconds.items())
+    evaluations = ", ".join(f"{name} {share:.1%}" for name, share in measured.evaluation_shares.items())
+    table = Table(
+        title=f"{measured.model} at {measured.resolution} px, micro-batch {measured.micro_batch_size}{share}",
+        title_justify="left",
+        caption=f"ms of a step, waited for part by part: {parts}\n"
+        f"evaluations: {measured.evaluation_images_per_second:.0f} images/s; of a run: {evaluations}",
+        caption_justify="left",
+    )
+    for name in ("", "images/s", "ours / this"):
+        table.add_column(name, justify="left" if not name else "right")
+    own = median(measured.images_per_second["ours"])
+    for name, rates in measured.images_per_second.items():
+        table.add_row(
+            name, f"{median(rates):.1f}" if rates else "out of memory", f"{own / median(rates):.2f}" if rates else ""
+        )
+    return table
+
+
+if __name__ == "__main__":
+    run(app)
