@@ -67,6 +67,7 @@ def test_what_early_stopping_costs_and_keeps(tmp_path: Path) -> None:
     assert max(ours) < 1.05
 
 
+@pytest.mark.slow
 def test_what_the_crop_takes_and_how_exact_it_is(tmp_path: Path) -> None:
     pytest.importorskip("kornia")
     found = figures(tmp_path, "crop.py", "--batch-size", "16", "--resolutions", "64", "--repeats", "3")

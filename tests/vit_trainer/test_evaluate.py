@@ -48,6 +48,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_bfloat16_evaluates_as_float32_does():
     precisions = ("bfloat16", "float32")
     size = ["--dataset", "digits-pretrain", "--upstream", "digits", "--batch-size", "64", "--json", "-"]
