@@ -226,10 +226,10 @@ class SweepOptions:
         ]
 
     def settled(self, result: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The result if it needs no further work: finished, or stopped where early stopping is still asked for."""
+        """The result if it needs no further work: finished, or stopped where ASHA is still asked for."""
         if result is None or result["status"] == "failed":
             return None
-        return None if result["status"] == "stopped" and not self.early_stopping else result
+        return None if result["status"] == "stopped" and self.early_stopping != "asha" else result
 
     def candidates(self, cells: list[Cell]) -> list[Trial]:
         """Every candidate of every cell of a grid search: its learning rates times the seeds.

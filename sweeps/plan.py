@@ -367,7 +367,7 @@ def _cost_lines(plan: Plan, unit: str) -> list[str]:
         probed = ", ".join(f"{seconds:g} s on {name}" for name, seconds in measured.items())
         return [*lines, f"rates: measured for {probed}; reading and decoding image files isn't in them"]
     card = plan.rates.card
-    workloads = {Workload.of(Trial(cell.cell, rate, 0)) for cell in plan.cells for rate in cell.base_lrs}
+    workloads = [workload for workload, _ in plan.memory]
     known = [plan.rates.table[card.name, each] for each in workloads if (card.name, each) in plan.rates.table]
     for source in sorted({rate.source for rate in known}):
         lines.append(f"rates: measured on {card.name} by {source}")

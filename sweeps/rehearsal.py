@@ -71,8 +71,8 @@ class Rehearsal:
         """Of the sweep that runs it."""
         self.cells = list(self._short.values())
         """Of that sweep."""
-        self.options = self._fixed({self._short[cell]: self._rates[cell] for cell in self._short})
-        """Of that sweep."""
+        self.options = self._fixed({self._short[cell]: self._rates[cell] for cell in self._short}, register=False)
+        """Of that sweep; what is registered is a cell's whole trial."""
 
     def _fixed(self, rates: Mapping[Cell, tuple[float, ...]], **changes: object) -> FixedRates:
         values = {each.name: getattr(self._options, each.name) for each in fields(SweepOptions)}
@@ -85,8 +85,9 @@ class Rehearsal:
 
     @property
     def is_over(self) -> bool:
-        """Whether every short trial has come to a result, a failure being one."""
-        return all(self.options.run_dir(trial).result() is not None for trial in self.trials)
+        """Whether every short trial has come to its end, a failure being one, a stop by another sweep not."""
+        results = [self.options.run_dir(trial).result() for trial in self.trials]
+        return all(result is not None and result["status"] != "stopped" for result in results)
 
     def accuracies(self, cell: Cell) -> dict[float, float | None]:
         """What each learning rate of a cell of the sweep reached in its rehearsal.

@@ -358,8 +358,9 @@ def _early_stopping(results: Results) -> list[Block]:
     latest: dict[str, Decision] = {each.trial_id: each for each in results.decisions if each.action == "stops"}
     saved = duration(sum(run.saved_hours for _, run in stopped))
     line = f"Candidates stopped: {len(stopped)}, which saved at least {saved} of {_unit(results)} time."
-    if results.decisions:
-        line += f" Decisions at rungs on record: {len(results.decisions)}."
+    rehearsed = [(each.group, each.trial_id, each.rule) for each in results.decisions if is_rehearsal(each)]
+    if num_at_rungs := len(results.decisions) - len(rehearsed):
+        line += f" Decisions at rungs on record: {num_at_rungs}."
     rows = []
     for entry, run in stopped:
         decision = latest.get(run.trial_id)
@@ -372,7 +373,6 @@ def _early_stopping(results: Results) -> list[Block]:
         Text(line),
         *_table_of(header, rows, "Every stopped candidate"),
     ]
-    rehearsed = [(each.group, each.trial_id, each.rule) for each in results.decisions if is_rehearsal(each)]
     return blocks + _table_of(
         ("cell", "trial", "why it went on, or never began"), rehearsed, "Every rehearsed candidate"
     )

@@ -11,6 +11,7 @@ from sweeps.budget import Budget
 from sweeps.cells import Cell, Trial
 from sweeps.options import SweepOptions
 from sweeps.plan import cheapest_first, longest_first
+from sweeps.rehearsal import is_rehearsal
 from sweeps.rungs import DECISIONS, Decision, read_decisions
 from vit_trainer.config import Execution
 from vit_trainer.run_dir import Row, RunDir
@@ -129,7 +130,8 @@ class Session:
         """Have ASHA know what an earlier session knew; what it decided and could no longer write is written now."""
         journals = {trial_id: self.run_dir(trial_id).journal() for trial_id in self.trials}
         results = {trial_id: self.board.result(trial_id) for trial_id in self.trials}
-        for decision in asha.replay_all(journals, results, self.decisions()):
+        at_rungs = [decision for decision in self.decisions() if not is_rehearsal(decision)]
+        for decision in asha.replay_all(journals, results, at_rungs):
             result = self.record(decision.trial_id, {"status": "stopped", "cause": decision.rule})
             self.ended(decision.trial_id, result)
 

@@ -109,7 +109,7 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
     if rehearsal is None or not rehearsal.cells:
         return _bring_to_end(name, cells, options, execution)
     code = _bring_to_end(rehearsal.name, rehearsal.cells, rehearsal.options, replace(execution, num_evaluations=1))
-    if not rehearsal.is_over:
+    if code == INTERRUPTED or not rehearsal.is_over:
         return code
     rehearsal.record()
     able, options = rehearsal.whole()

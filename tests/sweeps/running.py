@@ -12,7 +12,6 @@ from vit_trainer.run_dir import RunDir
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "paper_grid.py"
 SMALL_GRID = ["--preset", "mini", "--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.1"]
-SMALL_GRID += ["--no-early-stopping"]
 BASE_LRS = ["--base-lrs", "0.003", "0.001"]
 
 
@@ -22,7 +21,8 @@ class Sweep:
     def __init__(self, storage: Path, *arguments: str, address: str = "local") -> None:
         self.storage = storage
         rates = [] if "--base-lrs" in arguments else BASE_LRS
-        command = [sys.executable, str(SCRIPT), *SMALL_GRID, *rates, *arguments, "--storage", str(storage)]
+        selection = [] if "--early-stopping" in arguments else ["--no-early-stopping"]
+        command = [sys.executable, str(SCRIPT), *SMALL_GRID, *rates, *selection, *arguments, "--storage", str(storage)]
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

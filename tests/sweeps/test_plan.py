@@ -11,6 +11,7 @@ import pytest
 from sweeps.cells import MINI, PAPER, Cell, Schedule, Trial, cells_of
 from sweeps.costs import hours_lost, hours_saved, predicted_and_actual
 from sweeps.footprint import MAX_MICRO_BATCH_SIZE, disk_items, fit, memory_bytes
+from sweeps.options import SweepOptions
 from sweeps.paper_grid import app
 from sweeps.per_cell import PerCellASHA
 from sweeps.plan import (
@@ -114,6 +115,13 @@ def test_what_was_measured_on_such_a_card_comes_before_an_assumption() -> None:
     text = "\n".join(plan_lines(make_plan([trial, other], [], rates, EIGHT)))
     assert "a benchmark" in text
     assert "other trainings reach 29% to 68%, so it may take 0.66 to 1.6 times these hours" in text
+
+
+def test_the_plan_of_a_search_over_dropout_says_how_sure_it_is() -> None:
+    options = SweepOptions(search="optuna", search_over=("base_lr", "dropout"))
+    cells = cells_of(replace(PAPER, datasets=("cifar10",), dropouts=(None,)))
+    plan = make_plan(options.planned_trials(cells), [], Rates(A100, table={}), EIGHT)
+    assert "other trainings reach 29% to 68%" in "\n".join(plan_lines(plan))
 
 
 def test_a_miniature_has_no_hours_until_it_is_measured() -> None:

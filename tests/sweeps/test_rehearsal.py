@@ -1,6 +1,7 @@
 """Rehearsals: what is ranked, from what, and what then runs whole."""
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,13 +10,19 @@ from typing import Any
 
 import pytest
 
+from sweeps import sweep
 from sweeps.cells import MINI, PAPER, Cell, Trial, cells_of, official_cell
 from sweeps.options import SweepOptions
+from sweeps.per_cell import PerCellASHA
 from sweeps.plan import make_plan
 from sweeps.rates import CARDS, Rates
 from sweeps.rehearsal import Rehearsal
 from sweeps.rungs import DECISIONS, read_decisions
+from sweeps.session import Session
 from sweeps.tuner import Resources
+from tests.sweeps.running import Start, is_finished
+from vit_trainer.command_line import INTERRUPTED
+from vit_trainer.config import Execution
 from vit_trainer.errors import InputError
 from vit_trainer.run_dir import RunDir
 
@@ -98,6 +105,59 @@ def test_the_whole_runs_have_what_the_rehearsal_left_of_the_budget(tmp_path: Pat
     assert rehearsal.whole()[1].max_gpu_hours == pytest.approx(5.5)
 
 
+def test_asha_does_not_take_a_rehearsal_for_a_rung(tmp_path: Path) -> None:
+    rehearsal = Rehearsal("sweep", [CELL], options(tmp_path))
+    for trial, accuracy in zip(rehearsal.trials, (0.7, 0.9, 0.8), strict=True):
+        leave(rehearsal, trial, accuracy)
+    rehearsal.record()
+    asha = options(tmp_path, early_stopping="asha")
+    begun = Trial(CELL, 0.003, 0)
+    run_dir = asha.run_dir(begun)  # killed after the step at which the rehearsal would have stopped it
+    run_dir.open_for_writing(begun.config.to_dict())
+    run_dir.append({"step": 20, "val/accuracy": 0.6})
+    run_dir.close()
+    session = Session("sweep", [CELL], asha, Execution(), lambda trial: None)
+    session.replay(PerCellASHA(session.trials.values(), record=session.record_decision))
+    assert session.board.result(begun.trial_id) is None
+
+
+def test_after_an_interruption_nothing_runs_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a trial that failed before was about to be tried again."""
+    given = options(tmp_path)
+    rehearsal = Rehearsal("sweep", [CELL], given)
+    for trial, accuracy in zip(rehearsal.trials, (0.7, 0.9, None), strict=True):
+        leave(rehearsal, trial, accuracy)
+    begun: list[str] = []
+
+    def interrupted(name: str, *_: Any) -> int:
+        begun.append(name)
+        return INTERRUPTED
+
+    monkeypatch.setattr(sweep, "_bring_to_end", interrupted)
+    assert sweep.run_sweep("sweep", [CELL], given, Execution()) == INTERRUPTED
+    assert begun == ["sweep-rehearsal"]
+
+
+def test_what_another_sweep_stopped_is_not_rehearsed_yet(tmp_path: Path) -> None:
+    rehearsal = Rehearsal("sweep", [CELL], options(tmp_path))
+    for trial in rehearsal.trials:
+        leave(rehearsal, trial, 0.5)
+    run_dir = rehearsal.options.run_dir(rehearsal.trials[0])
+    run_dir.open_for_writing(rehearsal.trials[0].config.to_dict())
+    run_dir.write_result({"status": "stopped", "step": 10, "cause": "ASHA"})
+    run_dir.close()
+    assert not rehearsal.is_over
+    assert options(tmp_path).settled(run_dir.result()) is None
+
+
+def test_rehearsals_are_not_registered(tmp_path: Path) -> None:
+    rehearsal = Rehearsal("sweep", [CELL], options(tmp_path, register=True))
+    for trial in rehearsal.trials:
+        leave(rehearsal, trial, 0.5)
+    assert not rehearsal.options.register
+    assert rehearsal.whole()[1].register
+
+
 def test_an_optuna_search_is_not_rehearsed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="leave --search optuna out"):
         Rehearsal("sweep", [CELL], options(tmp_path, base_lrs=(), search="optuna"))
@@ -144,3 +204,25 @@ def test_the_miniature_from_the_command_line(tmp_path: Path) -> None:
     assert sorted(each.action for each in on_record) == ["goes on", "stops"]
     report = (tmp_path / "sweeps" / "paper_grid-mini" / "report" / "report.md").read_text()
     assert "rehearsal of 20 steps" in report
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_a_sweep_interrupted_in_its_rehearsal_goes_on_with_it(tmp_path: Path, start: Start) -> None:
+    rates = (0.003, 0.001, 0.0003, 0.0001)
+    flags = ("--early-stopping", "rehearsal", "--base-lrs", *map(str, rates))
+    first = start(tmp_path, *flags)
+    first.wait_until(lambda run_dir: bool(run_dir.attempts()))
+    first.process.send_signal(signal.SIGINT)
+    code, _, err = first.finish()
+    assert code == INTERRUPTED, err
+    assert {(run_dir.config() or {})["total_steps"] for run_dir in first.run_dirs()} == {20}
+    code, _, err = start(tmp_path, *flags).finish()
+    assert code == 0, err
+    runs = [RunDir(path) for path in (tmp_path / "runs").iterdir()]
+    assert all(map(is_finished, runs))
+    found = [((run.config() or {})["base_lr"], run.result() or {}) for run in runs]
+    short = {rate: result["val/accuracy"] for rate, result in found if result["step"] == 20}
+    (whole,) = [rate for rate, result in found if result["step"] == 80]
+    assert set(short) == set(rates)
+    assert short[whole] == max(short.values())
