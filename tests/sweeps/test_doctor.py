@@ -298,6 +298,7 @@ def test_a_bucket_is_tried_from_here_and_a_folder_is_not(bucket: str, tmp_path: 
 # --- this machine, and clusters
 
 
+@pytest.mark.slow
 def test_this_machine_is_ready_for_the_miniature_but_for_mlflow(tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{free_port()}"
     arguments = ["--preset", "mini", "--storage", str(tmp_path / "results")]

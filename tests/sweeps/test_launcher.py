@@ -81,6 +81,7 @@ def launched() -> Iterator[Launched]:
     assert launched.process.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_a_gang_of_two_follows_the_trajectory_of_one_process(launched: Launched, tmp_path: Path) -> None:
     launched.start(tmp_path / "one")
     one, status = launched.finish()
@@ -120,6 +121,7 @@ def holder(folder: Path) -> int:
     return 0 if lease is None else int(lease["pid"])
 
 
+@pytest.mark.slow
 def test_a_word_to_a_process_that_was_killed_before_it_read_it_is_passed_over(slot: Slot, tmp_path: Path) -> None:
     start = Start(CONFIG, str(tmp_path), EXECUTION, 1, num_threads=1)
     slot.start(start)

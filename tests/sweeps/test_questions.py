@@ -345,6 +345,7 @@ def own_question(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_guide_s_question_has_a_plan(own_question: Path, tmp_path: Path) -> None:
     assert len(own_question.read_text().splitlines()) < 60
     done = command(own_question, "--preset", "paper", "--plan", cwd=tmp_path)

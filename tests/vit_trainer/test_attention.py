@@ -177,6 +177,7 @@ def test_weights_without_a_head_are_drawn_without_predictions(
     assert output_of([*arguments, "--output", str(tmp_path)], capsys) == f"{tmp_path}/a-attention.png\n"
 
 
+@pytest.mark.slow
 def test_a_trials_figures_are_artifacts_of_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, run_dir = finished_trial(tmp_path)
     png_file(tmp_path / "a.png")

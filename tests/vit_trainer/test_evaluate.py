@@ -93,6 +93,7 @@ def test_fewer_classes_than_five_are_all_among_the_top_five(accelerator):
     assert (sums.accuracy, sums.accuracy_top5) == (2 / 3, 1.0)
 
 
+@pytest.mark.slow
 def test_two_processes_count_the_same_as_one(tmp_path, checkpoint, accelerator):
     gang = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     arguments = ("--checkpoint", str(checkpoint), "--dataset", "digits-pretrain", "--split", "validation")
