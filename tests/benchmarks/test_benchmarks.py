@@ -113,7 +113,7 @@ def test_where_a_step_goes(tmp_path: Path) -> None:
     assert 0 < measured["evaluation_shares"]["cifar10"] < 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_how_long_a_start_takes(tmp_path: Path) -> None:
     seconds = figures(tmp_path, "startup.py", "--repeats", "1")["seconds"]
