@@ -22,7 +22,7 @@ before = None
 while True:
     now = sum(node["Alive"] and "GPU" in node["Resources"] for node in ray.nodes())
     if now != before:
-        print(now, flush=True)
+        print("GPU nodes:", now, flush=True)
     before = now
     time.sleep(0.1)
 """
@@ -81,7 +81,8 @@ def growing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Growing]:
             )
             try:
                 assert watch.stdout is not None
-                yield Growing(address, map(str.strip, watch.stdout))
+                # Ray prints warnings of its own between ours
+                yield Growing(address, (line.split()[-1] for line in watch.stdout if line.startswith("GPU nodes: ")))
             finally:
                 end(watch)
 

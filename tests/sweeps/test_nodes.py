@@ -1,9 +1,14 @@
 """Calls on every node of real clusters, and nodes whose versions differ."""
 
+import os
 import shutil
+import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
@@ -65,13 +70,32 @@ def test_one_that_joins_later_ends_the_sweep_and_spoils_nothing(
     cluster: Any, start: Start, tmp_path: Path, another_timm: dict[str, str]
 ) -> None:
     cluster.add_node(num_cpus=1)
-    rates = [f"0.00{number}" for number in range(1, 8)]  # for as long as the other node takes to start
+    rates = [f"0.00{number}" for number in range(1, 8)]
     sweep = start(tmp_path / "results", "--base-lrs", *rates, address=cluster.address)
-    sweep.wait_until(lambda run_dir: bool(run_dir.journal()))
-    cluster.add_node(num_cpus=1, env_vars=another_timm)
+    first = sweep.wait_until(lambda run_dir: bool(run_dir.journal()))
+    lease = first.lease()
+    assert lease is not None
+    # A miniature ends before an actor has started: the other node would never get a trial in time.
+    os.kill(lease["pid"], signal.SIGSTOP)
+    odd = cluster.add_node(num_cpus=1, env_vars=another_timm)
+    wait_for_actor(odd)
+    os.kill(lease["pid"], signal.SIGCONT)
     code, _, err = sweep.finish()
     assert code == 2, err
     assert f"has timm 0.0.1, this process {versions()['timm']}: give all nodes" in err
     results = [run_dir.result() for run_dir in sweep.run_dirs()]
     assert {result["status"] for result in results if result is not None} <= {"finished"}
     assert len(results) < len(rates) or None in results
+
+
+def wait_for_actor(node: Any, seconds: float = 120) -> None:
+    """Until a trial's actor has started there."""
+    (raylet,) = node.all_processes["raylet"]
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for worker in psutil.Process(raylet.process.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                if "".join(worker.cmdline()).startswith("ray::TrialActor"):
+                    return
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s")
