@@ -9,9 +9,9 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from unittest.mock import patch
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -30,6 +30,8 @@ TINY = Architecture(16, 192, 12, 3, 768)
 """ViT-Ti/16, which no published table has."""
 NUM_WARMUPS = 5
 MOST_MS_OVER_BARE, MOST_MS_OVER_ACCELERATE, LEAST_OF_BARE = 1.0, 0.5, 0.97
+Figures = dict[str, dict[str, list[float]]]
+"""Of each loop, by what is measured: lower quartile, median, upper quartile."""
 
 
 @dataclass(frozen=True)
@@ -53,41 +55,36 @@ SIZES = {
 
 
 @app.default
-def loop(
-    *, steps: int = 400, repeats: int = 7, sizes: tuple[str, ...] = ("micro", "tiny"), json: Path | None = None
-) -> int:
-    """Train with each loop in turn, again and again.
+def loop(*, steps: int = 2000, sizes: tuple[str, ...] = ("micro", "tiny"), json: Path | None = None) -> int:
+    """Train with all loops in turn, a step each.
 
     Args:
-        steps: of each loop and repeat with the smaller model, a tenth as many with the larger; at least 100.
-        repeats: the order of the loops turns by one each time; the median counts.
+        steps: of each loop with the smaller model, a tenth as many with the larger; at least 100.
         sizes: micro, tiny, or both.
         json: where to write the figures.
     """
     if steps < 100:
         raise InputError(f"steps {steps} is below 100: give a whole number of at least 100")
-    if repeats < 1:
-        raise InputError(f"repeats {repeats} is below 1: give a whole number of at least 1")
+    for name in sizes:
+        if name not in SIZES:
+            raise InputError(f"size {name} is unknown: give {' or '.join(SIZES)}")
     console = Console(highlight=False)
     console.print(machine())
     figures = {}
     with patch.dict(MODELS, {"ViT-Ti_16": TINY}):
         for name in sizes:
-            if name not in SIZES:
-                raise InputError(f"size {name} is unknown: give {' or '.join(SIZES)}")
-            measured = measure(SIZES[name], steps, repeats)
-            figures[name] = measured
-            console.print(_table(SIZES[name], measured))
+            figures[name] = summary(measure(SIZES[name], steps))
+            console.print(_table(SIZES[name], figures[name]))
             if json is not None:
-                write_json(json, {"steps": steps, "load": os.getloadavg()[0], "milliseconds": figures})
+                write_json(json, {"steps": steps, "load": os.getloadavg()[0], "quartiles": figures})
     return 0
 
 
-def measure(size: Size, steps: int, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each loop's median step, one for each repeat."""
+def measure(size: Size, steps: int) -> dict[str, list[float]]:
+    """Seconds of each loop's steps."""
     import torch
 
-    from benchmarks.training_loops import LOOPS, Work, step_seconds
+    from benchmarks.training_loops import Work, step_seconds_in_turn
 
     config = FinetuneConfig.official(
         size.model,
@@ -98,32 +95,39 @@ def measure(size: Size, steps: int, repeats: int) -> dict[str, list[float]]:
         total_steps=NUM_WARMUPS + round(steps * size.share_of_steps),
         warmup_steps=1,
     )
-    work = Work(config, size.batch_size, torch.device("cpu"))
-    names = list(LOOPS)
-    milliseconds: dict[str, list[float]] = {name: [] for name in names}
-    for repeat in range(repeats):
-        first = repeat % len(names)
-        for name in names[first:] + names[:first]:
-            milliseconds[name].append(1000 * median(step_seconds(LOOPS[name], work, NUM_WARMUPS)))
-    return milliseconds
+    return step_seconds_in_turn(Work(config, size.batch_size, torch.device("cpu")), NUM_WARMUPS)
 
 
-def _table(size: Size, milliseconds: dict[str, list[float]]) -> Table:
-    """Differences are of the same repeat, then their median."""
-    bare, accelerate = milliseconds["bare loop"], milliseconds["raw Accelerate"]
+def summary(seconds: dict[str, list[float]]) -> Figures:
+    """Of a loop's steps, their differences from the bare loop's in the same turn, and their speed over its."""
+    bare = np.array(seconds["bare loop"])
+    quartiles = [25, 50, 75]
+    return {
+        name: {
+            "ms": np.percentile(1000 * np.array(values), quartiles).tolist(),
+            "ms over bare": np.percentile(1000 * (np.array(values) - bare), quartiles).tolist(),
+            "speed / bare": np.percentile(bare / np.array(values), quartiles).tolist(),
+        }
+        for name, values in seconds.items()
+    }
+
+
+def _table(size: Size, figures: Figures) -> Table:
     table = Table(title=f"{size.name}: a step", title_justify="left")
-    for name in ("", "ms", "ms over bare", "speed / bare", "target"):
-        table.add_column(name, justify="left" if name in ("", "target") else "right")
-    for name, values in milliseconds.items():
-        over = median(value - other for value, other in zip(values, bare, strict=True))
-        speed = median(other / value for value, other in zip(values, bare, strict=True))
-        most = median(value - other for value, other in zip(accelerate, bare, strict=True)) + MOST_MS_OVER_ACCELERATE
-        target = ""
-        if name == "ours":
-            target = f"at most {min(MOST_MS_OVER_BARE, most):.2f} over"
-            if size.model == "ViT-Ti_16":
-                target = f"at least {LEAST_OF_BARE} of bare"
-        table.add_row(name, f"{median(values):.2f}", f"{over:+.2f}", f"{speed:.3f}", target)
+    for name in ("", "ms", "over bare", "quartiles", "speed / bare", "target"):
+        table.add_column(name, justify="left" if name in ("", "target") else "right", no_wrap=True)
+    most = min(MOST_MS_OVER_BARE, figures["raw Accelerate"]["ms over bare"][1] + MOST_MS_OVER_ACCELERATE)
+    target = f">= {LEAST_OF_BARE}" if size.model == "ViT-Ti_16" else f"<= {most:.2f} over"
+    for name, of_loop in figures.items():
+        low, over, high = of_loop["ms over bare"]
+        table.add_row(
+            name,
+            f"{of_loop['ms'][1]:.2f}",
+            f"{over:+.2f}",
+            f"{low:+.2f} to {high:+.2f}",
+            f"{of_loop['speed / bare'][1]:.3f}",
+            target if name == "ours" else "",
+        )
     return table
 
 

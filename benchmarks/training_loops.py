@@ -273,3 +273,47 @@ def step_seconds(loop: Callable[[Work, AfterStep], None], work: Work, num_warmup
         AcceleratorState._reset_state(True)  # the next loop may start one with other settings
     ends = ends[num_warmups - 1 : work.config.total_steps]
     return [after - before for before, after in pairwise(ends)]
+
+
+def step_seconds_in_turn(work: Work, num_warmups: int) -> dict[str, list[float]]:
+    """Of each step of each of `LOOPS` but the first few; each does one step, and then it is the next one's turn.
+
+    A machine that others use is fast in one second and slow in the next. Rivals that do their steps in turn meet the
+    same seconds. They share one thread, so that they share its pool of threads too.
+
+    Args:
+        work: with one micro-batch per step, because loops with Accelerate share its count of them.
+        num_warmups: how many of the steps aren't counted.
+    """
+    from greenlet import getcurrent, greenlet
+
+    assert work.accumulation_steps == 1
+    referee = getcurrent()
+    steps_done = dict.fromkeys(LOOPS, 0)
+
+    def start(name: str) -> None:
+        def after_step() -> None:
+            steps_done[name] += 1
+            if steps_done[name] <= work.config.total_steps:  # ours evaluates after its last
+                if work.device.type == "cuda":
+                    torch.cuda.synchronize(work.device)
+                referee.switch()
+
+        LOOPS[name](work, after_step)
+
+    seconds: dict[str, list[float]] = {name: [] for name in LOOPS}
+    rivals = {name: greenlet(start) for name in LOOPS}
+    order = list(LOOPS)
+    try:
+        for step in range(work.config.total_steps):
+            for name in order:
+                before = time.perf_counter()
+                rivals[name].switch(*[name] if step == 0 else [])
+                if step >= num_warmups:
+                    seconds[name].append(time.perf_counter() - before)
+            order = [*order[1:], order[0]] if step % 2 else order[::-1]
+        for rival in rivals.values():
+            rival.switch()
+    finally:
+        AcceleratorState._reset_state(True)
+    return seconds

@@ -93,10 +93,10 @@ def test_what_files_take(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_the_loop_adds(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    found = figures(tmp_path, "loop.py", "--steps", "100", "--repeats", "3", "--sizes", "micro")
-    ours, bare = found["milliseconds"]["micro"]["ours"], found["milliseconds"]["micro"]["bare loop"]
-    assert found["milliseconds"]["micro"].keys() == {"bare loop", "raw Accelerate", "Hugging Face Trainer", "ours"}
-    assert min(ours) < min(bare) + 5  # the claim itself is for a machine that does nothing else
+    found = figures(tmp_path, "loop.py", "--steps", "100", "--sizes", "micro")["quartiles"]["micro"]
+    assert found.keys() == {"bare loop", "raw Accelerate", "Hugging Face Trainer", "ours"}
+    assert all(low <= middle <= high for each in found.values() for low, middle, high in each.values())
+    assert found["ours"]["ms over bare"][1] < 5  # the claim itself is for a machine that does nothing else
 
 
 @pytest.mark.slow
