@@ -249,7 +249,7 @@ def hf_trainer(work: Work, after_step: AfterStep) -> None:
 LOOPS: dict[str, Callable[[Work, AfterStep], None]] = {
     "bare loop": bare,
     "raw Accelerate": raw_accelerate,
-    "Hugging Face Trainer": hf_trainer,
+    "HF Trainer": hf_trainer,
     "ours": ours,
 }
 

@@ -94,7 +94,7 @@ def test_what_files_take(tmp_path: Path) -> None:
 def test_what_the_loop_adds(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     found = figures(tmp_path, "loop.py", "--steps", "100", "--sizes", "micro")["quartiles"]["micro"]
-    assert found.keys() == {"bare loop", "raw Accelerate", "Hugging Face Trainer", "ours"}
+    assert found.keys() == {"bare loop", "raw Accelerate", "HF Trainer", "ours"}
     assert all(low <= middle <= high for each in found.values() for low, middle, high in each.values())
     assert found["ours"]["ms over bare"][1] < 5  # the claim itself is for a machine that does nothing else
 
