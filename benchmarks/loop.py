@@ -117,14 +117,14 @@ def _table(size: Size, figures: Figures) -> Table:
     for name in ("", "ms", "over bare", "quartiles", "speed / bare", "target"):
         table.add_column(name, justify="left" if name in ("", "target") else "right", no_wrap=True)
     most = min(MOST_MS_OVER_BARE, figures["raw Accelerate"]["ms over bare"][1] + MOST_MS_OVER_ACCELERATE)
-    target = f">= {LEAST_OF_BARE}" if size.model == "ViT-Ti_16" else f"<= {most:+.2f} ms"
+    target = f">= {LEAST_OF_BARE}" if size.model == "ViT-Ti_16" else f"<= {most:+.2f}"
     for name, of_loop in figures.items():
         low, over, high = of_loop["ms over bare"]
         table.add_row(
             name,
             f"{of_loop['ms'][1]:.2f}",
             f"{over:+.2f}",
-            f"{low:+.2f} to {high:+.2f}",
+            f"{low:+.1f} to {high:+.1f}",
             f"{of_loop['speed / bare'][1]:.3f}",
             target if name == "ours" else "",
         )
