@@ -1,5 +1,7 @@
 """Image files as pixels. Imports no torch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -14,19 +16,38 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         DataError: it can't be read; the message is the reason alone.
     """
+    return decoded(read_header(path))
+
+
+def read_header(path: Path) -> Image.Image:
+    """An image file of which nothing is decoded yet, for `decoded`; raises as `read_image`."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(error.strerror or str(error)) from error
-    return decode_image(content)
+    with _reasons():
+        return Image.open(BytesIO(content))
 
 
 def decode_image(content: bytes) -> Image.Image:
     """Decode an image file's content to RGB; raises as `read_image`."""
-    try:
+    with _reasons():
         image = Image.open(BytesIO(content))
+    return decoded(image)
+
+
+def decoded(image: Image.Image) -> Image.Image:
+    """The pixels of an image whose header is known, as RGB; raises as `read_image`."""
+    with _reasons():
         image.load()
         return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Whatever Pillow raises becomes a DataError."""
+    try:
+        yield
     except UnidentifiedImageError as error:  # its own text holds an address, which differs each time
         raise DataError("not an image that Pillow knows") from error
     except OSError as error:

@@ -171,6 +171,23 @@ def test_a_skipped_training_image_is_replaced_by_the_next(image_folder: Write) -
     torch.testing.assert_close(results[0][0], torch.stack(expected), atol=1e-5, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:Image was not the expected size")
+def test_a_header_that_lies_about_the_size_is_not_believed(image_folder: Write) -> None:
+    root = image_folder()
+    split = load_class_folders(root, num_workers=0).train
+    path = root / split._paths[0].decode()
+    Image.fromarray(np.arange(48 * 40 * 3, dtype=np.uint8).reshape(48, 40, 3)).save(path, "ICO", sizes=[(40, 48)])
+    content = bytearray(path.read_bytes())
+    content[6:8] = 16, 16  # the directory's width and height
+    path.write_bytes(content)
+    expected = np.asarray(read_image(path))
+    assert expected.shape == (48, 40, 3)
+    request = MicroBatch(0, slice(0, 1), np.array([0]))
+    (images, _), *_ = split.train_batches([request], seed=7, resolution=16, device=CPU)
+    crops = random_crops(7, 0, slice(0, 1), np.array([48]), np.array([40]))
+    torch.testing.assert_close(images, resize_crops(torch.from_numpy(expected.copy())[None], crops, 16))
+
+
 def test_nothing_but_damage_ends_the_run_even_when_skipping(image_folder: Write) -> None:
     root = image_folder()
     for path in (root / "train").rglob("*.JPEG"):
