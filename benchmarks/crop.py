@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from rich.console import Console
@@ -43,6 +43,7 @@ def crop(
     resolutions: tuple[int, ...] = (224, 384),
     repeats: int = 20,
     threads: int = 1,
+    device: Literal["cpu", "cuda"] = "cpu",
     json: Path | None = None,
 ) -> int:
     """Crop the same images with each in turn.
@@ -53,6 +54,7 @@ def crop(
         resolutions: sides of the crops in pixels.
         repeats: the median counts.
         threads: of PyTorch.
+        device: where the images lie and are cropped.
         json: where to write the figures.
     """
     for name, value in (("batch_size", batch_size), ("repeats", repeats), ("threads", threads), ("side", side)):
@@ -60,9 +62,11 @@ def crop(
             raise InputError(f"{name} {value} is below 1: give a whole number of at least 1")
     import torch
 
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda: PyTorch sees no GPU here: give --device cpu")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    images = torch.randint(0, 256, (batch_size, side, side, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (batch_size, side, side, 3), dtype=torch.uint8).to(device)
     console = Console(highlight=False)
     console.print(machine())
     figures = {}
@@ -74,13 +78,20 @@ def crop(
         console.print(_table(resolution, batch_size, seconds))
         console.print(f"Largest error: {error:.1e} of a grey level; at most {MOST_GREY_LEVELS:.0e} is the target.")
     if json is not None:
-        size = {"batch_size": batch_size, "side": side, "threads": threads}
+        size = {"batch_size": batch_size, "side": side, "threads": threads, "device": device}
         write_json(json, {**size, "load": os.getloadavg()[0], "resolutions": figures})
     return 0
 
 
 def _call(crop: Crop, images: "Tensor") -> Callable[[int], object]:
-    return lambda step: crop(images, step)
+    import torch
+
+    def call(step: int) -> None:
+        crop(images, step)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+
+    return call
 
 
 def in_turn(calls: dict[str, Callable[[int], object]], repeats: int) -> dict[str, list[float]]:

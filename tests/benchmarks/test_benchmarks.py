@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,6 +129,12 @@ def test_how_long_a_start_takes(tmp_path: Path) -> None:
         ("log_call.py", ["--num-calls", "9"], "num_calls 9 is below 100"),
         ("orchestrator.py", ["--num-trials", "9"], "num_trials 9 is below 10"),
         ("crop.py", ["--repeats", "0"], "repeats 0 is below 1"),
+        pytest.param(
+            "crop.py",
+            ["--device", "cuda"],
+            "device cuda: PyTorch sees no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         ("jpeg.py", ["--num-images", "1"], "num_images 1 is below 2"),
         ("loop.py", ["--steps", "9"], "steps 9 is below 100"),
         ("step.py", ["--models", "ViT-B_61"], "'ViT-B_61'"),
