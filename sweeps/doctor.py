@@ -7,7 +7,6 @@ nothing; only a small file goes through the storage.
 Command: python sweeps/doctor.py --cluster clusters/a100.yaml
 """
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,25 +86,16 @@ def _findings(
 
 
 def _check_nodes(options: SweepOptions) -> Iterator[Finding]:
-    from sweeps.node_checks import check_nodes, cluster_that_is_away
-
-    if away := cluster_that_is_away():
-        yield away
-        return
-    import ray
-
+    from sweeps.node_checks import check_nodes
     from sweeps.tuner import count_gpus
 
     try:
         num_gpus = count_gpus()  # joins the cluster if there is one
-    except InputError:
-        raise
+    except InputError as error:
+        yield fail("Ray", str(error))
+        return
     except Exception as error:  # Ray's own words for other versions, or a token that is missing or wrong
         yield fail("Ray", f"can't join the cluster ({(str(error).strip().splitlines() or [type(error).__name__])[0]})")
-        return
-    address = os.environ.get("RAY_ADDRESS", "local")
-    if address not in ("", "local", "auto") and not ray.is_initialized():
-        yield fail("Ray", f"what listens at RAY_ADDRESS {address} doesn't let this process in: correct or unset it")
         return
     preset = options.preset if options.preset != "auto" else "paper" if num_gpus else "mini"
     cells = cells_of(options.grid(preset))

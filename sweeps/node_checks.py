@@ -1,7 +1,6 @@
 """Node checks: whether the nodes of a running cluster, or this machine alone, can run a sweep's trials."""
 
 import ipaddress
-import os
 import shutil
 import socket
 import tempfile
@@ -24,23 +23,8 @@ MAX_SKEW_SECONDS = 5.0
 """Between two nodes' clocks: journals of a trial that moves would run backwards."""
 MIN_FREE_GB = 20
 """On a node's disk, for checkpoints of its trials that are being copied."""
-SECONDS_TO_CONNECT = 5.0
 PORTS = {6379: "GCS", 8265: "dashboard", 10001: "Ray client", 5000: "MLflow"}
 NO_CLUSTER = "this machine"
-
-
-def cluster_that_is_away() -> Finding | None:
-    """What to say of RAY_ADDRESS if nothing listens there: Ray itself would try for minutes, and then go without it."""
-    address = os.environ.get("RAY_ADDRESS", "")
-    host, _, port = address.rpartition(":")
-    if "://" in address or not port.isdecimal():
-        return None
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT).close()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        return fail("Ray", f"nothing answers at RAY_ADDRESS {address} ({reason}): start the cluster, or unset it")
-    return None
 
 
 def check_nodes(storage: str, inputs: Iterable[tuple[str, str]], datasets: Iterable[str]) -> Iterator[Finding]:

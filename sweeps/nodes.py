@@ -1,6 +1,7 @@
 """Nodes: a call on every node of the Ray cluster, and what must be alike on all of them."""
 
 import hashlib
+import socket
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,30 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from vit_trainer import provenance
 from vit_trainer.errors import InputError
 
+SECONDS_TO_CONNECT = 5.0
 SECONDS_TO_ANSWER = 300.0
 """A node's first task starts a process and imports, and the doctor's use the GPUs. A lost node is noticed earlier."""
+
+
+def require_answer(address: str) -> None:
+    """Check that something listens where a Ray cluster should be; Ray itself would try for minutes.
+
+    Args:
+        address: RAY_ADDRESS; of other forms than host:port nothing is asked.
+
+    Raises:
+        InputError: nothing does.
+    """
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"nothing answers at RAY_ADDRESS {address} ({reason}): start the cluster, or unset it"
+        ) from error
 
 
 def living_nodes() -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from sweeps.cells import Trial
 from sweeps.growth import NodeType, nodes_to_come, types_of_cluster
-from sweeps.nodes import package_versions, require_same_versions
+from sweeps.nodes import package_versions, require_answer, require_same_versions
 from sweeps.options import SweepOptions
 from sweeps.per_cell import PerCellASHA, trial_id_of
 from sweeps.plan import require_fit
@@ -169,16 +169,26 @@ def _logged() -> Any:
 
 
 def _join() -> bool:
-    """Join the Ray cluster that RAY_ADDRESS names or this machine runs; False if there is none."""
+    """Join the Ray cluster that RAY_ADDRESS names or this machine runs; False if none is named and none runs.
+
+    Raises:
+        InputError: the one that is named doesn't answer. Without that, its grid would run on this machine.
+    """
     if ray.is_initialized():
         return True
-    address = os.environ.get("RAY_ADDRESS", "auto")
+    address = os.environ.get("RAY_ADDRESS") or "auto"
     if address == "local":
         return False
+    if address != "auto":
+        require_answer(address)
     try:
         ray.init(address=address, **RAY_LOGS)
-    except ConnectionError:
-        return False
+    except ConnectionError as error:
+        if address == "auto":
+            return False
+        raise InputError(
+            f"what listens at RAY_ADDRESS {address} doesn't let this process in: correct or unset it"
+        ) from error
     return True
 
 
