@@ -8,7 +8,7 @@ from sweeps.rates import Card
 from vit_trainer.architectures import MODELS
 from vit_trainer.checkpoint_files import checkpoint_path
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import dataset_info, is_folder
+from vit_trainer.data import is_folder
 from vit_trainer.errors import InputError
 from vit_trainer.memory import USABLE_SHARE, memory_bytes, num_parameters
 
@@ -71,10 +71,7 @@ def disk_items(trials: Iterable[Trial], num_at_once: int, *, saves_weights: bool
     """
     configs = [trial.config for trial in trials]
     counts = sorted((num_parameters(config) for config in configs), reverse=True)
-    num_rows = sum(
-        config.total_steps // JOURNAL_ROWS_EVERY_STEPS + dataset_info(config.dataset).num_evaluations
-        for config in configs
-    )
+    num_rows = sum(config.total_steps // JOURNAL_ROWS_EVERY_STEPS + config.num_evaluations for config in configs)
     items = [
         DiskItem("checkpoints at most", 2.0 * CHECKPOINT_BYTES_PER_PARAMETER * sum(counts[:num_at_once])),
         DiskItem("journals", float(JOURNAL_BYTES_PER_ROW * num_rows)),

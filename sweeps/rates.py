@@ -97,7 +97,7 @@ def num_trained_images(trial: Trial) -> int:
 def num_evaluated_images(trial: Trial) -> int:
     """Images of all its validations and its test."""
     info = dataset_info(trial.cell.dataset)
-    return info.num_evaluations * info.num_validation + info.num_test
+    return trial.config.num_evaluations * info.num_validation + info.num_test
 
 
 def is_miniature(trial: Trial) -> bool:

@@ -17,6 +17,11 @@ from vit_trainer.errors import InputError, one_of
 UPSTREAMS = ("imagenet21k", "imagenet21k+imagenet2012", "imagenet21k+imagenet2012-224", "digits", "scratch")
 """What a fine-tune starts from: released checkpoints, the miniatures' checkpoints, or random weights."""
 
+MOST_EVALUATION_SHARE = 0.03
+"""Of a run's floating-point operations, for all validations and the test."""
+FEWEST_EVALUATIONS = 8
+"""Validations per run, whatever they cost."""
+
 
 @dataclass(frozen=True)
 class FinetuneConfig:
@@ -106,6 +111,18 @@ class FinetuneConfig:
         numbers = {"dropout": float(self.dropout), "base_lr": float(self.base_lr)}
         return dataclasses.asdict(self) | numbers | {"dataset": dataset_id(self.dataset)}
 
+    @property
+    def num_evaluations(self) -> int:
+        """Validations per run: what the data set's recipe says, or fewer if a shorter run would spend too much on them.
+
+        With the test they then cost at most 3% of the run, a forward pass being a third of a training pass. Not below
+        8, and a multiple of 4: one falls on each of early stopping's rungs.
+        """
+        info = dataset_info(self.dataset)
+        forward_passes = MOST_EVALUATION_SHARE * 3 * self.total_steps * self.global_batch_size - info.num_test
+        affordable = int(forward_passes / max(info.num_validation, 1)) // 4 * 4
+        return min(info.num_evaluations, max(affordable, FEWEST_EVALUATIONS))
+
     @cached_property
     def trial_id(self) -> str:
         """A readable prefix and a hash of every field: the trial's name for ever.
@@ -139,7 +156,7 @@ class Execution:
     evaluation_batch_size: int = 256
     """Images per forward pass of an evaluation; the result doesn't depend on it."""
     num_evaluations: int | None = None
-    """Validations per run, evenly spaced, the last at the last step; None: what the data set's recipe says."""
+    """Validations per run, evenly spaced, the last at the last step; None: `FinetuneConfig.num_evaluations`."""
     log_every_steps: int = 50
     """Optimiser steps between rows of the journal that hold only the training loss."""
     checkpoint_every_minutes: float = 10.0

@@ -301,7 +301,7 @@ def initial_weights(config: FinetuneConfig, execution: Execution) -> Path | None
 
 def steps_of_evaluations(config: FinetuneConfig, execution: Execution) -> set[int]:
     """After which steps to validate: evenly spaced, the last step among them."""
-    count = min(execution.num_evaluations or dataset_info(config.dataset).num_evaluations, config.total_steps)
+    count = min(execution.num_evaluations or config.num_evaluations, config.total_steps)
     return {config.total_steps * (i + 1) // count for i in range(count)}
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.data import DATASETS
+from vit_trainer.data import DATASETS, dataset_info
 from vit_trainer.errors import InputError
 
 PAPER = FinetuneConfig("ViT-B_16", "cifar10")
@@ -108,3 +108,20 @@ def test_every_data_set_has_a_miniature_recipe_or_the_official_one() -> None:
     for info in DATASETS.values():
         assert 0 <= info.warmup_steps < info.total_steps
         assert info.num_evaluations % 4 == 0  # so that a validation falls on each of ASHA's rungs
+
+
+@pytest.mark.parametrize(
+    ("dataset", "total_steps", "expected"),
+    [("cifar10", 10_000, 40), ("imagenet2012", 20_000, 40), ("cifar100", 1000, 36), ("cifar10", 500, 12)],
+)
+def test_evaluations_cost_at_most_3_percent(dataset: str, total_steps: int, expected: int) -> None:
+    config = FinetuneConfig.official("ViT-B_16", dataset, total_steps=total_steps, warmup_steps=50)
+    info = dataset_info(dataset)
+    assert config.num_evaluations == expected
+    forward_passes = expected * info.num_validation + info.num_test
+    assert forward_passes <= 0.03 * 3 * total_steps * config.global_batch_size
+
+
+def test_the_shortest_runs_are_validated_too() -> None:
+    config = FinetuneConfig.official("ViT-B_16", "imagenet2012", total_steps=100, warmup_steps=10)
+    assert config.num_evaluations == 8
