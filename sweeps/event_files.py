@@ -1,6 +1,7 @@
 """EventFiles: trials' journals as TensorBoard event files, since the published runs were shared that way."""
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ class EventFiles:
 
     def update(self, run_dir: RunDir) -> None:
         """Write what a trial's journal and result hold beyond what has been written; nothing before it has begun."""
-        from tensorboardX import SummaryWriter  # brought by Ray Tune
+        # Brought by Ray Tune. Its SummaryWriter is a thread and a queue per trial, whose flush doesn't wait for them.
+        from tensorboardX.event_file_writer import EventsWriter
 
         rows, result, trial_id = run_dir.journal(), run_dir.result(), run_dir.trial_id
         if not rows:
@@ -26,7 +28,8 @@ class EventFiles:
         if writer is None:
             folder = self._folder / trial_id
             shutil.rmtree(folder, ignore_errors=True)
-            writer = self._writers[trial_id] = SummaryWriter(str(folder))
+            folder.mkdir(parents=True)
+            writer = self._writers[trial_id] = EventsWriter(str(folder / "events"))
             self._last_steps[trial_id] = -1
         for row in rows:
             if row["step"] > self._last_steps[trial_id]:
@@ -34,7 +37,7 @@ class EventFiles:
                 self._last_steps[trial_id] = row["step"]
         writer.flush()
         if result is not None:
-            _write(writer, {key: result[key] for key in result if key.startswith("test/")}, result["step"], None)
+            _write(writer, {key: result[key] for key in result if key.startswith("test/")}, result["step"], time.time())
             writer.close()
             del self._writers[trial_id]
 
@@ -45,7 +48,11 @@ class EventFiles:
         self._writers.clear()
 
 
-def _write(writer: Any, values: dict[str, Any], step: int, seconds: float | None) -> None:
+def _write(writer: Any, values: dict[str, Any], step: int, seconds: float) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    event = Event(step=step, wall_time=seconds)
     for name, value in values.items():
         if isinstance(value, int | float) and name not in ("time", "step"):
-            writer.add_scalar(name, value, step, walltime=seconds)
+            event.summary.value.add(tag=name, simple_value=value)
+    writer.write_event(event)
