@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,7 @@ def home_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @contextmanager
 def running_head(home: Path, address: str, node_type: str, instance_id: str, **environment: str) -> Iterator[None]:
-    """A head without slots, and the autoscaler with the file in `home`.
+    """A head without slots that answers, and the autoscaler with the file in `home`.
 
     Args:
         node_type: the head's, in that file.
@@ -71,9 +72,22 @@ def running_head(home: Path, address: str, node_type: str, instance_id: str, **e
             env=inherited | as_ray_up_does | {"AUTOSCALER_UPDATE_INTERVAL_S": "1"} | environment,
         )
     try:
+        wait_for(address, head)
         yield
     finally:
         end(head)
+
+
+def wait_for(address: str, head: subprocess.Popen[str], seconds: float = 60) -> None:
+    """Until a head listens there."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and head.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex((host, int(port))) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"no head at {address} within {seconds} s")
 
 
 def end(process: subprocess.Popen[str]) -> None:

@@ -24,6 +24,8 @@ def missing() -> str | None:
     """Why there can be no laboratory here."""
     if os.geteuid() != 0:
         return "needs root for namespaces"
+    if Path("/tmp") in HERE.parents:
+        return "needs the project elsewhere than in /tmp, of which each host has one of its own"
     programs = [
         name
         for name in ("ip", "nsenter", "rsync", "ssh", "curl", "crontab", "/usr/sbin/sshd")
