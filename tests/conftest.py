@@ -1,11 +1,14 @@
 """What every test shares: a Ray of its own, as many threads as a trial has, and a bucket for who asks."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 os.environ["RAY_ADDRESS"] = "local"  # never join a cluster that happens to run on this machine
+# A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -95,6 +95,7 @@ def test_a_gang_of_two_follows_the_trajectory_of_one_process(launched: Launched,
         assert alone["val/accuracy"] == together["val/accuracy"]
 
 
+@pytest.mark.slow
 def test_a_killed_trial_is_told_and_the_next_one_resumes_it(launched: Launched, tmp_path: Path) -> None:
     (pid,) = launched.start(tmp_path)
     for _ in range(3):
@@ -284,6 +285,7 @@ def test_a_failure_of_the_training_is_told_from_a_death(launched: Launched, tmp_
     assert result["cause"].startswith("NonFiniteLossError")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_trials_do_not_outlive_their_launcher(tmp_path: Path) -> None:
     launched = Launched()

@@ -80,7 +80,15 @@ def test_a_full_disk_ends_the_trial_with_that_cause_and_keeps_the_checkpoint_bef
         subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "zeros", "of another model", "empty"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "truncated",
+        pytest.param("zeros", marks=pytest.mark.slow),
+        pytest.param("of another model", marks=pytest.mark.slow),
+        "empty",
+    ],
+)
 def test_a_damaged_checkpoint_is_named_and_the_run_starts_anew(tmp_path: Path, damage: str) -> None:
     location = tmp_path / "run"
 
