@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -22,9 +23,15 @@ def machine() -> str:
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = Path("/proc/driver/nvidia/gpus")
-    num_gpus = len(list(gpus.iterdir())) if gpus.is_dir() else 0
+    cards = Counter(_model_of(each / "information") for each in gpus.iterdir()) if gpus.is_dir() else {}
     name = names[0] if names else platform.processor() or platform.machine()
-    return f"{num_cores} cores of {name}, {num_gpus or 'no'} GPU{'s' if num_gpus > 1 else ''}"
+    return f"{num_cores} cores of {name}, " + (", ".join(f"{n} x {card}" for card, n in cards.items()) or "no GPU")
+
+
+def _model_of(information: Path) -> str:
+    """Of a GPU, as NVIDIA's driver describes it: `Model: NVIDIA H200` is a line of that file."""
+    lines = information.read_text().splitlines() if information.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("Model:")), "GPU")
 
 
 def versions() -> dict[str, str]:

@@ -42,7 +42,7 @@ def startup(
     sweep_arguments: tuple[str, ...] = (),
     json: Path | None = None,
 ) -> int:
-    """Start a sweep of two trials and a trial without Ray in turn, and end each after its first steps.
+    """Start a sweep of two trials (one where there is a single GPU) and a trial without Ray in turn, and end each.
 
     Args:
         model: a name such as ViT-B_16.
@@ -53,7 +53,12 @@ def startup(
     """
     if repeats < 1:
         raise InputError(f"repeats {repeats} is below 1: give a whole number of at least 1")
-    seconds: dict[str, list[float]] = {moment: [] for moment in MOMENTS}
+    import torch
+
+    num_slots = torch.cuda.device_count() or os.cpu_count() or 1
+    num_trials = min(2, num_slots)  # on a single slot the second would begin when the first has ended
+    moments = [*MOMENTS[:num_trials], MOMENTS[2]]
+    seconds: dict[str, list[float]] = {moment: [] for moment in moments}
     trial = ["--log-every-steps", "1"]
     sweep = [
         "--models",
@@ -65,17 +70,16 @@ def startup(
         "--base-lrs",
         "official",
         "--seeds",
-        "0",
-        "1",
+        *map(str, range(num_trials)),
     ]
     alone = ["train", "--model", model, "--dataset", dataset]
     if dataset.startswith("digits-"):
         sweep += ["--preset", "mini"]
         alone += ["--upstream", "digits"]
     for _ in range(repeats):
-        first, second = first_steps([str(ROOT / "sweeps" / "paper_grid.py"), *sweep, *trial, *sweep_arguments], 2)
+        of_sweep = first_steps([str(ROOT / "sweeps" / "paper_grid.py"), *sweep, *trial, *sweep_arguments], num_trials)
         (without,) = first_steps(["-m", "vit_trainer", *alone, *trial], 1)
-        for moment, value in zip(MOMENTS, (first, second, without), strict=True):
+        for moment, value in zip(moments, (*of_sweep, without), strict=True):
             seconds[moment].append(value)
     table = Table(title="Seconds from the command to the end of the first step", title_justify="left")
     for name in ("", "median", "shortest", "longest"):

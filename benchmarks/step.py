@@ -98,6 +98,10 @@ def step(
     for name, value in (("steps", steps), ("repeats", repeats), ("global_batch_size", global_batch_size)):
         if value < 1:
             raise InputError(f"{name} {value} is below 1: give a whole number of at least 1")
+    # One GPU: of several, the Hugging Face Trainer would take all.
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    import torch
+
     execution = Execution(micro_batch_size=micro_batch_size, compile=compile)
     console = Console(highlight=False)
     console.print(machine())
@@ -113,15 +117,23 @@ def step(
                 total_steps=NUM_WARMUPS + steps,
                 warmup_steps=1,
             )
-            done.append(measure(config, execution, repeats))
-            console.print(_table(done[-1]))
+            try:
+                done.append(measure(config, execution, repeats))
+            except torch.OutOfMemoryError:
+                console.print(f"{model} at {resolution} px: out of memory")
+                continue
             if json is not None:
                 write_json(json, {"load": os.getloadavg()[0], "measured": [asdict(measured) for measured in done]})
+            console.print(_table(done[-1]))
     return 0
 
 
 def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measured:
-    """All loops in turn, then a few steps of ours phase by phase, then evaluations."""
+    """All loops in turn, then a few steps of ours phase by phase, then evaluations.
+
+    Raises:
+        torch.OutOfMemoryError: one of ours never got through; that of a rival leaves it without a figure.
+    """
     import torch
 
     from benchmarks.training_loops import Work, bare, hf_trainer, ours, step_seconds
@@ -160,6 +172,8 @@ def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measu
             finally:
                 _free_memory()
             rates[name].append(config.global_batch_size * len(seconds) / sum(seconds))
+    if not (rates["ours"] and rates["ours, crops included"]):
+        raise torch.OutOfMemoryError("ours")
     probed = probe(config, execution, seconds=2.0)
     ours_median = median(rates["ours, crops included"])
     flops = TRAIN_FLOPS_PER_FORWARD * MODELS[config.model].forward_flops(config.resolution)

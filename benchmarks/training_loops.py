@@ -99,9 +99,10 @@ class ReadySplit:
     def train_batches(
         self, micro_batches: Iterable[MicroBatch], *, seed: int, resolution: int, device: torch.device
     ) -> Iterator[Batch]:
-        """One for each that is asked for."""
-        for _, batch in zip(micro_batches, cycle(self._batches), strict=False):
-            yield batch
+        """One for each that is asked for, of its size."""
+        for micro_batch, (images, labels) in zip(micro_batches, cycle(self._batches), strict=False):
+            count = len(micro_batch.indices)
+            yield images[:count], labels[:count]
 
     def evaluation_batches(
         self, indices: NDArray[np.int64], batch_size: int, *, resolution: int, device: torch.device

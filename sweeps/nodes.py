@@ -32,8 +32,8 @@ def require_answer(address: str) -> None:
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT).close()
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, OverflowError) as error:  # a port above 65535
+        reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
             f"nothing answers at RAY_ADDRESS {address} ({reason}): start the cluster, or unset it"
         ) from error

@@ -95,9 +95,9 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
         share, micro = cell.schedule.global_batch_size // options.gpus_of(cell.model), execution.micro_batch_size
         if micro is not None and share % micro:
             raise InputError(f"micro_batch_size {micro} does not divide {share}, a GPU's share of {cell.model}'s batch")
-    rehearsal = Rehearsal(name, cells, options) if options.early_stopping == "rehearsal" else None
+    rehearses = options.early_stopping == "rehearsal"
     if options.plan:
-        print("\n".join(plan_lines(_plan(cells, options, rehearsal))))
+        print("\n".join(plan_lines(_plan(cells, options, Rehearsal(name, cells, options) if rehearses else None))))
         return 0
     _check_storage(options)
     if options.register:
@@ -106,6 +106,7 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
         from sweeps.tuner import worker_types
 
         options = replace(options, max_gpu_hours=max_gpu_hours(options, worker_types()))
+    rehearsal = Rehearsal(name, cells, options) if rehearses else None
     if rehearsal is None or not rehearsal.cells:
         return _bring_to_end(name, cells, options, execution)
     code = _bring_to_end(rehearsal.name, rehearsal.cells, rehearsal.options, replace(execution, num_evaluations=1))

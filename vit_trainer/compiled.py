@@ -5,7 +5,7 @@ where the next trial of the same model finds it. A lock there lets one process m
 """
 
 import hashlib
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -25,7 +25,8 @@ def compile_forward(model: nn.Module) -> None:
     """Compile what `model(images)` does, for each size of batch that it is trained with and the largest it evaluates.
 
     The odd batch at the end of an evaluation isn't worth another compilation. To be called before Accelerate prepares
-    the model, so that its autocast is around the compiled part.
+    the model, so that its autocast is around the compiled part. What is locked is the forward pass: PyTorch compiles
+    the other with the first call of it, where processes of a gang wait for each other.
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
@@ -37,17 +38,19 @@ def compile_forward(model: nn.Module) -> None:
 
     def forward(images: Tensor) -> Tensor:
         nonlocal largest_evaluated
-        if not model.training:
-            if len(images) < largest_evaluated:
-                return cast(Tensor, eager(images))
-            largest_evaluated = len(images)
+        if not model.training and len(images) < largest_evaluated:
+            return cast(Tensor, eager(images))
         kind = (model.training, images.shape)
-        lock: AbstractContextManager[object] = nullcontext()
-        if kind not in known:
-            known.add(kind)
-            digest = hashlib.sha256(f"{name} {kind} {images.device.type}".encode()).hexdigest()[:16]
-            lock = FileLock(locks / f"vit-{digest}.lock")
-        with lock:
+        if kind in known:
             return cast(Tensor, compiled(images))
+        digest = hashlib.sha256(f"{name} {kind} {images.device.type}".encode()).hexdigest()[:16]
+        made = locks / f"vit-{digest}.made"  # the next processes only read, which they can at the same time
+        with nullcontext() if made.exists() else FileLock(locks / f"vit-{digest}.lock"):
+            logits = cast(Tensor, compiled(images))
+        made.touch()
+        known.add(kind)
+        if not model.training:
+            largest_evaluated = len(images)
+        return logits
 
     model.forward = forward

@@ -12,7 +12,7 @@ def start_accelerator(precision: Precision = "auto") -> Accelerator:
     Args:
         precision: of matrix products; auto: bfloat16 on GPUs that have it, else float32. Weights are float32.
     """
-    bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision != "auto":
         bfloat16 = precision == "bfloat16"
     # Without `cpu`, Accelerate ignores WORLD_SIZE on a machine without a GPU: each process would be alone. And on a

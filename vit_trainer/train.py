@@ -1,5 +1,6 @@
 """train(): fine-tunes one Vision Transformer by the official protocol, on one process or several."""
 
+import math
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -276,7 +277,8 @@ def _micro_batch_size(config: FinetuneConfig, execution: Execution, accelerator:
             return sizes[0]
         # Too much would be halved too, but only after a compilation in vain.
         usable = USABLE_SHARE * torch.cuda.get_device_properties(accelerator.device).total_memory
-        return next((size for size in sizes if memory_bytes(config, size, processes) <= usable), 1)
+        times = 1 if accelerator.mixed_precision == "bf16" else 2  # the estimate is of activations in bfloat16
+        return next((size for size in sizes if memory_bytes(config, times * size, processes) <= usable), 1)
     if share % execution.micro_batch_size:
         raise InputError(f"micro_batch_size {execution.micro_batch_size} does not divide {share}, a process's share")
     return execution.micro_batch_size
@@ -302,7 +304,7 @@ def initial_weights(config: FinetuneConfig, execution: Execution) -> Path | None
 def steps_of_evaluations(config: FinetuneConfig, execution: Execution) -> set[int]:
     """After which steps to validate: evenly spaced, the last step among them."""
     count = min(execution.num_evaluations or config.num_evaluations, config.total_steps)
-    return {config.total_steps * (i + 1) // count for i in range(count)}
+    return {math.ceil(config.total_steps * (i + 1) / count) for i in range(count)}  # rungs are rounded up too
 
 
 def _batches(

@@ -50,6 +50,22 @@ def decisions(storage: Path) -> list[Any]:
     return read_decisions((storage / "sweeps" / "sweep" / DECISIONS).read_bytes())[0]
 
 
+def test_dollars_limit_the_rehearsal_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    def bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution: Execution) -> int:
+        limits.append(options.max_gpu_hours)
+        return 0
+
+    monkeypatch.setattr(sweep, "_bring_to_end", bring_to_end)
+    of_run = options(tmp_path, max_dollars=6.0, price_per_gpu_hour=2.0)
+    assert sweep.run_sweep("sweep", [CELL], of_run, Execution()) == 0
+    for trial in Rehearsal("sweep", [CELL], of_run).trials:
+        leave(Rehearsal("sweep", [CELL], of_run), trial, 0.5, hours=0.5)
+    assert sweep.run_sweep("sweep", [CELL], of_run, Execution()) == 0
+    assert limits == [3.0, 3.0, 1.5]
+
+
 def test_the_best_on_the_validation_images_runs_whole(tmp_path: Path) -> None:
     rehearsal = Rehearsal("sweep", [CELL], options(tmp_path))
     assert rehearsal.cells == [replace(CELL, schedule=replace(CELL.schedule, total_steps=20, warmup_steps=2))]

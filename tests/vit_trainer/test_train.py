@@ -15,7 +15,7 @@ from vit_trainer.data import DATASETS, load_dataset
 from vit_trainer.errors import InputError, LeaseLostError, NonFiniteLossError
 from vit_trainer.memory import memory_bytes
 from vit_trainer.run_dir import Row, RunDir
-from vit_trainer.train import _micro_batch_size, train
+from vit_trainer.train import _micro_batch_size, steps_of_evaluations, train
 
 CONFIG = FinetuneConfig.official(
     "ViT-B_32-mini", "digits-even", dropout=0.1, total_steps=8, warmup_steps=2, global_batch_size=16
@@ -168,3 +168,10 @@ def test_fine_tuning_sees_no_image_of_the_pre_training_and_no_split_shares_one()
     assert len(seen) == len(set(seen))
     assert not pretrain & set(seen)
     assert len(pretrain) + len(seen) == 1797
+
+
+def test_a_validation_falls_on_each_quarter_that_is_rounded_up() -> None:
+    config = FinetuneConfig.official("ViT-B_16", "cifar10", total_steps=510, warmup_steps=50)
+    steps = steps_of_evaluations(config, Execution())
+    assert len(steps) == config.num_evaluations == 12
+    assert {128, 255, 383, 510} <= steps
