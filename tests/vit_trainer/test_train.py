@@ -91,13 +91,16 @@ def test_a_gpu_gets_the_largest_micro_batch_that_it_is_estimated_to_hold(
     config = FinetuneConfig.official("ViT-L_16", "cifar10")
     card = SimpleNamespace(total_memory=gib * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    gpu: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=1)
+    gpu: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=1, mixed_precision="bf16")
+    in_float32: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=1, mixed_precision="no")
     cpu: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
     size = _micro_batch_size(config, Execution(), gpu)
     assert size == 1 or memory_bytes(config, size) <= 0.9 * gib * 2**30
     assert size == 128 or memory_bytes(config, 2 * size) > 0.9 * gib * 2**30
     assert (size == 128) == (gib == 500)
     assert (size == 1) == (gib == 0.1)
+    if gib < 500:
+        assert _micro_batch_size(config, Execution(), in_float32) == max(1, size // 2)
     assert _micro_batch_size(config, Execution(), cpu) == 128
 
 
