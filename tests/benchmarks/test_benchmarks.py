@@ -133,7 +133,7 @@ def test_how_long_a_start_takes(tmp_path: Path) -> None:
             "crop.py",
             ["--device", "cuda"],
             "device cuda: PyTorch sees no GPU here",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+            marks=[pytest.mark.slow, pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")],
         ),
         ("jpeg.py", ["--num-images", "1"], "num_images 1 is below 2"),
         ("loop.py", ["--steps", "9"], "steps 9 is below 100"),

@@ -336,6 +336,7 @@ def num_tables(text: str) -> int:
     return len(re.findall(r"^model +d", text, re.MULTILINE))
 
 
+@pytest.mark.slow
 def test_a_live_table_survives_resizing(start_live: Callable[..., Terminal]) -> None:
     terminal = start_live(120, 40)
     terminal.wait_for(lambda text: "lr0.001 0/10k starting" in text and ": started" in text)
