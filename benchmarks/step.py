@@ -156,7 +156,7 @@ def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measu
         "ours, crops included": partial(ours, train_split=images),
         "ours": ours,
         f"bare loop{how}": bare,
-        f"Hugging Face Trainer{how}": hf_trainer,
+        f"HF Trainer{how}": hf_trainer,
         "timm, eager": eager_timm,
     }
     names = list(loops)

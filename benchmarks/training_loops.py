@@ -283,7 +283,7 @@ def step_seconds_in_turn(work: Work, num_warmups: int) -> dict[str, list[float]]
     same seconds. They share one thread, so that they share its pool of threads too.
 
     Args:
-        work: with one micro-batch per step, because loops with Accelerate share its count of them.
+        work: on the CPU, with one micro-batch per step, because loops with Accelerate share its count of them.
         num_warmups: how many of the steps aren't counted.
     """
     from greenlet import getcurrent, greenlet
@@ -296,8 +296,6 @@ def step_seconds_in_turn(work: Work, num_warmups: int) -> dict[str, list[float]]
         def after_step() -> None:
             steps_done[name] += 1
             if steps_done[name] <= work.config.total_steps:  # ours evaluates after its last
-                if work.device.type == "cuda":
-                    torch.cuda.synchronize(work.device)
                 referee.switch()
 
         LOOPS[name](work, after_step)

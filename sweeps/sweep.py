@@ -95,18 +95,17 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
         share, micro = cell.schedule.global_batch_size // options.gpus_of(cell.model), execution.micro_batch_size
         if micro is not None and share % micro:
             raise InputError(f"micro_batch_size {micro} does not divide {share}, a GPU's share of {cell.model}'s batch")
-    rehearses = options.early_stopping == "rehearsal"
+    if options.max_dollars is not None and not options.plan:
+        from sweeps.tuner import worker_types
+
+        options = replace(options, max_gpu_hours=max_gpu_hours(options, worker_types()))
+    rehearsal = Rehearsal(name, cells, options) if options.early_stopping == "rehearsal" else None
     if options.plan:
-        print("\n".join(plan_lines(_plan(cells, options, Rehearsal(name, cells, options) if rehearses else None))))
+        print("\n".join(plan_lines(_plan(cells, options, rehearsal))))
         return 0
     _check_storage(options)
     if options.register:
         execution = replace(execution, save_weights=True)
-    if options.max_dollars is not None:
-        from sweeps.tuner import worker_types
-
-        options = replace(options, max_gpu_hours=max_gpu_hours(options, worker_types()))
-    rehearsal = Rehearsal(name, cells, options) if rehearses else None
     if rehearsal is None or not rehearsal.cells:
         return _bring_to_end(name, cells, options, execution)
     code = _bring_to_end(rehearsal.name, rehearsal.cells, rehearsal.options, replace(execution, num_evaluations=1))

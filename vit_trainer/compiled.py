@@ -25,8 +25,8 @@ def compile_forward(model: nn.Module) -> None:
     """Compile what `model(images)` does, for each size of batch that it is trained with and the largest it evaluates.
 
     The odd batch at the end of an evaluation isn't worth another compilation. To be called before Accelerate prepares
-    the model, so that its autocast is around the compiled part. What is locked is the forward pass: PyTorch compiles
-    the other with the first call of it, where processes of a gang wait for each other.
+    the model, so that its autocast is around the compiled part. The lock is around the forward pass alone: the
+    backward one is compiled when it first runs, where a gang's processes wait for one another as they would for a lock.
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 

@@ -66,12 +66,11 @@ class CutReader(Dataset[Cuts]):
         unreadable: list[tuple[str, str]] = []
         indices = request.indices if isinstance(request, MicroBatch) else request
         replaces = self._replaces and isinstance(request, MicroBatch)
-        found = [self._read(index, read, unreadable, replaces=replaces) for index in indices.tolist()]
-        places = [pair[0] for pair in found if pair is not None]
-        images = deque(pair[1] for pair in found if pair is not None)
-        del found
-        widths, heights = np.array([image.size for image in images], dtype=np.int64).reshape(-1, 2).T
-        if isinstance(request, MicroBatch) and len(images) == len(indices):
+        tried = (self._read(index, read, unreadable, replaces=replaces) for index in indices.tolist())
+        found = deque(pair for pair in tried if pair is not None)  # each image is let go once it is cut
+        places = [place for place, _ in found]
+        widths, heights = np.array([image.size for _, image in found], dtype=np.int64).reshape(-1, 2).T
+        if isinstance(request, MicroBatch) and len(found) == len(indices):
             crops = random_crops(self._seed, request.step, request.positions, heights, widths)
         else:
             crops = whole_images(heights, widths)
@@ -80,7 +79,7 @@ class CutReader(Dataset[Cuts]):
         left, top = crops.left, crops.top
         boxes = np.stack([left, top, left + crops.width, top + crops.height], axis=1).tolist()
         for box, start, end in zip(boxes, [0, *ends], ends, strict=False):
-            pixels[start:end] = np.asarray(_cut(images.popleft(), box)).ravel()
+            pixels[start:end] = np.asarray(_cut(found.popleft()[1], box)).ravel()
         return Cuts(
             torch.from_numpy(pixels),
             torch.from_numpy(np.stack([crops.height, crops.width], axis=1)),
