@@ -7,8 +7,8 @@ from typing import Any
 
 from ray import tune
 
-from sweeps.cells import MINI, Cell, Schedule, Trial
-from sweeps.trainable import Assignment
+from sweeps.running.trial_actor import Assignment
+from sweeps.table.cells import MINI, Cell, Schedule, Trial
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.run_dir import Row, RunDir
 

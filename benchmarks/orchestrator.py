@@ -238,7 +238,7 @@ def measured(rival: Rival, num_trials: int, num_reports: int) -> Measured:
 
     # What takes seconds to import is no cost of a trial. Tune imports MLflow, if it is there, where it gets callbacks.
     import benchmarks.formulas  # noqa: F401
-    import sweeps.tuner  # noqa: F401
+    import sweeps.running.tuner  # noqa: F401
 
     if rival != "raw":
         import mlflow  # noqa: F401
@@ -291,10 +291,10 @@ def run_raw(num_trials: int, num_reports: int, folder: Path) -> None:
 def run_ours(rival: Rival, num_trials: int, num_reports: int, folder: Path) -> float:
     """As `run_sweep` does it; returns the seconds that MLflow was behind at the end."""
     from benchmarks.formulas import FormulaActor, candidates_per_cell, formula_cells
-    from sweeps.cells import Trial
     from sweeps.options import SweepOptions
-    from sweeps.session import Session
-    from sweeps.tuner import run_trials
+    from sweeps.running.session import Session
+    from sweeps.running.tuner import run_trials
+    from sweeps.table.cells import Trial
     from vit_trainer.catalogue import Entry
     from vit_trainer.config import Execution
     from vit_trainer.tracking import BackgroundShipper
@@ -356,7 +356,7 @@ def _start_ray() -> None:
     """A Ray of this process's own; a busy machine may need several attempts, none of them measured."""
     import ray
 
-    from sweeps.tuner import RAY_LOGS
+    from sweeps.running.tuner import RAY_LOGS
 
     os.environ.pop("RAY_ADDRESS", None)
     for attempts_left in reversed(range(ATTEMPTS_TO_START_RAY)):

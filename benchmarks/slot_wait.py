@@ -22,8 +22,8 @@ if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.provenance import ROOT, machine, write_json
-from sweeps.cells import PAPER, Grid, cells_of
 from sweeps.options import SweepOptions
+from sweeps.table.cells import PAPER, Grid, cells_of
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution
 from vit_trainer.data import dataset_info
@@ -86,9 +86,9 @@ def run_sweep_of_seeds(num_trials: int, num_slots: int, storage: str) -> None:
     os.environ.pop("RAY_ADDRESS", None)
     import ray
 
-    from sweeps.session import Session
-    from sweeps.shipping import SweepShipper
-    from sweeps.tuner import RAY_LOGS, run_trials
+    from sweeps.running.session import Session
+    from sweeps.running.tuner import RAY_LOGS, run_trials
+    from sweeps.tracking.to_mlflow import SweepShipper
 
     ray.init(address="local", num_cpus=num_slots, include_dashboard=False, **RAY_LOGS)
     options = SweepOptions(storage=storage, seeds=tuple(range(num_trials)), base_lrs=("official",))

@@ -20,12 +20,12 @@ if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.provenance import write_json
-from sweeps.cells import PAPER, Schedule, Trial, cells_of
 from sweeps.options import SweepOptions
-from sweeps.plan import cheapest_first, longest_first, wall_hours
-from sweeps.rates import CARDS, Rates
-from sweeps.rehearsal import short
-from sweeps.rungs import Rungs
+from sweeps.planning.plan import cheapest_first, longest_first, wall_hours
+from sweeps.planning.rates import CARDS, Rates
+from sweeps.selection.rehearsal import short
+from sweeps.selection.rungs import Rungs
+from sweeps.table.cells import PAPER, Schedule, Trial, cells_of
 from vit_trainer.command_line import new_app, run
 from vit_trainer.errors import InputError
 

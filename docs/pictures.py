@@ -16,7 +16,7 @@ sys.path[0] = str(ROOT)
 from playwright.sync_api import sync_playwright  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from sweeps.live_table import Picture  # noqa: E402
+from sweeps.display.live_table import Picture  # noqa: E402
 from sweeps.watch import Watch  # noqa: E402
 
 DONE_OF_40 = 16

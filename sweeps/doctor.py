@@ -18,9 +18,9 @@ from rich.console import Console
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from sweeps.cells import cells_of
-from sweeps.findings import Finding, fail
+from sweeps.checks.finding import Finding, fail
 from sweeps.options import SweepOptions
+from sweeps.table.cells import cells_of
 from vit_trainer.command_line import new_app, run
 from vit_trainer.errors import InputError
 from vit_trainer.folders import is_uri
@@ -72,22 +72,22 @@ def _findings(
     if cluster is None:
         yield from _check_nodes(options)
     else:
-        from sweeps.launch_checks import check_launch
+        from sweeps.checks.before_launch import check_launch
 
         yield from check_launch(cluster)
         if storage is not None:
-            from sweeps.node_checks import check_bucket
+            from sweeps.checks.on_nodes import check_bucket
 
             yield from check_bucket(storage)
     if tracking_uri is not None:
-        from sweeps.node_checks import check_tracking
+        from sweeps.checks.on_nodes import check_tracking
 
         yield check_tracking(tracking_uri)
 
 
 def _check_nodes(options: SweepOptions) -> Iterator[Finding]:
-    from sweeps.node_checks import check_nodes
-    from sweeps.tuner import count_gpus
+    from sweeps.checks.on_nodes import check_nodes
+    from sweeps.running.tuner import count_gpus
 
     try:
         num_gpus = count_gpus()  # joins the cluster if there is one

@@ -15,10 +15,10 @@ from cyclopts import Parameter
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from sweeps.cells import PAPER as TABLE
-from sweeps.cells import cells_of, official_cell
 from sweeps.options import SEVERAL, SweepOptions
 from sweeps.sweep import choose, run_sweep
+from sweeps.table.cells import PAPER as TABLE
+from sweeps.table.cells import cells_of, official_cell
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution
 

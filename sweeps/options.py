@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from sweeps.cells import MINI, PAPER, Cell, Grid, Trial
-from sweeps.notifications import require_url
-from sweeps.rates import card_of
-from sweeps.space import Searched, Space
+from sweeps.planning.rates import card_of
+from sweeps.table.cells import MINI, PAPER, Cell, Grid, Trial
+from sweeps.table.search_space import Searched, Space
+from sweeps.tracking.to_webhook import require_url
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import DATASETS, dataset_info, is_folder
@@ -21,7 +21,7 @@ from vit_trainer.folders import Folder, is_uri, open_folder
 from vit_trainer.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from sweeps.studies import Studies
+    from sweeps.selection.studies import Studies
 
 SEVERAL = Parameter(consume_multiple=True, negative=(), show_default=False)
 """Of a flag that takes several values."""
@@ -277,7 +277,7 @@ class SweepOptions:
         Raises:
             InputError: the Optuna storage can't be used.
         """
-        from sweeps.studies import Studies
+        from sweeps.selection.studies import Studies
 
         return Studies(
             {cell: self.space(cell) for cell in cells},

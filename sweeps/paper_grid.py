@@ -13,9 +13,9 @@ from cyclopts import Parameter
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from sweeps.cells import cells_of
 from sweeps.options import SweepOptions
 from sweeps.sweep import choose_preset, run_sweep
+from sweeps.table.cells import cells_of
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution
 

@@ -15,10 +15,10 @@ from pathlib import Path
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from sweeps import figures
-from sweeps.pages import html, markdown
-from sweeps.results import Results, gather
-from sweeps.sections import (
+from sweeps.records.results import Results, gather
+from sweeps.reporting import figures
+from sweeps.reporting.pages import html, markdown
+from sweeps.reporting.sections import (
     CURVES,
     HOURS,
     RATES,

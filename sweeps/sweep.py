@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from sweeps.cell_names import cell_named
-from sweeps.cells import Cell
-from sweeps.commands import read_commands, record_command
-from sweeps.costs import hours_lost, hours_saved, predicted_and_actual
-from sweeps.growth import node_types
+from sweeps.machines.node_types import node_types
+from sweeps.machines.prices import cards_of, max_gpu_hours, price_of
 from sweeps.options import SweepOptions
-from sweeps.outlets import Outlets
-from sweeps.plan import Plan, longest_first, make_plan, plan_lines
-from sweeps.prices import cards_of, max_gpu_hours, price_of
-from sweeps.probes import Workload, known, measure
-from sweeps.rates import Rates, card_of
-from sweeps.rehearsal import Rehearsal
+from sweeps.planning.plan import Plan, longest_first, make_plan, plan_lines
+from sweeps.planning.probed_rates import Workload, known, measure
+from sweeps.planning.rates import Rates, card_of
+from sweeps.records.commands import read_commands, record_command
+from sweeps.records.hours import hours_lost, hours_saved, predicted_and_actual
 from sweeps.report import REPORT, write_report
-from sweeps.session import Session
+from sweeps.running.session import Session
+from sweeps.selection.rehearsal import Rehearsal
+from sweeps.table.cell_names import cell_named
+from sweeps.table.cells import Cell
+from sweeps.tracking.trackers import Outlets
 from vit_trainer.checkpoint_files import require_checkpoint
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
@@ -31,7 +31,7 @@ from vit_trainer.probe import ProbeResult
 from vit_trainer.tracking_store import hide_password
 
 if TYPE_CHECKING:
-    from sweeps.tuner import EndsEarly
+    from sweeps.running.tuner import EndsEarly
 
 
 def choose(
@@ -63,7 +63,7 @@ def choose_preset(options: SweepOptions, script: str) -> Literal["paper", "mini"
     """What `--preset auto` means here, said in one line: the paper's grid with GPUs, else the miniature."""
     if options.preset != "auto":
         return options.preset
-    from sweeps.tuner import count_gpus
+    from sweeps.running.tuner import count_gpus
 
     if num_gpus := count_gpus():
         print(f"{num_gpus} GPUs in the Ray cluster: running the paper's grid. For the miniature: --preset mini")
@@ -96,7 +96,7 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
         if micro is not None and share % micro:
             raise InputError(f"micro_batch_size {micro} does not divide {share}, a GPU's share of {cell.model}'s batch")
     if options.max_dollars is not None and not options.plan:
-        from sweeps.tuner import worker_types
+        from sweeps.running.tuner import worker_types
 
         options = replace(options, max_gpu_hours=max_gpu_hours(options, worker_types()))
     rehearsal = Rehearsal(name, cells, options) if options.early_stopping == "rehearsal" else None
@@ -156,7 +156,7 @@ def _run(session: Session) -> "EndsEarly | None":
     """Run what is pending; returns why it ended early, or None."""
     if session.num_done == session.num_expected:
         return None
-    from sweeps.tuner import run_trials
+    from sweeps.running.tuner import run_trials
 
     with session.board:
         return run_trials(session)
@@ -166,7 +166,7 @@ def _plan(cells: list[Cell], options: SweepOptions, rehearsal: Rehearsal | None)
     """What is left of the sweep, on the cluster of a file, the running Ray cluster or else this machine."""
     import ray
 
-    from sweeps.tuner import Resources, count_gpus, worker_types
+    from sweeps.running.tuner import Resources, count_gpus, worker_types
 
     if options.cluster is not None:
         kinds, names = node_types(options.cluster), []
@@ -239,7 +239,7 @@ def _summarise(session: Session, tracking_uri: str, report: str) -> int:
 
 
 def _register(session: Session, tracking_uri: str) -> list[str]:
-    from sweeps.registry import register_best
+    from sweeps.tracking.registry import register_best
 
     try:
         return register_best(session, tracking_uri)

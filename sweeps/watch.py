@@ -21,10 +21,10 @@ from rich.console import Console
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from sweeps.board import outcome
-from sweeps.cells import Trial, cell_of, place_in_table
-from sweeps.live_table import LiveTable, Picture, is_interactive
-from sweeps.progress import Event, Progress, Standing
+from sweeps.display.live_table import LiveTable, Picture, is_interactive
+from sweeps.display.standing import Event, Progress, Standing
+from sweeps.display.sweep_display import outcome
+from sweeps.table.cells import Trial, cell_of, place_in_table
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import trial_id_of
 from vit_trainer.errors import InputError

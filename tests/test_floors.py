@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NO_RAY = {"studies.py", "space.py", "published.py", "verdict.py", "commands.py"}
-NO_RAY |= {"notifications.py", "event_files.py", "progress.py", "board.py", "watch.py"}
-NO_RAY |= {"labels.py", "cell_names.py", "regions.py", "findings.py", "promises.py"}
+NO_RAY = {"studies.py", "search_space.py", "published.py", "verdict.py", "commands.py"}
+NO_RAY |= {"to_webhook.py", "to_tensorboard.py", "standing.py", "sweep_display.py", "watch.py"}
+NO_RAY |= {"labels.py", "cell_names.py", "best_region.py", "finding.py", "cluster_file.py"}
 NO_RAY |= {"results.py", "figures.py", "pages.py", "sections.py", "report.py"}
 STANDARD_LIBRARY_ONLY = ["errors.py", "architectures.py", "config.py", "memory.py", "run_dir.py", "data/__init__.py"]
 
@@ -37,13 +37,13 @@ def test_the_trainer_knows_nothing_of_sweeps(path: Path) -> None:
         assert "mlflow" not in packages(path)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").rglob("*.py")), ids=lambda path: path.name)
 def test_only_the_launcher_and_the_count_of_gpus_import_torch_in_sweeps(path: Path) -> None:
     if path.name not in ("launcher.py", "tuner.py"):
         assert "torch" not in packages(path)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").rglob("*.py")), ids=lambda path: path.name)
 def test_only_the_studies_import_optuna_and_what_needs_no_cluster_knows_nothing_of_ray(path: Path) -> None:
     assert ("optuna" in packages(path)) == (path.name == "studies.py")
     if path.name in NO_RAY:

@@ -180,7 +180,7 @@ def main(folder: Path) -> None:
         on(host, "su", "-", "ubuntu", "-c", "bash -ic 'ray stop'")
     run("ray", "down", "-y", cluster)
     for host in HOSTS:
-        left = on(host, "pgrep", "-fa", "raylet|gcs_server|sweeps.launcher", check=False)
+        left = on(host, "pgrep", "-fa", "raylet|gcs_server|sweeps.running.launcher", check=False)
         assert "raylet" not in left, left
     (folder / "findings.json").write_text(json.dumps(findings))
 

@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 import yaml
 
-from sweeps.growth import NodeType, node_types
-from sweeps.promises import broken_in_kubernetes
+from sweeps.checks.cluster_file import broken_in_kubernetes
+from sweeps.machines.node_types import NodeType, node_types
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "clusters" / "kuberay.yaml").read_text()

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweeps.board import SECONDS_BETWEEN_SUMMARIES, Board
-from sweeps.cells import PAPER, Cell, Schedule, Trial, cell_of, cells_of
-from sweeps.live_table import Picture, is_interactive
+from sweeps.display.live_table import Picture, is_interactive
+from sweeps.display.sweep_display import SECONDS_BETWEEN_SUMMARIES, Board
 from sweeps.options import SweepOptions
-from sweeps.published import published_for
+from sweeps.table.cells import PAPER, Cell, Schedule, Trial, cell_of, cells_of
+from sweeps.table.published import published_for
 from tests.sweeps.terminal import Terminal
 from vit_trainer.errors import InputError
 
@@ -299,8 +299,8 @@ def test_colours_that_are_forced_into_a_file_make_it_no_terminal(monkeypatch: py
 
 LIVE = """
 import sys
-from sweeps.board import Board
-from sweeps.cells import PAPER, cells_of
+from sweeps.display.sweep_display import Board
+from sweeps.table.cells import PAPER, cells_of
 from sweeps.options import SweepOptions
 
 cells = cells_of(PAPER)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sweeps.budget import Budget
+from sweeps.records.budget import Budget
 
 HOUR = 3600.0
 

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from sweeps.cells import MINI
-from sweeps.rungs import Decision, Rungs
+from sweeps.selection.rungs import Decision, Rungs
+from sweeps.table.cells import MINI
 from tests.sweeps.running import SCRIPT, statuses_in_mlflow
 from vit_trainer.run_dir import RunDir
 
@@ -66,7 +66,7 @@ def kill_something(storage: Path, draw: random.Random) -> str | None:
             for _ in range({"process": 0, "launcher": 1, "actor": 2}[kind]):
                 pid = psutil.Process(pid).ppid()
             name = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
-            if pid > 1 and ("sweeps.launcher" in name or name.startswith("ray::")):
+            if pid > 1 and ("sweeps.running.launcher" in name or name.startswith("ray::")):
                 os.kill(pid, signal.SIGKILL)
                 return kind
         except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sweeps.cells import MINI
+from sweeps.table.cells import MINI
 from vit_trainer.run_dir import RunDir
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from moto import mock_aws
 
-from sweeps.launch_checks import check_launch
-from sweeps.node_checks import _check_gpus, _check_storage, _missing_inputs, _open_ports, check_bucket
-from sweeps.promises import broken, broken_in_kubernetes
+from sweeps.checks.before_launch import check_launch
+from sweeps.checks.cluster_file import broken, broken_in_kubernetes
+from sweeps.checks.on_nodes import _check_gpus, _check_storage, _missing_inputs, _open_ports, check_bucket
 from tests.stores import free_port
 from vit_trainer.hardware import measure_all_reduce
 
@@ -384,7 +384,7 @@ def test_a_port_that_all_of_the_network_reaches_is_noticed(
 ) -> None:
     with socket.create_server((address, 0)) as listener:
         port = listener.getsockname()[1]
-        monkeypatch.setattr("sweeps.node_checks.PORTS", {port: "dashboard"})
+        monkeypatch.setattr("sweeps.checks.on_nodes.PORTS", {port: "dashboard"})
         said = [problem for _, problem in _open_ports()]
     assert [f"dashboard listens on 0.0.0.0:{port}" in problem for problem in said] == [True] * is_noticed
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from sweeps.event_files import EventFiles
 from sweeps.options import SweepOptions
+from sweeps.tracking.to_tensorboard import EventFiles
 from vit_trainer.errors import InputError
 from vit_trainer.run_dir import RunDir
 

@@ -97,7 +97,7 @@ def test_whatever_is_killed_above_a_trial_it_goes_on(
     for _ in range(1 if kind == "launcher" else 2):
         pid = psutil.Process(pid).ppid()
     name = Path(f"/proc/{pid}/cmdline").read_text()
-    assert "sweeps.launcher" in name if kind == "launcher" else name.startswith("ray::")
+    assert "sweeps.running.launcher" in name if kind == "launcher" else name.startswith("ray::")
     os.kill(pid, signal.SIGKILL)
     code, out, err = sweep.finish()
     assert code == 0, err

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.growth import NodeType, node_types, nodes_to_come, types_of_cluster
+from sweeps.machines.node_types import NodeType, node_types, nodes_to_come, types_of_cluster
 from vit_trainer.errors import InputError
 
 P4D = NodeType("p4d", 96, 8, 4, "p4d.24xlarge")

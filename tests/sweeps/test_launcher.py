@@ -19,8 +19,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sweeps.launcher import FAILED, FINISHED, INTERRUPTED, RESTART, Continue, Exited, Reported, Start, Started
-from sweeps.slot import Slot
+from sweeps.running.launcher import FAILED, FINISHED, INTERRUPTED, RESTART, Continue, Exited, Reported, Start, Started
+from sweeps.running.slot import Slot
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.run_dir import Row, RunDir
 
@@ -36,7 +36,7 @@ class Launched:
 
     def __init__(self) -> None:
         mine, theirs = socket.socketpair()
-        command = [sys.executable, "-c", f"from sweeps.launcher import main; main({theirs.fileno()})"]
+        command = [sys.executable, "-c", f"from sweeps.running.launcher import main; main({theirs.fileno()})"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, env=environment)
         theirs.close()

@@ -14,8 +14,8 @@ import psutil
 import pytest
 import ray
 
-from sweeps.nodes import differences, on_every_node, versions
-from sweeps.tuner import count_gpus
+from sweeps.cluster.nodes import differences, on_every_node, versions
+from sweeps.running.tuner import count_gpus
 from tests.sweeps.running import Start
 from vit_trainer.errors import InputError
 

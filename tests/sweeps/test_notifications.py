@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sweeps.notifications import Notifier
 from sweeps.options import SweepOptions
+from sweeps.tracking.to_webhook import Notifier
 from vit_trainer.errors import InputError
 
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
-from sweeps.cells import MINI, Cell, Schedule, Trial, cells_of
 from sweeps.options import SweepOptions
-from sweeps.per_cell import PerCellASHA
-from sweeps.rungs import Decision, Rungs
-from sweeps.trainable import Assignment
+from sweeps.running.trial_actor import Assignment
+from sweeps.selection.asha import PerCellASHA
+from sweeps.selection.rungs import Decision, Rungs
+from sweeps.table.cells import MINI, Cell, Schedule, Trial, cells_of
 from vit_trainer.config import Execution
 from vit_trainer.errors import InputError
 from vit_trainer.run_dir import Row

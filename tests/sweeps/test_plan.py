@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.cells import MINI, PAPER, Cell, Schedule, Trial, cells_of
-from sweeps.costs import hours_lost, hours_saved, predicted_and_actual
-from sweeps.footprint import MAX_MICRO_BATCH_SIZE, disk_items, fit, memory_bytes
+from sweeps.machines.prices import Price
 from sweeps.options import SweepOptions
 from sweeps.paper_grid import app
-from sweeps.per_cell import PerCellASHA
-from sweeps.plan import (
+from sweeps.planning.memory_and_disk import MAX_MICRO_BATCH_SIZE, disk_items, fit, memory_bytes
+from sweeps.planning.plan import (
     cheapest_first,
     early_stopping_range,
     longest_first,
@@ -24,10 +22,12 @@ from sweeps.plan import (
     trial_flops,
     wall_hours,
 )
-from sweeps.prices import Price
-from sweeps.probes import PROBES, Workload, measure
-from sweeps.rates import CARDS, DEFAULT_CARD, MeasuredRate, Rates, card_of
-from sweeps.tuner import Resources
+from sweeps.planning.probed_rates import PROBES, Workload, measure
+from sweeps.planning.rates import CARDS, DEFAULT_CARD, MeasuredRate, Rates, card_of
+from sweeps.records.hours import hours_lost, hours_saved, predicted_and_actual
+from sweeps.running.tuner import Resources
+from sweeps.selection.asha import PerCellASHA
+from sweeps.table.cells import MINI, PAPER, Cell, Schedule, Trial, cells_of
 from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import run
 from vit_trainer.config import Execution, FinetuneConfig

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.growth import NodeType, node_types
+from sweeps.machines.node_types import NodeType, node_types
+from sweeps.machines.prices import MACHINES, cards_of, max_gpu_hours, price_of
 from sweeps.options import SweepOptions
 from sweeps.paper_grid import app
-from sweeps.prices import MACHINES, cards_of, max_gpu_hours, price_of
-from sweeps.rates import CARDS
+from sweeps.planning.rates import CARDS
 from vit_trainer.command_line import run
 from vit_trainer.errors import InputError
 

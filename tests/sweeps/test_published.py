@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import published
-from sweeps.cells import MINI, PAPER, Cell, Schedule, cells_of
-from sweeps.published import (
+from sweeps.table import published
+from sweeps.table.cells import MINI, PAPER, Cell, Schedule, cells_of
+from sweeps.table.published import (
     PUBLISHED,
     TABLES,
     figures_for,

@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 
 from sweeps import lr_search, paper_grid, resolution, seeds, short_schedule, upstream
-from sweeps.best_rates import RepeatOptions
-from sweeps.cell_names import cell_named, name_of_cell
-from sweeps.cells import MINI, PAPER, Cell, Trial, cells_of, official_cell
-from sweeps.commands import record_command
 from sweeps.options import SweepOptions
-from sweeps.published import TABLES, published_cells
-from sweeps.regions import Region, importances_of
+from sweeps.records.commands import record_command
+from sweeps.records.results import Entry, gather
 from sweeps.report import files_of, report
-from sweeps.results import Entry, gather
-from sweeps.sections import records
-from sweeps.session import Session
+from sweeps.reporting.best_region import Region, importances_of
+from sweeps.reporting.sections import records
+from sweeps.running.session import Session
+from sweeps.selection.repeats import RepeatOptions
 from sweeps.sweep import choose
+from sweeps.table.cell_names import cell_named, name_of_cell
+from sweeps.table.cells import MINI, PAPER, Cell, Trial, cells_of, official_cell
+from sweeps.table.published import TABLES, published_cells
 from tests.sweeps.storages import finished, write_run
 from vit_trainer.catalogue import Catalogue
 from vit_trainer.catalogue import Entry as Place

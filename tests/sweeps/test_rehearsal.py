@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from sweeps import sweep
-from sweeps.cells import MINI, PAPER, Cell, Trial, cells_of, official_cell
 from sweeps.options import SweepOptions
-from sweeps.per_cell import PerCellASHA
-from sweeps.plan import make_plan
-from sweeps.rates import CARDS, Rates
-from sweeps.rehearsal import Rehearsal
-from sweeps.rungs import DECISIONS, read_decisions
-from sweeps.session import Session
-from sweeps.tuner import Resources
+from sweeps.planning.plan import make_plan
+from sweeps.planning.rates import CARDS, Rates
+from sweeps.running.session import Session
+from sweeps.running.tuner import Resources
+from sweeps.selection.asha import PerCellASHA
+from sweeps.selection.rehearsal import Rehearsal
+from sweeps.selection.rungs import DECISIONS, read_decisions
+from sweeps.table.cells import MINI, PAPER, Cell, Trial, cells_of, official_cell
 from tests.sweeps.running import Start, is_finished
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.cells import PAPER, cells_of
 from sweeps.report import report, write_report
-from sweeps.rungs import DECISIONS, Decision
+from sweeps.selection.rungs import DECISIONS, Decision
+from sweeps.table.cells import PAPER, cells_of
 from tests.sweeps.storages import finished, write_run
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.folders import open_folder

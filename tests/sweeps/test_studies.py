@@ -13,11 +13,11 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.board import Board
-from sweeps.cells import MINI, Cell, Schedule, Trial, cells_of
+from sweeps.display.sweep_display import Board
 from sweeps.options import SweepOptions
-from sweeps.space import Space
-from sweeps.studies import Run, Studies, study_name
+from sweeps.selection.studies import Run, Studies, study_name
+from sweeps.table.cells import MINI, Cell, Schedule, Trial, cells_of
+from sweeps.table.search_space import Space
 from vit_trainer.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -149,7 +149,7 @@ def test_it_comes_closer_to_the_best_rate_than_chance_does(file: str, monkeypatc
         return sum(distances) / len(distances)
 
     searched = mean_distance(file)
-    monkeypatch.setattr("sweeps.studies.NUM_STARTUP_TRIALS", 1_000)
+    monkeypatch.setattr("sweeps.selection.studies.NUM_STARTUP_TRIALS", 1_000)
     assert searched < 0.7 * mean_distance(file + ".chance")
 
 

@@ -8,8 +8,8 @@ import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from sweeps.nodes import package_versions
-from sweeps.trainable import Assignment, TrialActor
+from sweeps.cluster.nodes import package_versions
+from sweeps.running.trial_actor import Assignment, TrialActor
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.run_dir import RunDir
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeps.cells import PAPER, Cell, Schedule, Trial, cells_of
-from sweeps.published import published_figures, published_for, replicates
-from sweeps.verdict import (
+from sweeps.table.cells import PAPER, Cell, Schedule, Trial, cells_of
+from sweeps.table.published import published_figures, published_for, replicates
+from sweeps.table.verdict import (
     MARGINS,
     MAX_NUM_SEEDS,
     Spread,

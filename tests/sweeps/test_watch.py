@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweeps.cells import PAPER, cells_of
-from sweeps.live_table import Picture
+from sweeps.display.live_table import Picture
+from sweeps.display.standing import Progress, Standing
 from sweeps.options import SweepOptions
-from sweeps.progress import Progress, Standing
+from sweeps.table.cells import PAPER, cells_of
 from sweeps.watch import MAX_SEARCHED, SILENT_ROWS, SILENT_SECONDS, Watch
 from tests.sweeps.terminal import Terminal
 from vit_trainer.config import FinetuneConfig

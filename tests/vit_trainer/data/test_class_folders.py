@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.cells import Grid, cells_of
 from sweeps.options import SweepOptions
+from sweeps.table.cells import Grid, cells_of
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import DATASETS, dataset_id, dataset_info, load_dataset, require_dataset
 from vit_trainer.data.class_folders import find_class_folders

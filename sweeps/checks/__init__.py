@@ -1,0 +1,1 @@
+"""Checks: what the doctor looks at."""

@@ -1,0 +1,1 @@
+"""Cluster: talking to Ray's nodes."""

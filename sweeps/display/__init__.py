@@ -1,0 +1,1 @@
+"""Display: what one sees of a sweep while it runs."""

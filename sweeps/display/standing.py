@@ -1,0 +1,241 @@
+"""Progress: how far a trial is; Standing: how a sweep stands. Both from a sweep's events or from run folders alone."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any
+
+from sweeps.records.hours import hours_lost, hours_of
+from sweeps.table.cells import Cell, Trial
+from sweeps.table.published import published_for
+from sweeps.table.verdict import achieved_accuracies
+from vit_trainer.architectures import MODELS
+from vit_trainer.run_dir import Result, Row
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one trial is."""
+
+    trial: Trial
+    trial_id: str
+    step: int = 0
+    """Optimiser steps taken, as far as the journal says."""
+    accuracy: float | None = None
+    """The latest on the validation images, a fraction; None before the first."""
+    hours: float = 0.0
+    """GPU-hours (hours of a slot where there is no GPU) of these steps."""
+    seconds: float = 0.0
+    """Time of these steps."""
+    lost_hours: float = 0.0
+    """Of steps that had to be run again."""
+    counted_until: float = 0.0
+    """Unix seconds of the journal's last line, or of the start if that was later."""
+    is_running: bool = False
+    num_slots: int = 1
+    """GPUs, or CPU cores, that it takes when it runs."""
+    silent_seconds: float | None = None
+    """Since the last sign of life of a process that should have given one; None: nothing is wrong."""
+    result: Result | None = None
+
+    def began(self, at: float) -> "Progress":
+        """A process has started, or goes on; at: Unix seconds."""
+        return replace(self, is_running=True, counted_until=at, result=None)
+
+    def reported(self, row: Mapping[str, Any]) -> "Progress":
+        """A row is in the journal."""
+        hours, accuracy = hours_of(row), row.get("val/accuracy")
+        return replace(
+            self,
+            step=int(row["step"]),
+            accuracy=self.accuracy if accuracy is None else float(accuracy),
+            hours=hours,
+            seconds=3600 * float(row.get("runtime_hours") or 0.0),
+            lost_hours=self.lost_hours + max(0.0, self.hours - hours),  # it had gone back to a checkpoint
+            counted_until=max(self.counted_until, float(row["time"])),
+        )
+
+    def ended(self, result: Result) -> "Progress":
+        """The trial has its result."""
+        return replace(self, is_running=False, result=result, hours=max(self.hours, hours_of(result)))
+
+    def after(self, lines: Iterable[Row]) -> "Progress":
+        """What a whole journal says, in the order written, as `RunDir.lines` gives it."""
+        lines = list(lines)
+        rows: list[Row] = []
+        for line in lines:
+            if "step" in line:
+                rows.append(line)
+            elif "attempt" in line:
+                rows = [row for row in rows if row["step"] <= line["from_step"]]
+        progress = self
+        for row in rows:
+            progress = progress.reported(row)
+        until = max((float(line.get("time", 0.0)) for line in lines), default=0.0)
+        return replace(progress, lost_hours=hours_lost(lines), counted_until=until)
+
+    @property
+    def total_steps(self) -> int:
+        return self.trial.cell.schedule.total_steps
+
+    @property
+    def status(self) -> str | None:
+        """That of its result; None without one."""
+        return None if self.result is None else str(self.result["status"])
+
+    @property
+    def work(self) -> float:
+        """What a whole run takes beside others of the sweep; no unit, evaluations not counted."""
+        schedule = self.trial.cell.schedule
+        return _work_per_image(self.trial.cell) * schedule.total_steps * schedule.global_batch_size
+
+    @property
+    def work_to_come(self) -> float:
+        return 0.0 if self.result is not None else self.work * (1 - self.step / self.total_steps)
+
+    def uncounted_seconds(self, now: float) -> float:
+        """Of a running process since the journal's last line, which holds no hours of them yet."""
+        return max(0.0, now - self.counted_until) if self.is_running and self.silent_seconds is None else 0.0
+
+    def seconds_left(self, now: float) -> float | None:
+        """Of a trial that runs on at its mean speed; None if that isn't known yet."""
+        if not self.step or not self.seconds:
+            return None
+        left = self.seconds / self.step * (self.total_steps - self.step)
+        return max(0.0, left - self.uncounted_seconds(now))
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a trial, or to whoever follows it."""
+
+    time: float
+    """Unix seconds."""
+    text: str
+    """One line."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a sweep stands at one moment."""
+
+    cells: tuple[Cell, ...]
+    """Entries of the table, in its order."""
+    trials: tuple[Progress, ...]
+    num_expected: int | None
+    """Trials of the whole sweep; None: only those that have begun are known."""
+    now: float
+    """Unix seconds."""
+    on_gpus: bool
+    """Whether trials take GPUs, or CPU cores."""
+    num_slots: int | None = None
+    """GPUs, or CPU cores, that there are; None: not known."""
+    events: tuple[Event, ...] = ()
+    """The last ones, oldest first."""
+    complaints: tuple[str, ...] = ()
+    """A line for each thing in the storage that can't be shown."""
+
+    @cached_property
+    def by_cell(self) -> dict[Cell, list[Progress]]:
+        """Trials of each cell."""
+        groups: dict[Cell, list[Progress]] = {cell: [] for cell in self.cells}
+        for progress in self.trials:
+            groups[progress.trial.cell].append(progress)
+        return groups
+
+    def accuracy(self, cell: Cell) -> float | None:
+        """What a cell has achieved so far on the test images, a fraction: the mean over its chosen seeds."""
+        finished = [
+            (each.trial, each.result)
+            for each in self.by_cell[cell]
+            if each.result is not None and each.status == "finished"
+        ]
+        accuracies = achieved_accuracies(finished)
+        return math.fsum(accuracies) / len(accuracies) if accuracies else None
+
+    def difference(self, cell: Cell) -> float | None:
+        """What a cell has achieved minus what is published, a fraction; None without either."""
+        accuracy, figure = self.accuracy(cell), published_for(cell)
+        return None if accuracy is None or figure is None else accuracy - figure.accuracy
+
+    def count(self, status: str) -> int:
+        """Trials whose result has this status."""
+        return sum(each.status == status for each in self.trials)
+
+    @property
+    def num_done(self) -> int:
+        return sum(each.result is not None for each in self.trials)
+
+    @property
+    def running(self) -> list[Progress]:
+        """Trials with a process, as far as one can tell."""
+        return [each for each in self.trials if each.is_running and each.silent_seconds is None]
+
+    @property
+    def num_silent(self) -> int:
+        return sum(each.silent_seconds is not None for each in self.trials)
+
+    @property
+    def num_slots_in_use(self) -> int:
+        return sum(each.num_slots for each in self.running)
+
+    @property
+    def spent_hours(self) -> float:
+        """GPU-hours or slot-hours until now, lost ones included."""
+        return sum(each.hours + each.lost_hours + self._uncounted_hours(each) for each in self.trials)
+
+    @property
+    def hours_to_come(self) -> float | None:
+        """If early stopping stops no more; None if no trial has told its speed yet.
+
+        A trial that is still to be proposed takes as long as the others on average.
+        """
+        if self._rests is None:
+            return None
+        hours_per_work, rests = self._rests
+        missing = max(0, (self.num_expected or 0) - len(self.trials))
+        mean_work = sum(each.work for each in self.trials) / len(self.trials)
+        return sum(rests.values()) + missing * mean_work * hours_per_work
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until all trials are done, on the slots there are; None if nothing is known, or nothing runs."""
+        to_come, slots = self.hours_to_come, self.num_slots_in_use
+        if len(self.running) + self.num_done < max(self.num_expected or 0, len(self.trials)):
+            slots = max(slots, self.num_slots or 0)
+        if to_come is None or self._rests is None or not slots:
+            return None
+        longest = max((self._rests[1][each.trial_id] / each.num_slots for each in self.trials), default=0.0)
+        return 3600 * max(to_come / slots, longest)
+
+    @cached_property
+    def _rests(self) -> tuple[float, dict[str, float]] | None:
+        """Hours per unit of work, and hours that each trial still takes; None if no trial has told its speed yet.
+
+        From the measured hours of each model, where there are none yet from those of all.
+        """
+        hours: dict[str, float] = {}
+        work: dict[str, float] = {}
+        for each in self.trials:
+            if each.step and each.hours:
+                model = each.trial.cell.model
+                hours[model] = hours.get(model, 0.0) + each.hours
+                work[model] = work.get(model, 0.0) + each.work * each.step / each.total_steps
+        if not hours:
+            return None
+        of_all = sum(hours.values()) / sum(work.values())
+        rates = {model: hours[model] / work[model] for model in hours}
+        rests = {
+            each.trial_id: each.work_to_come * rates.get(each.trial.cell.model, of_all) - self._uncounted_hours(each)
+            for each in self.trials
+        }
+        return of_all, {trial_id: max(0.0, rest) for trial_id, rest in rests.items()}
+
+    def _uncounted_hours(self, progress: Progress) -> float:
+        return progress.uncounted_seconds(self.now) * progress.num_slots / 3600
+
+
+@cache
+def _work_per_image(cell: Cell) -> float:
+    return MODELS[cell.model].forward_flops(cell.resolution)

@@ -1,0 +1,162 @@
+"""Board: what one sees of a sweep while it runs, and its table at the end."""
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from rich.console import Console
+from rich.table import Table
+
+from sweeps.display.live_table import LiveTable, Picture, is_interactive, summary_lines, time_left
+from sweeps.display.standing import Event, Progress, Standing
+from sweeps.table.cells import Cell, Trial
+from sweeps.table.labels import Labels
+from vit_trainer.run_dir import Result, Row
+
+SECONDS_BETWEEN_SUMMARIES = 600.0
+"""How often the log says how the sweep stands, where there is no live table; at the next report after that."""
+MAX_EVENTS = 20
+
+
+@dataclass
+class Board(AbstractContextManager["Board"]):
+    """Follows the trials of a sweep: a live table in a terminal, a line per event elsewhere and in CI."""
+
+    cells: list[Cell]
+    """Entries of the table."""
+    num_trials: int
+    """Of the whole sweep, those included that `add` has yet to be called with."""
+    is_quiet: bool = False
+    """Whether to show nothing until the table at the end."""
+    console: Console = field(default_factory=lambda: Console(highlight=False))
+    clock: Callable[[], float] = time.time
+    """Unix seconds."""
+
+    def __post_init__(self) -> None:
+        self._progress: dict[str, Progress] = {}
+        self._events: tuple[Event, ...] = ()
+        self._live: LiveTable | None = None
+        self._on_gpus, self._num_slots = False, 0
+        self._summary_at = self.clock()
+        self._left, self._left_at = "", -1.0
+        self._num_done = 0
+        """Trials with a result."""
+
+    def __enter__(self) -> "Board":
+        if not self.is_quiet and is_interactive(self.console):
+            self._live = LiveTable(self.console, self.standing)
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.__exit__(kind, error, trace)
+            self._live = None
+            if self._num_done < self.num_trials:
+                self.console.print(Picture(self.standing()))  # it ended early: no table comes after this
+
+    # Events.
+
+    def connected(self, num_slots: int, *, on_gpus: bool) -> None:
+        """The cluster is there, with so many GPUs, or else CPU cores, for trials."""
+        self._num_slots, self._on_gpus = num_slots, on_gpus
+
+    def add(self, trial: Trial, num_slots: int = 1, lines: Iterable[Row] = ()) -> None:
+        """Let a trial take part.
+
+        Args:
+            num_slots: GPUs, or CPU cores, that it takes.
+            lines: of its journal, from earlier sessions.
+        """
+        self._progress[trial.trial_id] = Progress(trial, trial.trial_id, num_slots=num_slots).after(lines)
+
+    def started(self, trial_id: str) -> None:
+        """A trial has begun, or goes on."""
+        progress = self._progress[trial_id]
+        self._progress[trial_id] = progress.began(self.clock())
+        self._num_done -= progress.result is not None
+        self._remember(trial_id, f"goes on after step {progress.step}" if progress.step else "started")
+
+    def reported(self, trial_id: str, row: Row) -> None:
+        """A trial has validated."""
+        self._progress[trial_id] = self._progress[trial_id].reported(row)
+        if self.clock() >= self._summary_at + SECONDS_BETWEEN_SUMMARIES:
+            self._summary_at = self.clock()
+            self._say("; ".join(summary_lines(self.standing())))
+
+    def noted(self, trial_id: str, note: str) -> None:
+        """Something that a watcher should know, such as a retry."""
+        self._remember(trial_id, note)
+        self._say(f"{trial_id}: {note}")
+
+    def ended(self, trial_id: str, result: Result) -> None:
+        """A trial has its result, now or since an earlier session."""
+        before = self._progress[trial_id]
+        self._progress[trial_id] = before.ended(result)
+        self._num_done += before.result is None
+        if before.is_running:
+            self._remember(trial_id, outcome(result))
+            self._say(f"[{self._num_done}/{self.num_trials}] {trial_id}: {outcome(result)}; {self._time_left()}")
+
+    def _remember(self, trial_id: str, text: str) -> None:
+        self._events = (*self._events, Event(self.clock(), f"{trial_id}: {text}"))[-MAX_EVENTS:]
+
+    def _time_left(self) -> str:
+        """In words; worked out once a second at most, since it looks at every trial of the sweep."""
+        if self._num_done >= self.num_trials:
+            return "all done"
+        if self.clock() >= self._left_at + 1:
+            self._left_at, self._left = self.clock(), time_left(self.standing())
+        return self._left
+
+    def _say(self, line: str) -> None:
+        if not self.is_quiet and self._live is None:
+            self.console.print(line, soft_wrap=True, markup=False)
+
+    # Views.
+
+    def standing(self) -> Standing:
+        """How the sweep stands now; may be asked for in any thread."""
+        return Standing(
+            cells=tuple(self.cells),
+            trials=tuple(self._progress.values()),
+            num_expected=self.num_trials,
+            now=self.clock(),
+            on_gpus=self._on_gpus,
+            num_slots=self._num_slots or None,
+            events=self._events,
+        )
+
+    def result(self, trial_id: str) -> Result | None:
+        """What a trial has come to, or None while it hasn't."""
+        return self._progress[trial_id].result
+
+    def table(self) -> Table:
+        """Models and what else varies as rows, (data set, dropout) as columns, test accuracy in percent."""
+        standing, labels = self.standing(), Labels.of(self.cells)
+        by_place = {(labels.row(cell), labels.column(cell)): cell for cell in self.cells}
+        columns = list(dict.fromkeys(column for _, column in by_place))
+        table = Table(title="test accuracy, %", title_justify="left", title_style="bold")
+        table.add_column("model", no_wrap=True)
+        for column in columns:
+            table.add_column("\n".join(column), justify="right")
+        for row in dict.fromkeys(row for row, _ in by_place):
+            cells = [by_place.get((row, column)) for column in columns]
+            entries = ["" if cell is None else _percent(standing.accuracy(cell)) for cell in cells]
+            table.add_row(", ".join(row), *entries)
+        return table
+
+
+def _percent(accuracy: float | None) -> str:
+    return "-" if accuracy is None else f"{100 * accuracy:.2f}"
+
+
+def outcome(result: Result) -> str:
+    """A result in words."""
+    if result["status"] == "finished":
+        return f"test {100 * result['test/accuracy']:.2f}%"
+    return f"{result['status']} ({result.get('cause')})"

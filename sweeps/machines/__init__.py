@@ -1,0 +1,1 @@
+"""Machines: facts about node types, cards and prices. Knows no Ray."""

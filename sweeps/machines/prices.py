@@ -1,0 +1,81 @@
+"""Prices: what a GPU-hour costs on the machines of a cluster's file, and how many hours some dollars buy."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sweeps.machines.node_types import NodeType
+from sweeps.options import SweepOptions
+from vit_trainer.errors import InputError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A cloud's machine with GPUs."""
+
+    num_gpus: int
+    card: str
+    """A key of `rates.CARDS`."""
+    dollars_per_hour: float
+    """On demand, for Linux."""
+
+
+MACHINES = {
+    "p4d.24xlarge": Machine(8, "A100-40GB", 21.96),
+    "p4de.24xlarge": Machine(8, "A100-80GB", 27.45),
+    "p5.48xlarge": Machine(8, "H100", 55.04),
+    "a2-highgpu-8g": Machine(8, "A100-40GB", 29.39),
+    "a2-ultragpu-8g": Machine(8, "A100-80GB", 40.55),
+}
+"""List prices of 2025: AWS in us-east-1 (p4 and p5 as reduced in June), GCP in us-central1. Spot costs less, by a share
+that changes from day to day, so that a sum of these is an upper bound."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """Of a GPU-hour."""
+
+    dollars: float
+    source: str
+    """Where it is from, for the plan."""
+
+
+def price_of(options: SweepOptions, types: Iterable[NodeType]) -> Price | None:
+    """The price that was given, else that of the dearest known machine of a cluster; None if nothing is known.
+
+    Args:
+        types: kinds of workers of the cluster.
+    """
+    if options.price_per_gpu_hour is not None:
+        return Price(options.price_per_gpu_hour, "as given")
+    known = {kind.machine: MACHINES[kind.machine] for kind in types if kind.machine in MACHINES}
+    if not known:
+        return None
+    name, machine = max(known.items(), key=lambda item: item[1].dollars_per_hour / item[1].num_gpus)
+    return Price(
+        machine.dollars_per_hour / machine.num_gpus,
+        f"{name} at its list price of ${machine.dollars_per_hour:g} per hour on demand (2025): spot costs less; "
+        "head, idle minutes and disks come on top",
+    )
+
+
+def cards_of(types: Iterable[NodeType]) -> list[str]:
+    """The cards of a cluster's known machines, as Ray would name them among its resources."""
+    return [f"accelerator_type:{MACHINES[kind.machine].card}" for kind in types if kind.machine in MACHINES]
+
+
+def max_gpu_hours(options: SweepOptions, types: Iterable[NodeType]) -> float | None:
+    """The limit on GPU-hours that was given, in hours or in dollars; the smaller of both; None if neither was.
+
+    Raises:
+        InputError: dollars, and no price is known.
+    """
+    limits = [options.max_gpu_hours] if options.max_gpu_hours is not None else []
+    if options.max_dollars is not None:
+        price = price_of(options, types)
+        if price is None:
+            raise InputError(
+                f"max_dollars {options.max_dollars:g} on a cluster whose machines have no price here: "
+                "give --price-per-gpu-hour too"
+            )
+        limits.append(options.max_dollars / price.dollars)
+    return min(limits, default=None)

@@ -1,0 +1,1 @@
+"""Planning: what a sweep will cost, and where it fits."""

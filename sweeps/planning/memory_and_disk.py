@@ -1,0 +1,103 @@
+"""Footprint: what trials take of a GPU's memory and of disks, estimated."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sweeps.planning.rates import Card
+from sweeps.table.cells import Trial
+from vit_trainer.architectures import MODELS
+from vit_trainer.checkpoint_files import checkpoint_path
+from vit_trainer.config import FinetuneConfig
+from vit_trainer.data import is_folder
+from vit_trainer.errors import InputError
+from vit_trainer.memory import USABLE_SHARE, memory_bytes, num_parameters
+
+MAX_MICRO_BATCH_SIZE = 128
+"""That of train.py, which imports torch; a test holds them equal."""
+CHECKPOINT_BYTES_PER_PARAMETER = 6
+"""Weights in float32 and momentum in bfloat16."""
+JOURNAL_BYTES_PER_ROW = 300
+JOURNAL_ROWS_EVERY_STEPS = 50
+NUM_CLASSES_21K = 21_843
+DATASET_BYTES = {"cifar10": 186e6, "cifar100": 186e6, "imagenet2012": 155e9}
+"""Unpacked, as published: six files of 31 MB, the same in two, and archives of 147.9 and 6.7 GB."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a trial fits a card."""
+
+    micro_batch_size: int
+    """The largest that the estimate allows; the trainer halves its own until it fits."""
+    num_bytes: int
+    """Estimated memory with this micro-batch."""
+
+
+def fit(config: FinetuneConfig, card: Card, num_processes: int = 1) -> Fit:
+    """The largest micro-batch that a card holds, at most the trainer's own.
+
+    Raises:
+        InputError: it doesn't hold the model with even one image.
+    """
+    share = config.global_batch_size // num_processes
+    usable = USABLE_SHARE * card.memory_gib * 2**30
+    for size in range(min(share, MAX_MICRO_BATCH_SIZE), 0, -1):
+        needed = memory_bytes(config, size, num_processes)
+        if share % size == 0 and needed <= usable:
+            return Fit(size, needed)
+    raise InputError(
+        f"{config.model} at {config.resolution} px needs {memory_bytes(config, 1, num_processes) / 2**30:.1f} GiB with "
+        f"one image at a time (estimated), and a trial can use {usable / 2**30:.1f} GiB of {card.name}: "
+        "plan for a larger --card, or leave this model out"
+    )
+
+
+@dataclass(frozen=True)
+class DiskItem:
+    """Something that takes space on a disk."""
+
+    name: str
+    num_bytes: float | None
+    """None if that isn't known."""
+
+
+def disk_items(trials: Iterable[Trial], num_at_once: int, *, saves_weights: bool = False) -> list[DiskItem]:
+    """What a sweep writes, and what it reads.
+
+    Args:
+        trials: those that will run.
+        num_at_once: how many run at a time: each holds a checkpoint, and a second while that one is replaced.
+        saves_weights: whether finished trials keep theirs, in float32.
+    """
+    configs = [trial.config for trial in trials]
+    counts = sorted((num_parameters(config) for config in configs), reverse=True)
+    num_rows = sum(config.total_steps // JOURNAL_ROWS_EVERY_STEPS + config.num_evaluations for config in configs)
+    items = [
+        DiskItem("checkpoints at most", 2.0 * CHECKPOINT_BYTES_PER_PARAMETER * sum(counts[:num_at_once])),
+        DiskItem("journals", float(JOURNAL_BYTES_PER_ROW * num_rows)),
+    ]
+    if saves_weights:
+        items.append(DiskItem("weights", 4.0 * sum(counts)))
+    for dataset in dict.fromkeys(config.dataset for config in configs):
+        if not dataset.startswith("digits-"):
+            items.append(DiskItem(dataset, None if is_folder(dataset) else DATASET_BYTES.get(dataset)))
+    for model, upstream in dict.fromkeys((config.model, config.upstream) for config in configs):
+        if upstream != "scratch":
+            items.append(DiskItem(f"{upstream}/{model}.npz", _upstream_bytes(model, upstream)))
+    return items
+
+
+def _upstream_bytes(model: str, upstream: str) -> float | None:
+    """Of the file if it is here, else of the arrays that the released one holds."""
+    path = checkpoint_path(model, upstream)
+    if path.is_file():
+        return float(path.stat().st_size)
+    architecture = MODELS[model]
+    width = architecture.width
+    if upstream == "imagenet21k":
+        pre_logits = width * (width + 1)
+        return 4.0 * (architecture.num_parameters(224) + pre_logits + (width + 1) * NUM_CLASSES_21K)
+    if upstream.startswith("imagenet21k+imagenet2012"):
+        resolution = 224 if upstream.endswith("-224") else 384
+        return 4.0 * (architecture.num_parameters(resolution) + (width + 1) * 1000)
+    return None

@@ -1,0 +1,125 @@
+"""Probes: measured rates of what a sweep is made of, each measured once and kept in the storage."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from sweeps.table.cells import Trial
+from vit_trainer.errors import InputError
+from vit_trainer.folders import Folder
+from vit_trainer.probe import ProbeResult
+
+PROBES = "probes.json"
+"""Name of the file in the storage."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the speed of a trial depends on, beside the machine."""
+
+    model: str
+    resolution: int
+    """Side of the input image in pixels."""
+    has_dropout: bool
+
+    @classmethod
+    def of(cls, trial: Trial) -> "Workload":
+        """That of a trial."""
+        return cls(trial.cell.model, trial.cell.resolution, trial.config.dropout > 0)
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} {self.resolution}px{' with dropout' if self.has_dropout else ''}"
+
+
+def measure(trials: Iterable[Trial], folder: Folder, *, seconds: float, on_gpu: bool) -> dict[Workload, ProbeResult]:
+    """The rates of every workload on this machine, each probed in a process of its own unless that was done before.
+
+    Args:
+        folder: the sweep's storage; what was measured there with the same device and versions, and for as long, is
+            used again.
+        seconds: of each probe.
+        on_gpu: whether the trials will run on GPUs; else a probe gets one CPU thread, as a trial does.
+
+    Raises:
+        InputError: a probe failed, or there is no GPU on this machine (the message is the probe's own last line); or
+            the storage can't be written.
+    """
+    chosen: dict[Workload, Trial] = {}
+    for trial in trials:
+        chosen.setdefault(Workload.of(trial), trial)
+    kept = _read(folder)
+    device = _run(["-c", "from vit_trainer.probe import device_name; print(device_name())"], on_gpu) if kept else ""
+    results = {}
+    for workload, trial in chosen.items():
+        result = kept.get(_key(workload, device.strip()))
+        if result is None or result.seconds < seconds:
+            print(f"probing {workload.name} for {seconds:g} s", file=sys.stderr)
+            result = ProbeResult(**json.loads(_run(_arguments(trial, seconds, on_gpu), on_gpu)))
+            kept[_key(workload, result.device_name)] = result
+            content = {key: asdict(value) for key, value in sorted(kept.items())}
+            _write(folder, json.dumps(content, indent=1).encode())
+        results[workload] = result
+    return results
+
+
+def known(trials: Iterable[Trial], folder: Folder) -> dict[Workload, ProbeResult]:
+    """What was measured before of these trials' workloads, on whichever device; the last of each."""
+    kept = _read(folder)
+    workloads = dict.fromkeys(map(Workload.of, trials))
+    found = {workload: [kept[key] for key in kept if key.startswith(f"{workload.name} on ")] for workload in workloads}
+    return {workload: results[-1] for workload, results in found.items() if results}
+
+
+def _key(workload: Workload, device: str) -> str:
+    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "timm", "accelerate"))
+    return f"{workload.name} on {device}, {versions}"
+
+
+def _read(folder: Folder) -> dict[str, ProbeResult]:
+    try:
+        return {key: ProbeResult(**value) for key, value in json.loads(folder.read(PROBES) or b"{}").items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder.location}/{PROBES} is damaged ({error}): delete it to measure anew") from error
+
+
+def _write(folder: Folder, content: bytes) -> None:
+    try:
+        folder.write(PROBES, content)
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        raise InputError(f"cannot write {folder.location}/{PROBES} ({reason}): give a writable --storage") from error
+
+
+def _arguments(trial: Trial, seconds: float, on_gpu: bool) -> list[str]:
+    config = trial.config
+    values = {
+        "model": config.model,
+        "dataset": config.dataset,
+        "resolution": config.resolution,
+        "dropout": config.dropout,
+        "global-batch-size": config.global_batch_size,
+        "seconds": seconds,
+    }
+    flags = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    return ["-m", "vit_trainer", "probe", "--json", *flags, *(["--require-gpu"] if on_gpu else [])]
+
+
+def _run(arguments: list[str], on_gpu: bool) -> str:
+    """What a Python process prints; this one doesn't import torch, and its memory isn't the probe's."""
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    environment = os.environ | {"PYTHONPATH": path}
+    if not on_gpu:
+        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-P", *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise InputError(f"cannot probe: {last[0].removeprefix('error: ')}")
+    return done.stdout

@@ -1,0 +1,1 @@
+"""Records: what sweeps leave in a storage, read back."""

@@ -1,0 +1,84 @@
+"""Commands: which command ran which cells, a line in the storage for each session of a sweep."""
+
+import json
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sweeps.table.cells import Cell, Schedule
+from vit_trainer.data import dataset_id
+from vit_trainer.folders import Folder
+from vit_trainer.tracking_store import hide_password
+
+COMMANDS = "commands.jsonl"
+"""Name of the file in a sweep's folder of the storage."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One session of a sweep."""
+
+    sweep: str
+    """Name of the sweep."""
+    time: float
+    """When it began, Unix seconds."""
+    host: str
+    """Where its driver ran."""
+    line: str
+    """As for a shell, without passwords."""
+    cells: tuple[Cell, ...]
+    """Those with trials that weren't done when it began; data sets by their ids."""
+    searched: tuple[str, ...]
+    """Which of dropout and warmup_steps each trial of these cells has its own of."""
+
+    def cell_for(self, cell: Cell) -> Cell | None:
+        """The cell of this session that the trials of `cell` were candidates of, or None."""
+        return next((own for own in self.cells if self._comparable(own) == self._comparable(cell)), None)
+
+    def _comparable(self, cell: Cell) -> tuple[object, ...]:
+        schedule = cell.schedule
+        return (
+            *(cell.upstream, cell.model, cell.dataset, cell.resolution),
+            *(schedule.total_steps, schedule.global_batch_size),
+            None if "dropout" in self.searched else cell.dropout,
+            None if "warmup_steps" in self.searched else schedule.warmup_steps,
+        )
+
+
+def record_command(storage: Folder, sweep: str, cells: Iterable[Cell], searched: Iterable[str]) -> None:
+    """Write down this process's command line; cells and searched: see `Command`.
+
+    Raises:
+        OSError: what the storage refuses.
+    """
+    line = {
+        "time": time.time(),
+        "host": socket.gethostname(),
+        "line": hide_password(shlex.join(["python", *sys.argv])),
+        "cells": [asdict(cell) | {"dataset": dataset_id(cell.dataset)} for cell in cells],
+        "searched": list(searched),
+    }
+    storage.child("sweeps").child(sweep).append(COMMANDS, (json.dumps(line) + "\n").encode())
+
+
+def read_commands(storage: Folder, sweep: str) -> tuple[list[Command], int]:
+    """The sessions of a sweep in their order, and the number of lines that can't be read."""
+    content = storage.child("sweeps").child(sweep).read(COMMANDS) or b""
+    commands, num_damaged = [], 0
+    for line in filter(bytes.strip, content.split(b"\n")):
+        try:
+            commands.append(_command(sweep, json.loads(line)))
+        except (ValueError, KeyError, TypeError):
+            num_damaged += 1
+    return commands, num_damaged
+
+
+def _command(sweep: str, values: dict[str, Any]) -> Command:
+    cells = tuple(Cell(**{**cell, "schedule": Schedule(**cell["schedule"])}) for cell in values["cells"])
+    return Command(
+        sweep, float(values["time"]), str(values["host"]), str(values["line"]), cells, tuple(values["searched"])
+    )

@@ -1,0 +1,1 @@
+"""Reporting: what a sweep came to."""

@@ -1,0 +1,284 @@
+"""Figures of a report: learning curves of cells, and accuracies against hours. Draws, and knows nothing of files."""
+
+import io
+import math
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sweeps.records.results import Entry, Run
+from sweeps.reporting.best_region import Region, validation_accuracy
+from sweeps.table.labels import Labels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, RULE, GREY = "#24292f", "#d0d7de", "#8c959f"
+SERIES = ("#0072b2", "#c24e00", "#007a5a", "#b0528a", "#8a6500", "#6a5acd")
+"""Colours that also the colour-blind tell apart (after Okabe and Ito), dark enough on white; lines differ too."""
+SERIES_ON_DARK = ("#56b4e9", "#ff9a4d", "#2fd0a2", "#e69fc7", "#e6c229", "#b3a8ff")
+LINES = ("--", ":", "-.")
+"""Of candidates that weren't chosen."""
+MARKERS = ("o", "s", "^", "D", "v", "P")
+ENDS = {"finished": "o", "stopped": "X", "failed": "v", "unfinished": "|"}
+"""How a curve ends, by the status of its run."""
+MAX_NAMED = 8
+"""Of a cell with more candidates, only the chosen one is named."""
+SHOWN_FROM = 0.25
+"""Where curves begin to be shown in full, as a fraction of all steps: before it they climb steeply."""
+
+WIDTH, HEIGHT = 4.4, 2.1
+"""Of a chart in inches; its height without the margins."""
+LEFT, RIGHT, TOP, UNTITLED_TOP, BOTTOM, LEGEND_LINE = 0.74, 0.12, 0.3, 0.08, 0.48, 0.19
+"""Margins in inches: for the numbers, a title, and each line of the legend below."""
+MAX_TITLE_LENGTH, TITLE_LINE = 48, 0.17
+"""Characters of a title's line, and inches of each line but the first."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart."""
+
+    draw: Callable[["Axes"], None]
+    num_legend_lines: int
+    num_title_lines: int = 1
+
+
+def curves(entry: Entry, title: str | None = None) -> Panel:
+    """Validation accuracy of a cell's candidates over optimiser steps; a cross ends those that were stopped."""
+    names_all = len(entry.runs) <= MAX_NAMED
+    named = [run for run in entry.runs if names_all or run in entry.chosen]
+    labels = {run.trial_id: _label(entry, run) for run in named}
+    others = len(entry.runs) - len(named)
+    columns = 2 if max(map(len, labels.values()), default=0) <= 25 else 1
+
+    def draw(axes: "Axes") -> None:
+        first_other = next((run for run in entry.runs if run not in named), None)
+        for i, run in enumerate(entry.runs):
+            is_chosen, is_named = run in entry.chosen, run in named
+            points = run.validations
+            axes.plot(
+                [step for step, _ in points],
+                [100 * accuracy for _, accuracy in points],
+                color=SERIES[i % len(SERIES)] if is_named else GREY,
+                linestyle=LINES[i % len(LINES)] if is_named and not is_chosen else "-",
+                linewidth=2.2 if is_chosen else 1.3 if is_named else 0.8,
+                marker=ENDS[run.status],
+                markevery=[-1] if points else None,
+                markersize=7 if run.status == "stopped" else 5,
+                label=labels.get(run.trial_id, f"{others} others" if run is first_other else None),
+                zorder=3 if is_chosen else 2,
+            )
+        steps = entry.cell.schedule.total_steps
+        axes.set_xlim(0, 1.03 * steps)
+        late = [accuracy for run in entry.runs for step, accuracy in run.validations if step >= SHOWN_FROM * steps]
+        if late:
+            _show(axes, min(late), max(accuracy for run in entry.runs for _, accuracy in run.validations))
+        axes.set_xlabel("optimiser steps")
+        axes.set_ylabel("validation accuracy, %")
+        _finish(axes, title, columns)
+
+    return Panel(draw, math.ceil((len(named) + (others > 0)) / columns), len(_title_lines(title)))
+
+
+def over_rate(entry: Entry, region: Region, title: str | None = None) -> Panel:
+    """Validation accuracy of a cell's candidates over their learning rates; the best region is shaded."""
+
+    def draw(axes: "Axes") -> None:
+        axes.axvspan(
+            region.low / 1.03, 1.03 * region.high, color=SERIES[0], alpha=0.15, linewidth=0, label="best region"
+        )
+        if region.official_lr is not None:
+            axes.axvline(region.official_lr, color=GREY, linestyle="--", linewidth=1.3, label="official rate")
+        for status, name in (("finished", "finished"), ("stopped", "where it was stopped")):
+            runs = [run for run in entry.runs if run.status == status]
+            if runs:
+                axes.plot(
+                    [run.trial.base_lr for run in runs],
+                    [100 * validation_accuracy(run) for run in runs],
+                    color=SERIES[0] if status == "finished" else GREY,
+                    linestyle="",
+                    marker=ENDS[status],
+                    markersize=6,
+                    label=name,
+                )
+        best = [region.best.trial.base_lr], [100 * validation_accuracy(region.best)]
+        axes.plot(*best, color=SERIES[0], linestyle="", marker="o", markersize=12, fillstyle="none", label="best")
+        _log_scale(axes, (1.0, 3.0))
+        accuracies = [validation_accuracy(run) for run in entry.runs if run.status in ("finished", "stopped")]
+        known = [accuracy for accuracy in accuracies if math.isfinite(accuracy)]
+        _show(axes, min(known), max(known))
+        axes.set_xlabel("base learning rate")
+        axes.set_ylabel("validation accuracy, %")
+        _finish(axes, title, 2)
+
+    return Panel(draw, 3, len(_title_lines(title)))
+
+
+def accuracy_against_hours(entries: Sequence[Entry], unit: str, title: str | None = None) -> Panel:
+    """Test accuracy of cells against the hours that all their candidates took: rows by colour, dropouts by mark.
+
+    Args:
+        entries: of one data set, each with an accuracy.
+        unit: such as GPU-hours.
+    """
+    labels = Labels.of(entry.cell for entry in entries)
+    rows = list(dict.fromkeys(labels.row(entry.cell) for entry in entries))
+    columns = 2 if max(len(", ".join(row)) for row in rows) <= 25 else 1
+    dropouts = list(dict.fromkeys(entry.cell.dropout for entry in entries))
+
+    def draw(axes: "Axes") -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        for entry in entries:
+            axes.plot(
+                [entry.hours],
+                [100 * (entry.accuracy or 0.0)],
+                color=SERIES[rows.index(labels.row(entry.cell)) % len(SERIES)],
+                markersize=8,
+                linestyle="",
+                **_mark(dropouts.index(entry.cell.dropout)),
+            )
+        for i, row in enumerate(rows):
+            axes.plot([], [], color=SERIES[i % len(SERIES)], linewidth=4, label=", ".join(row))
+        for i, dropout in enumerate(dropouts):
+            name = "dropout searched" if dropout is None else f"dropout {dropout:g}"
+            axes.plot([], [], color=INK, linestyle="", label=name, **_mark(i))
+        hours = [entry.hours for entry in entries]
+        if min(hours) > 0 and max(hours) > 10 * min(hours):
+            _log_scale(axes, (1.0, 2.0, 5.0))
+        else:
+            axes.set_xlim(0, 1.1 * max(hours) or 1)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel(f"{unit} of all candidates")
+        axes.set_ylabel("test accuracy, %")
+        accuracies = [entry.accuracy or 0.0 for entry in entries]
+        _show(axes, min(accuracies), max(accuracies))
+        _finish(axes, title, columns)
+
+    return Panel(draw, math.ceil((len(rows) + len(dropouts)) / columns))
+
+
+def png(panels: Sequence[Panel], num_columns: int = 3) -> bytes:
+    """Charts side by side on white, so that they are readable wherever they are put."""
+    buffer = io.BytesIO()
+    _save(panels, min(num_columns, len(panels)), buffer, {"format": "png", "dpi": 120, "facecolor": "white"})
+    return buffer.getvalue()
+
+
+def svg(panel: Panel, name: str) -> str:
+    """One chart as an element for a page, which gives its colours: see `style`.
+
+    Args:
+        name: unique within the page.
+    """
+    buffer = io.StringIO()
+    options = {"format": "svg", "transparent": True, "metadata": {"Date": None}}
+    _save([panel], 1, buffer, options, top=UNTITLED_TOP, salt=name)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in every chart, and nothing refers to them
+    text = re.sub(r'(?<=<svg)[^>]*?(viewBox="[^"]*")[^>]*', r" \1", text)
+    text = re.sub(r"font-family: [^;]*; ", "", text).replace("xlink:href", "href")
+    for colour, variable in ((INK, "currentColor"), (RULE, "var(--rule)")):
+        text = text.replace(colour, variable)
+    for i, colour in enumerate(SERIES):
+        text = text.replace(colour, f"var(--series-{i})")
+    return text
+
+
+def style(*, on_dark: bool) -> str:
+    """CSS declarations of the colours of series."""
+    colours = SERIES_ON_DARK if on_dark else SERIES
+    return " ".join(f"--series-{i}: {colour};" for i, colour in enumerate(colours))
+
+
+def _save(
+    panels: Sequence[Panel],
+    num_columns: int,
+    buffer: io.BytesIO | io.StringIO,
+    options: dict[str, Any],
+    *,
+    top: float = TOP,
+    salt: str = "",
+) -> None:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt,
+        "font.size": 10,
+        "axes.titlesize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": RULE,
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+        "axes.formatter.useoffset": False,
+    }
+    settings |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
+    num_rows = -(-len(panels) // num_columns)
+    legend = LEGEND_LINE * max(panel.num_legend_lines for panel in panels)
+    top += TITLE_LINE * (max(panel.num_title_lines for panel in panels) - 1)
+    panel_height = top + HEIGHT + BOTTOM + legend
+    width, height = WIDTH * num_columns, panel_height * num_rows
+    with rc_context(settings):
+        figure = Figure(figsize=(width, height))
+        for i, panel in enumerate(panels):
+            row, column = divmod(i, num_columns)
+            left, bottom = column * WIDTH + LEFT, (num_rows - 1 - row) * panel_height + BOTTOM + legend
+            box = (left / width, bottom / height, (WIDTH - LEFT - RIGHT) / width, HEIGHT / height)
+            panel.draw(figure.add_axes(box))
+        figure.savefig(buffer, **options)
+
+
+def _show(axes: "Axes", low: float, high: float) -> None:
+    """Have the vertical axis show percents between two accuracies, and not much above 100."""
+    margin = max(0.005, 0.08 * (high - low))
+    axes.set_ylim(100 * (low - margin), 100 * min(high + margin, 1 + 0.3 * margin))
+
+
+def _log_scale(axes: "Axes", subs: Sequence[float]) -> None:
+    """Have the horizontal axis be logarithmic, with numbers at these multiples of powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _finish(axes: "Axes", title: str | None, num_columns: int) -> None:
+    if title:
+        axes.set_title("\n".join(_title_lines(title)))
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.46, -(BOTTOM - 0.04) / HEIGHT),
+        ncols=num_columns,
+        frameon=False,
+        fontsize=9,
+        borderpad=0,
+        labelspacing=0.4,
+        handlelength=1.8,
+        columnspacing=1.2,
+    )
+
+
+def _title_lines(title: str | None) -> list[str]:
+    return textwrap.wrap(title, MAX_TITLE_LENGTH) if title else [""]
+
+
+def _mark(i: int) -> dict[str, Any]:
+    return {"marker": MARKERS[i % len(MARKERS)], "fillstyle": "none" if i % 2 else "full"}
+
+
+def _label(entry: Entry, run: Run) -> str:
+    name = entry.name_of(run)
+    if run in entry.chosen:
+        return f"{name} (chosen)"
+    return name if run.status == "finished" else f"{name} ({run.status} at {run.step})"

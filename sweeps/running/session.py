@@ -1,0 +1,160 @@
+"""Session: one call of a sweep's command: its trials, what they have come to, and where that is written."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sweeps.display.sweep_display import Board
+from sweeps.options import SweepOptions
+from sweeps.planning.plan import cheapest_first, longest_first
+from sweeps.records.budget import Budget
+from sweeps.selection.rehearsal import is_rehearsal
+from sweeps.selection.rungs import DECISIONS, Decision, read_decisions
+from sweeps.table.cells import Cell, Trial
+from vit_trainer.config import Execution
+from vit_trainer.run_dir import Row, RunDir
+
+if TYPE_CHECKING:
+    from sweeps.selection.asha import PerCellASHA
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """Knows every trial of the sweep: those of the grid, or those that Optuna has proposed so far."""
+
+    def __init__(
+        self, name: str, cells: list[Cell], options: SweepOptions, execution: Execution, ship: Callable[[Trial], None]
+    ) -> None:
+        """Reads the run folders, which are the truth.
+
+        Args:
+            cells: those of the table, each with its candidates.
+            ship: called with each trial about which there is something new to show.
+
+        Raises:
+            InputError: a candidate makes no sense, a run folder is damaged, or the Optuna storage can't be used.
+        """
+        self.name, self.cells, self.options, self.execution, self.changed = name, cells, options, execution, ship
+        self.studies = options.studies(name, cells) if options.search == "optuna" else None
+        self.trials: dict[str, Trial] = {}
+        """By trial id, in the order in which they start."""
+        if self.studies is not None:
+            self.studies.replay(self._runs())
+            trials = self.studies.trials
+        else:
+            trials = options.candidates(cells)
+        in_order = cheapest_first if options.max_gpu_hours else longest_first
+        for trial in in_order(trials):
+            self.trials[trial.trial_id] = trial
+        self.num_expected = options.num_trials_per_cell * len(cells) if self.studies is not None else len(self.trials)
+        """Trials of the whole sweep."""
+        self.board = Board(cells, self.num_expected, is_quiet=options.quiet)
+        journals = {trial_id: self.run_dir(trial_id).lines() for trial_id in self.trials}
+        self.budget = Budget(options.max_gpu_hours, journals)
+        for trial in self.trials.values():
+            self.board.add(trial, options.gpus_of(trial.cell.model), journals[trial.trial_id])
+            result = options.settled(self.run_dir(trial.trial_id).result())
+            if result is not None:
+                self.board.ended(trial.trial_id, result)
+
+    @property
+    def pending(self) -> list[Trial]:
+        """Trials without a result that stands, in the order in which they start."""
+        return [trial for trial_id, trial in self.trials.items() if self.board.result(trial_id) is None]
+
+    @property
+    def num_done(self) -> int:
+        return len(self.trials) - len(self.pending)
+
+    def counts(self) -> dict[str, int]:
+        """Trials by what they have come to: finished, stopped, failed, or unfinished."""
+        results = [self.board.result(trial_id) for trial_id in self.trials]
+        return dict(Counter("unfinished" if result is None else str(result["status"]) for result in results))
+
+    def has_failed(self, cell: Cell) -> bool:
+        """Whether a cell is left without a number: all of its trials have ended, and none finished."""
+        results = [self.board.result(trial_id) for trial_id, trial in self.trials.items() if trial.cell == cell]
+        num_expected = self.options.num_trials_per_cell if self.studies is not None else len(results)
+        ended = [result for result in results if result is not None]
+        return len(ended) >= num_expected and all(result["status"] != "finished" for result in ended)
+
+    def run_dir(self, trial_id: str) -> RunDir:
+        return self.options.run_dir(self.trials[trial_id])
+
+    def ask(self) -> Trial | None:
+        """The next trial that Optuna proposes, or None if each cell has its number of them."""
+        assert self.studies is not None
+        trial = self.studies.ask()
+        if trial is not None and trial.trial_id not in self.trials:
+            self.trials[trial.trial_id] = trial
+            self.board.add(trial, self.options.gpus_of(trial.cell.model))
+        return trial
+
+    def record(self, trial_id: str, result: dict[str, Any]) -> dict[str, Any]:
+        """Write a result for a trial whose own process stands still or is gone; returns it with the last metrics."""
+        run_dir = self.run_dir(trial_id)
+        run_dir.open_for_writing(self.trials[trial_id].config.to_dict())
+        journal = run_dir.journal()
+        last = journal[-1] if journal else {}
+        metrics: dict[str, Any] = {
+            key: last[key] for key in ("val/accuracy", "train/loss", "runtime_hours", "gpu_hours") if key in last
+        }
+        result = {"step": last.get("step", 0), **metrics, **result}
+        run_dir.write_result(result)
+        run_dir.close()
+        return result
+
+    def started(self, trial_id: str) -> None:
+        """A trial has begun, or goes on."""
+        self.budget.started(trial_id, self.options.gpus_of(self.trials[trial_id].cell.model))
+        self.board.started(trial_id)
+
+    def reported(self, trial_id: str, row: Row) -> None:
+        """A trial has validated."""
+        self.budget.reported(trial_id, row)
+        self.board.reported(trial_id, row)
+        self.changed(self.trials[trial_id])
+
+    def ended(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Show a trial's end to everyone who follows the sweep."""
+        self.budget.ended(trial_id)
+        self.board.ended(trial_id, result)
+        self.changed(self.trials[trial_id])
+        if self.studies is not None:
+            self.studies.tell(trial_id, self.run_dir(trial_id).journal(), result)
+
+    def replay(self, asha: "PerCellASHA") -> None:
+        """Have ASHA know what an earlier session knew; what it decided and could no longer write is written now."""
+        journals = {trial_id: self.run_dir(trial_id).journal() for trial_id in self.trials}
+        results = {trial_id: self.board.result(trial_id) for trial_id in self.trials}
+        at_rungs = [decision for decision in self.decisions() if not is_rehearsal(decision)]
+        for decision in asha.replay_all(journals, results, at_rungs):
+            result = self.record(decision.trial_id, {"status": "stopped", "cause": decision.rule})
+            self.ended(decision.trial_id, result)
+
+    def record_decision(self, decision: Decision) -> None:
+        """Keep what was decided at a rung, and from what."""
+        line = json.dumps(decision.to_dict()) + "\n"
+        self.options.folder.child("sweeps").child(self.name).append(DECISIONS, line.encode())
+
+    def decisions(self) -> list[Decision]:
+        """What this sweep's sessions have decided, in order; a line that a crash tore is passed over."""
+        content = self.options.folder.child("sweeps").child(self.name).read(DECISIONS) or b""
+        decisions, num_damaged = read_decisions(content)
+        if num_damaged:
+            log.warning("passed over %d damaged lines of %s", num_damaged, DECISIONS)
+        return decisions
+
+    def _runs(self) -> dict[str, Any]:
+        """All run folders of the storage, as the studies want to be told of them."""
+        from sweeps.selection.studies import Run
+
+        runs, folder = {}, self.options.folder.child("runs")
+        for trial_id in folder.names():
+            run_dir = RunDir(folder.child(trial_id))
+            if (config := run_dir.config()) is not None:
+                runs[trial_id] = Run(config, run_dir.journal(), self.options.settled(run_dir.result()))
+        return runs

@@ -1,0 +1,105 @@
+"""Slot: one node's part of the resources of a trial, with a launcher that outlives the trials run there."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from sweeps.running.launcher import Continue, End, Exited, Reported, Start, Started
+
+
+class Slot:
+    """Runs trials one after another, each in clean processes. Imports no torch, so its owner may be any process."""
+
+    def __init__(self, num_threads: int) -> None:
+        """num_threads: CPU threads per process."""
+        self._num_threads = num_threads
+        self._launcher: subprocess.Popen[bytes] | None = None
+        self._connection: Connection
+        self._pids: tuple[int, ...] = ()
+        self._waits = False
+
+    def start(self, start: Start) -> None:
+        """Begin a trial, or this node's part of one."""
+        self._waits = False
+        for attempt in range(2):  # a launcher that was killed meanwhile costs nothing
+            if self._launcher is None or self._launcher.poll() is not None:
+                self._launch()
+            try:
+                self._connection.send(start)
+                started = self._connection.recv()
+            except (EOFError, OSError) as error:
+                self._forget_launcher()
+                if attempt:
+                    raise ChildProcessError("the launcher died before it could start the trial") from error
+            else:
+                break
+        assert isinstance(started, Started)
+        self._pids = started.pids
+
+    def receive(self) -> Reported | Exited:
+        """Let a trial that waits go on, and wait until it reports or ends."""
+        try:
+            if self._waits:
+                self._waits = False
+                self._connection.send(Continue())
+            message = self._connection.recv()
+        except (EOFError, OSError):
+            self._forget_launcher()
+            return Exited(-signal.SIGKILL, "the launcher of its processes died")
+        assert isinstance(message, Reported | Exited)
+        self._waits = isinstance(message, Reported)
+        if isinstance(message, Exited):
+            self._pids = ()
+        return message
+
+    def kill(self) -> None:
+        """Kill the trial's processes; `receive` then returns its end."""
+        for pid in self._pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """End the trial if one runs, which keeps its state first, and wait for that."""
+        while self._pids and self._launcher is not None:
+            if self._waits:
+                self._waits = False
+                with suppress(OSError):
+                    self._connection.send(End())
+            else:
+                with suppress(ProcessLookupError):
+                    os.kill(self._pids[0], signal.SIGTERM)
+            self.receive()
+
+    def close(self) -> None:
+        """End the trial and the launcher."""
+        self.end()
+        if self._launcher is not None:
+            self._connection.close()
+            self._launcher.wait()
+            self._launcher = None
+
+    def _forget_launcher(self) -> None:
+        if self._launcher is not None:
+            self._launcher.kill()
+            self._launcher.wait()
+        self._launcher, self._pids, self._waits = None, (), False
+
+    def _launch(self) -> None:
+        mine, theirs = socket.socketpair()
+        root = str(Path(__file__).parents[2])
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+            "OMP_NUM_THREADS": str(self._num_threads),
+            "OPENBLAS_NUM_THREADS": "1",
+            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is a GPU must not spoil it for forks
+        }
+        command = [sys.executable, "-c", f"from sweeps.running.launcher import main; main({theirs.fileno()})"]
+        # A session of its own: Ray kills an actor's process group, but trials shall keep their state first.
+        self._launcher = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, start_new_session=True)
+        theirs.close()
+        self._connection = Connection(mine.detach())

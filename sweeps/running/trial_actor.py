@@ -1,0 +1,264 @@
+"""TrialActor: what Ray Tune schedules. It owns a placement group and runs trials in it, one after another.
+
+It never imports torch: the training happens in processes that launchers fork. So Tune may reuse the actor without a
+trace of the trial before, and killing the actor ends everything that it started.
+"""
+
+import signal
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray import tune
+from ray.util import get_current_placement_group, get_node_ip_address
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from sweeps.cluster.nodes import differences, package_versions, refusal
+from sweeps.running.launcher import (
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    LEASE_LOST,
+    Exited,
+    Reported,
+    Start,
+    free_port,
+)
+from sweeps.running.slot import Slot
+from vit_trainer.config import Execution, FinetuneConfig
+from vit_trainer.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a TrialActor is asked to run, and on how much."""
+
+    config: FinetuneConfig
+    location: str
+    """Path or URI of the run folder."""
+    execution: Execution
+    processes_of_nodes: tuple[int, ...] = (1,)
+    """Processes, one per GPU, on each node of the placement group."""
+    cpus_per_process: int = 1
+    has_gpus: bool = False
+    """Whether a process takes a GPU of Ray's, or only CPU cores."""
+    max_failures: int = 3
+    """How often the trial starts again after one of its processes died."""
+    versions: dict[str, str] | None = None
+    """What its nodes must have, as `package_versions` gives them; None: whatever they have."""
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """Of its placement group, one per node."""
+        gpus = 1.0 if self.has_gpus else 0.0
+        return [{"CPU": count * self.cpus_per_process, "GPU": count * gpus} for count in self.processes_of_nodes]
+
+
+class Helper:
+    """A Ray actor on another node of a gang: runs that node's processes."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._slot = Slot(num_threads)
+        self._attempt = self._ended_attempt = 0
+
+    def run(self, start: Start, attempt: int) -> Exited:
+        self._attempt = attempt
+        self._slot.start(start)
+        if self._ended_attempt == attempt:
+            self._slot.kill()
+        exited = self._slot.receive()
+        assert isinstance(exited, Exited)
+        return exited
+
+    def versions(self) -> dict[str, dict[str, str]]:
+        """Of its node, by the node's address."""
+        return {get_node_ip_address(): package_versions()}
+
+    def kill(self, attempt: int) -> None:
+        """End an attempt, also one that is just about to start."""
+        self._ended_attempt = attempt
+        if self._attempt == attempt:
+            self._slot.kill()
+
+
+class TrialActor(tune.Trainable):
+    """Runs the trial in config["assignment"]; a result per report of the trial, and a last one with `done`.
+
+    The trial begins with the first step, not before: Tune may give it to another actor while this one starts.
+
+    A result is a row of the journal, or `note` with a line for whoever watches, or `cause` with the failure's, or
+    `refused` with why nothing may run here.
+    """
+
+    _slot: Slot | None = None
+    _helpers: tuple[Any, ...] = ()
+    _parts: tuple[Any, ...] = ()
+    """What each helper's `run` will return."""
+    _attempt = 0
+    _begun = False
+    """Whether the trial has begun here."""
+    _lost_a_part = False
+
+    def setup(self, config: dict[str, Any]) -> None:
+        assignment = config["assignment"]
+        assert isinstance(assignment, Assignment)
+        self._assignment, self._execution = assignment, assignment.execution
+        self._num_failures, self._begun = 0, False
+        if self._slot is None:
+            self._slot = Slot(assignment.cpus_per_process)
+            group = get_current_placement_group()
+            assert group is not None
+            self._helpers = tuple(
+                ray.remote(Helper)
+                .options(
+                    num_cpus=bundle["CPU"],
+                    num_gpus=bundle["GPU"],
+                    max_concurrency=2,
+                    scheduling_strategy=PlacementGroupSchedulingStrategy(group, i),
+                )
+                .remote(assignment.cpus_per_process)
+                for i, bundle in enumerate(assignment.bundles)
+                if i > 0
+            )
+
+    def step(self) -> dict[str, Any]:
+        assert self._slot is not None
+        if not self._begun:
+            self._begun = True
+            if refused := self._refused():
+                return {"done": True, "refused": refused}
+            self._begin()
+        message = self._slot.receive()
+        if isinstance(message, Reported):
+            return dict(message.row)
+        exited = self._exit_of_gang(message)
+        if exited.status == FINISHED:
+            return {"done": True}
+        if exited.status == LEASE_LOST:
+            return {"done": True, "taken_over": exited.cause}
+        if exited.status == FAILED:
+            if sum(self._assignment.processes_of_nodes) > 1:
+                self._record(exited.result or {"status": "failed", "step": 0, "cause": exited.cause})
+            return {"done": True, "cause": exited.cause}
+        if exited.status == INTERRUPTED or exited.micro_batch_size is not None:
+            if exited.micro_batch_size is not None:
+                self._execution = replace(self._execution, micro_batch_size=exited.micro_batch_size)
+            self._begin()
+            return {"note": exited.cause}
+        return self._died(exited)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._end()
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        self._end()
+        for helper in self._helpers:
+            ray.kill(helper)
+        if self._slot is not None:
+            self._slot.close()
+            self._slot = None
+
+    def _refused(self) -> str:
+        """Why no trial may run here: a node that joined after the sweep's start has other versions."""
+        if self._assignment.versions is None:
+            return ""
+        found = {get_node_ip_address(): package_versions()}
+        for there in ray.get([helper.versions.remote() for helper in self._helpers]):
+            found |= there
+        different = differences(self._assignment.versions, found)
+        return refusal(different) if different else ""
+
+    def _begin(self) -> None:
+        assert self._slot is not None
+        assignment = self._assignment
+        counts = assignment.processes_of_nodes
+        rendezvous = f"{get_node_ip_address()}:{free_port()}" if len(counts) > 1 else ""
+        starts = [
+            Start(
+                assignment.config,
+                assignment.location,
+                self._execution,
+                num_processes=count,
+                num_threads=assignment.cpus_per_process,
+                first_rank=sum(counts[:i]),
+                world_size=sum(counts),
+                rendezvous=rendezvous,
+            )
+            for i, count in enumerate(counts)
+        ]
+        self._attempt += 1
+        self._lost_a_part = False
+        self._slot.start(starts[0])
+        self._parts = tuple(
+            helper.run.remote(start, self._attempt) for helper, start in zip(self._helpers, starts[1:], strict=True)
+        )
+        if self._parts:
+            threading.Thread(target=self._watch, args=(self._parts, self._slot), daemon=True).start()
+
+    def _watch(self, parts: tuple[Any, ...], slot: Slot) -> None:
+        """The first of the other nodes' parts to fail ends this one."""
+        waiting = list(parts)
+        while waiting:
+            (done,), waiting = ray.wait(waiting, num_returns=1)
+            try:
+                failed = ray.get(done).status != FINISHED
+            except ray.exceptions.RayError:
+                failed = True
+            if failed and parts is self._parts:
+                self._lost_a_part = True
+                slot.kill()
+                return
+
+    def _exit_of_gang(self, mine: Exited) -> Exited:
+        """How the gang of all nodes ended: where one part was killed, the others' errors are about losing it."""
+        if not self._parts or mine.status == FINISHED:
+            return mine
+        if not self._lost_a_part and mine.status > 0:
+            ray.wait(list(self._parts), num_returns=1, timeout=5)  # a part that was killed has ended by now
+        ended, running = ray.wait(list(self._parts), num_returns=len(self._parts), timeout=0)
+        try:
+            exits: list[Exited] = [exited for exited in ray.get(ended) if exited.status != FINISHED]
+            self._kill_parts()
+            ray.get(running)
+        except ray.exceptions.RayError as error:
+            raise ConnectionError(f"a node of the gang was lost: {error}") from error  # Tune starts it elsewhere
+        killed = next((exited for exited in exits if exited.status < 0), None)
+        if self._lost_a_part and exits:
+            return killed or exits[0]
+        return killed or mine if mine.status > 0 else mine
+
+    def _kill_parts(self) -> None:
+        for helper in self._helpers:
+            helper.kill.remote(self._attempt)
+
+    def _died(self, exited: Exited) -> dict[str, Any]:
+        self._num_failures += 1
+        how = f"signal {signal.Signals(-exited.status).name}" if exited.status < 0 else f"exit code {exited.status}"
+        cause = f"its process died ({exited.cause or how})"
+        allowed = self._assignment.max_failures
+        if self._num_failures > allowed:
+            cause = f"{cause} {self._num_failures} times: more than max_failures {allowed}"
+            run_dir = RunDir(self._assignment.location)
+            journal = run_dir.journal()
+            self._record({"status": "failed", "step": journal[-1]["step"] if journal else 0, "cause": cause})
+            return {"done": True, "cause": cause}
+        self._begin()
+        return {"note": f"{cause}; goes on from its last checkpoint (retry {self._num_failures} of {allowed})"}
+
+    def _record(self, result: dict[str, Any]) -> None:
+        run_dir = RunDir(self._assignment.location)
+        run_dir.open_for_writing(self._assignment.config.to_dict())
+        run_dir.write_result(result)
+        run_dir.close()
+
+    def _end(self) -> None:
+        if self._slot is not None:
+            self._slot.end()
+        self._kill_parts()
+        with suppress(ray.exceptions.RayError):
+            ray.get(list(self._parts))
+        self._parts = ()

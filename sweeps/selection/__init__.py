@@ -1,0 +1,1 @@
+"""Selection: which candidates of a cell go on."""

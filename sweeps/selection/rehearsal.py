@@ -1,0 +1,160 @@
+"""Rehearsal: a cell's candidates are ranked by complete short schedules, and the best then runs whole.
+
+Early rungs of a long schedule mislead: high rates look bad until they decay. A rehearsal has its own warm-up and decay.
+It is a sweep of its own, so that it resumes, reports and shares trials as every sweep does.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+from sweeps.options import SweepOptions
+from sweeps.records.budget import Budget
+from sweeps.selection.rungs import DECISIONS, METRIC, Decision, read_decisions
+from sweeps.table.cells import Cell, Schedule, Trial
+from vit_trainer.errors import InputError
+
+REHEARSAL_STEPS = 500
+"""The published short schedule; a quarter of a schedule that has less than four times that."""
+
+
+def is_rehearsal(decision: Decision) -> bool:
+    """Whether a decision was made by a rehearsal, not at a rung."""
+    return decision.rule.startswith("rehearsal of ")
+
+
+def short(schedule: Schedule) -> Schedule:
+    """A schedule's rehearsal: with a tenth of its steps as warm-up, as the published 500 steps have 50.
+
+    >>> short(Schedule(10_000, 500))
+    Schedule(total_steps=500, warmup_steps=50, global_batch_size=512)
+    """
+    steps = max(1, min(REHEARSAL_STEPS, schedule.total_steps // 4))
+    return replace(schedule, total_steps=steps, warmup_steps=min(schedule.warmup_steps, steps // 10))
+
+
+@dataclass(frozen=True)
+class FixedRates(SweepOptions):
+    """A sweep's flags, but for learning rates that were found for each cell."""
+
+    rates: Mapping[Cell, tuple[float, ...]] = field(default_factory=dict)
+
+    def base_lrs_of(self, cell: Cell) -> tuple[float, ...]:
+        return self.rates[cell]
+
+    @property
+    def selection(self) -> str:
+        return "rehearsal"
+
+
+class Rehearsal:
+    """What is rehearsed of a sweep, and what comes of it."""
+
+    def __init__(self, name: str, cells: Sequence[Cell], options: SweepOptions) -> None:
+        """
+        Args:
+            name: of the sweep.
+            cells: those of the sweep; a cell with one learning rate needs no rehearsal.
+
+        Raises:
+            InputError: Optuna proposes the candidates.
+        """
+        if options.search == "optuna":
+            raise InputError("--early-stopping rehearsal ranks the candidates of a grid: leave --search optuna out")
+        self._sweep, self._options = name, options
+        self._rates = {cell: options.base_lrs_of(cell) for cell in cells}
+        self._short = {
+            cell: replace(cell, schedule=short(cell.schedule)) for cell, rates in self._rates.items() if len(rates) > 1
+        }
+        self.name = f"{name}-rehearsal"
+        """Of the sweep that runs it."""
+        self.cells = list(self._short.values())
+        """Of that sweep."""
+        self.options = self._fixed({self._short[cell]: self._rates[cell] for cell in self._short}, register=False)
+        """Of that sweep; what is registered is a cell's whole trial."""
+
+    def _fixed(self, rates: Mapping[Cell, tuple[float, ...]], **changes: object) -> FixedRates:
+        values = {each.name: getattr(self._options, each.name) for each in fields(SweepOptions)}
+        return FixedRates(**values | {"early_stopping": None, "rates": rates} | changes)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The short ones."""
+        return self.options.candidates(self.cells)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every short trial has come to its end, a failure being one, a stop by another sweep not."""
+        results = [self.options.run_dir(trial).result() for trial in self.trials]
+        return all(result is not None and result["status"] != "stopped" for result in results)
+
+    def accuracies(self, cell: Cell) -> dict[float, float | None]:
+        """What each learning rate of a cell of the sweep reached in its rehearsal.
+
+        Validation accuracy at the last step, the mean over seeds; None where a seed failed or hasn't ended.
+        """
+        found: dict[float, float | None] = {}
+        for base_lr in self._rates[cell]:
+            values = [self._accuracy(Trial(self._short[cell], base_lr, seed)) for seed in self._options.seeds]
+            known = [value for value in values if value is not None]
+            found[base_lr] = sum(known) / len(known) if len(known) == len(values) else None
+        return found
+
+    def _accuracy(self, trial: Trial) -> float | None:
+        result = self.options.run_dir(trial).result() or {}
+        value = result.get(METRIC) if result.get("status") == "finished" else None
+        return float(value) if value is not None and math.isfinite(value) else None
+
+    def best(self, cell: Cell) -> float | None:
+        """The learning rate that a cell of the sweep goes on with; None if none of its rehearsals finished."""
+        if cell not in self._short:
+            return self._rates[cell][0]
+        known = {rate: value for rate, value in self.accuracies(cell).items() if value is not None}
+        return max(known, key=lambda rate: known[rate], default=None)
+
+    def whole(self) -> tuple[list[Cell], SweepOptions]:
+        """The cells that can go on once the rehearsal is over, and their flags; a budget is what is left of it."""
+        best = {cell: rate for cell in self._rates if (rate := self.best(cell)) is not None}
+        limit = self._options.max_gpu_hours
+        if limit is not None:
+            journals = {trial.trial_id: self.options.run_dir(trial).lines() for trial in self.trials}
+            limit = max(limit - Budget(None, journals).used_hours, 1e-9)
+        return list(best), self._fixed({cell: (rate,) for cell, rate in best.items()}, max_gpu_hours=limit)
+
+    def planned(self) -> list[Trial]:
+        """What a plan counts: the short trials, and of each cell a whole one per seed."""
+        rates = {cell: self.best(cell) or rates[0] for cell, rates in self._rates.items()}
+        return self.trials + [Trial(cell, rate, seed) for cell, rate in rates.items() for seed in self._options.seeds]
+
+    def record(self) -> None:
+        """Write down what was decided about each candidate and from what, unless it stands there."""
+        folder = self._options.folder.child("sweeps").child(self._sweep)
+        on_record = set(read_decisions(folder.read(DECISIONS) or b"")[0])
+        for cell in self._short:
+            for decision in self._decisions(cell):
+                if decision not in on_record:
+                    folder.append(DECISIONS, (json.dumps(decision.to_dict()) + "\n").encode())
+
+    def _decisions(self, cell: Cell) -> list[Decision]:
+        steps, accuracies, best = self._short[cell].schedule.total_steps, self.accuracies(cell), self.best(cell)
+        if best is None:
+            return []
+        highest, decisions = accuracies[best], []
+        for rate, value in accuracies.items():
+            said = "no number" if value is None else f"{value:.4f}"
+            end = "the best" if rate == best else f"not the best, which is {highest:.4f} of base_lr {best:g}"
+            decisions.append(
+                Decision(
+                    Trial(cell, rate, self._options.seeds[0]).trial_id,
+                    cell.name,
+                    rung=steps,
+                    step=steps,
+                    value=value,
+                    compared=tuple(other for other_rate, other in accuracies.items() if other_rate != rate),
+                    cutoff=highest,
+                    action="goes on" if rate == best else "stops",
+                    rule=f"rehearsal of {steps} steps: {METRIC} {said} is {end}",
+                )
+            )
+        return decisions

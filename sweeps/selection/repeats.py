@@ -1,0 +1,63 @@
+"""RepeatOptions: the flags of a sweep that repeats cells over seeds, each with one learning rate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from sweeps.options import SEVERAL, SweepOptions
+from sweeps.records.results import Run, gather
+from sweeps.table.cells import Cell, cell_of
+from vit_trainer.config import FinetuneConfig
+from vit_trainer.data import dataset_id
+from vit_trainer.errors import InputError
+
+
+@dataclass(frozen=True)
+class RepeatOptions(SweepOptions):
+    """As for every sweep, but for several seeds, which are all run to their end."""
+
+    seeds: Annotated[tuple[int, ...], SEVERAL] = (0, 1, 2)
+    """Seeds; each is another trial of its cell."""
+    base_lrs: Annotated[tuple[str, ...], SEVERAL] = ()
+    """Learning rates to repeat, or `official`; unless given the storage's best so far, without any the official."""
+    early_stopping: Annotated[Literal["asha", "rehearsal"] | None, Parameter(negative_none="no-")] = None
+    """asha: stop seeds that fall behind others of their cell; those left are then the better ones."""
+
+    def base_lrs_of(self, cell: Cell) -> tuple[float, ...]:
+        if self.base_lrs:
+            return super().base_lrs_of(cell)
+        tried = self._tried(cell)
+        if not tried:
+            return (FinetuneConfig.official(cell.model, cell.dataset).base_lr,)
+        return (max(tried, key=lambda run: (run.result or {})["val/accuracy"]).trial.base_lr,)
+
+    def explained(self, cells: Sequence[Cell]) -> list[str]:
+        """A line per cell: which learning rate is repeated, and why."""
+        lines = []
+        for cell in cells:
+            rates, number = ", ".join(f"{rate:g}" for rate in self.base_lrs_of(cell)), len(self._tried(cell))
+            why = f"the best of {number} that finished" if number else "the official one: no trial of it has finished"
+            lines.append(f"{cell.name}: base_lr {rates}, {'as given' if self.base_lrs else why}")
+        return lines
+
+    def _tried(self, cell: Cell) -> list[Run]:
+        """A cell's finished trials of the lowest seed that has any: so repeating changes nothing about the choice."""
+        own = [run for run in self._finished if cell_of(run.config) == _as_recorded(cell)]
+        return [run for run in own if run.trial.seed == min(each.trial.seed for each in own)]
+
+    @cached_property
+    def _finished(self) -> list[Run]:
+        """All of the storage when first asked."""
+        try:
+            return [run for run in gather(self.folder).runs if run.status == "finished"]
+        except OSError as error:
+            reason = error.strerror or str(error).splitlines()[0]
+            raise InputError(f"storage {self.storage} cannot be read ({reason}): give that of a sweep") from error
+
+
+def _as_recorded(cell: Cell) -> Cell:
+    """As a config.json has it: a folder of classes by its id."""
+    return replace(cell, dataset=dataset_id(cell.dataset))

@@ -1,0 +1,379 @@
+"""Studies: one Optuna study per cell, which proposes the values of its trials.
+
+A study is one cell and one `Space`: its name says both, so sweeps that search the same share what they learn. What was
+trained is in the run folders; `Studies.replay` tells it to the studies, which may therefore be lost, or start with
+what a grid has left. Optuna is imported only here, and Ray isn't.
+"""
+
+import hashlib
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.table.cells import Cell, Trial
+from sweeps.table.search_space import Space
+from vit_trainer.data import dataset_id
+from vit_trainer.errors import InputError
+from vit_trainer.run_dir import Row
+
+METRIC = "val/accuracy"
+NUM_STARTUP_TRIALS = 4
+"""Proposals are random until this many trials have ended: Optuna's own 10 would leave all of the usual 8 to chance.
+
+On 200 peaks over 3 decades of learning rates, 1 to 6 did equally well: 8 trials came to 0.12 to 0.14 decades of the
+best rate on average and chance to 0.16, 16 trials to 0.04 and chance to 0.09.
+"""
+MAX_DRAWS = 20
+"""After this many draws that were all trained before, a cell's space counts as exhausted."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds."""
+
+    config: Mapping[str, Any]
+    """Content of config.json."""
+    rows: Sequence[Row]
+    """The journal, a row per step."""
+    result: Mapping[str, Any] | None
+    """Content of result.json; None: not done, or to be gone on with."""
+
+
+class Studies:
+    """Proposes trials cell by cell until each cell has its number of them. For one thread."""
+
+    def __init__(self, spaces: Mapping[Cell, Space], *, num_trials: int, storage: str, seed: int, sweep: str) -> None:
+        """Open the studies, or create those that don't exist yet.
+
+        Args:
+            spaces: what is searched in each cell, in the order in which cells are to get their proposals.
+            num_trials: per cell; trials of this seed that are replayed count, whichever sweep trained them.
+            storage: a file, which is created if need be, or the URL of a database (`postgresql://...`).
+            seed: of every trial; with a study's history it decides what is proposed.
+            sweep: name of the sweep. Running trials of another one are left to it.
+
+        Raises:
+            InputError: the storage can't be used.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        opened = _open(storage)
+        self._num_trials, self._seed = num_trials, seed
+        self._studies = [_CellStudy(cell, space, seed, sweep, opened) for cell, space in spaces.items()]
+        self._trials: dict[str, tuple[_CellStudy, Trial]] = {}
+        self._unfinished: dict[str, Trial] = {}
+        for study in self._studies:
+            for trial_id, (trial, state) in study.own().items():
+                self._trials[trial_id] = study, trial
+                if state == TrialState.RUNNING:
+                    self._unfinished[trial_id] = trial
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Every trial of this search so far: proposed, or replayed with this seed."""
+        return [trial for _, trial in self._trials.values()]
+
+    def replay(self, runs: Mapping[str, Run]) -> None:
+        """Tell the studies what run folders hold, in the order of their first rows; to be done before asking.
+
+        Runs of other cells, or with values outside a cell's space, are passed over. Runs of other seeds are told,
+        but don't count towards `num_trials`. Again is harmless: what a study has isn't added twice.
+
+        Args:
+            runs: by trial id. A run without a result is handed out by `ask` before anything new.
+        """
+        for trial_id, run in sorted(runs.items(), key=lambda item: (_first_time(item[1].rows), item[0])):
+            for study in self._studies:
+                trial = study.trial_of(run.config)
+                if trial is None:
+                    continue
+                counts = trial.seed == self._seed
+                if run.result is not None:
+                    study.record(trial, run.rows, run.result)
+                    self._unfinished.pop(trial_id, None)
+                elif counts and study.take_up(trial):
+                    self._unfinished[trial_id] = trial
+                else:
+                    continue
+                if counts:
+                    self._trials[trial_id] = study, trial
+        for study in self._studies:
+            study.count()
+
+    def ask(self) -> Trial | None:
+        """The next trial to run, or None when every cell has its trials.
+
+        First those that an earlier session left unfinished, with the values they had; then proposals for the cell
+        that has fewest, so that each comes as late, and knows as much, as it can. A cell's first is the published
+        recipe.
+        """
+        for trial_id in self._unfinished:
+            return self._unfinished.pop(trial_id)
+        for study in sorted(self._studies, key=lambda study: study.num_trials):
+            if study.num_trials >= self._num_trials or study.count() >= self._num_trials:
+                continue
+            if (trial := study.propose()) is not None:
+                self._trials[trial.trial_id] = study, trial
+                return trial
+        return None
+
+    def tell(self, trial_id: str, rows: Sequence[Row], result: Mapping[str, Any]) -> None:
+        """Record how a trial that was asked for has ended.
+
+        Finished is COMPLETE with the validation accuracy of the end, stopped is PRUNED, failed is FAIL, as is an
+        accuracy that is no number; all with the accuracies on the way.
+        """
+        study, trial = self._trials[trial_id]
+        study.record(trial, rows, result)
+
+
+class _CellStudy:
+    """One cell's study, and what is recorded in it."""
+
+    def __init__(self, cell: Cell, space: Space, seed: int, sweep: str, storage: BaseStorage) -> None:
+        self._cell, self._space, self._seed, self._sweep, self._storage = cell, space, seed, sweep, storage
+        self.name = study_name(cell, space)
+        self._study = optuna.create_study(
+            storage=storage,
+            study_name=self.name,
+            direction="maximize",
+            sampler=optuna.samplers.RandomSampler(),  # never asked; see _draw
+            load_if_exists=True,
+        )
+        self._study_id = storage.get_study_id_from_name(self.name)
+        self._distributions = _distributions(space)
+        self.num_trials = self.count()
+
+    def count(self) -> int:
+        """Read anew how many trials this seed has; `num_trials` remembers it, since databases answer slowly."""
+        self.num_trials = len(self.own())
+        return self.num_trials
+
+    def own(self) -> dict[str, tuple[Trial, TrialState]]:
+        """This seed's trials with their latest states, without those that another sweep is running."""
+        return {
+            record.user_attrs["trial_id"]: (self._space.trial(self._cell, record.params, self._seed), record.state)
+            for record in self._records()
+            if record.user_attrs["seed"] == self._seed and not self._is_foreign(record)
+        }
+
+    def trial_of(self, config: Mapping[str, Any]) -> Trial | None:
+        """The trial with this config if it is one of this cell with values in the space."""
+        try:
+            if not self._space.contains(config):
+                return None
+            trial = self._space.trial(self._cell, config, config["seed"])
+            return trial if trial.config.to_dict() == dict(config) else None
+        except (KeyError, TypeError, InputError):
+            return None  # of another version, which had other fields
+
+    def take_up(self, trial: Trial) -> bool:
+        """Record a trial as running unless it is recorded; False if another sweep is running it."""
+        records = self._records(trial.trial_id)
+        if not records:
+            self._add(trial, TrialState.RUNNING)
+        return not any(self._is_foreign(record) for record in records)
+
+    def propose(self) -> Trial | None:
+        """A trial that the study doesn't have, recorded as running; None if the space seems exhausted.
+
+        Two processes that ask at the same moment draw the same: the record with the lower number holds.
+        """
+        while (trial := self._draw()) is not None:
+            added = self._storage.get_trial(self._add(trial, TrialState.RUNNING))
+            first = self._records(trial.trial_id)[0]
+            if first.number == added.number:
+                self.num_trials += 1
+                return trial
+            self._storage.set_trial_user_attr(added._trial_id, "duplicate_of", first.number)
+            self._study.tell(added.number, state=TrialState.FAIL)
+        return None
+
+    def record(self, trial: Trial, rows: Sequence[Row], result: Mapping[str, Any]) -> None:
+        """Give a trial its outcome. A record that has ended can't change, so another outcome is another record."""
+        state, value, accuracies = _outcome(rows, result)
+        records = self._records(trial.trial_id)
+        running = next((record for record in records if record.state == TrialState.RUNNING), None)
+        if running is not None:
+            for step, accuracy in accuracies.items():
+                self._storage.set_trial_intermediate_value(running._trial_id, step, accuracy)
+            self._study.tell(running.number, value if state == TrialState.COMPLETE else None, state)
+        elif not records or records[-1].state != state:
+            self._add(trial, state, value, accuracies)
+
+    def _draw(self) -> Trial | None:
+        """The published recipe if it wasn't trained yet, else what TPE makes of the history.
+
+        It draws in a copy in memory. So a proposal enters the study in one write with the values that are trained
+        (rounded), and no crash can leave a trial without values.
+        """
+        history = self._study.get_trials(deepcopy=False)
+        known = {record.user_attrs.get("trial_id") for record in history}
+        published = self._space.published(self._cell)
+        if self._space.contains(published):
+            first = self._space.trial(self._cell, published, self._seed)
+            if first.trial_id not in known:
+                return first
+        copy = optuna.create_study(direction="maximize", sampler=_sampler(self._seed, self.name, len(history)))
+        copy.add_trials(record for record in history if record.state != TrialState.WAITING)
+        for _ in range(MAX_DRAWS):
+            values = self._space.rounded(copy.ask(self._distributions).params)
+            trial = self._space.trial(self._cell, values, self._seed)
+            if trial.trial_id not in known:
+                return trial
+        return None
+
+    def _records(self, trial_id: str | None = None) -> list[FrozenTrial]:
+        """What is recorded of our trials, or of one, in the order of numbers."""
+        return [
+            record
+            for record in self._study.get_trials(deepcopy=False)
+            if "trial_id" in record.user_attrs
+            and "duplicate_of" not in record.user_attrs
+            and trial_id in (None, record.user_attrs["trial_id"])
+        ]
+
+    def _is_foreign(self, record: FrozenTrial) -> bool:
+        return record.state == TrialState.RUNNING and record.user_attrs["sweep"] != self._sweep
+
+    def _add(
+        self,
+        trial: Trial,
+        state: TrialState,
+        value: float | None = None,
+        accuracies: Mapping[int, float] | None = None,
+    ) -> int:
+        """Write a record at once; returns the storage's id of it."""
+        config = trial.config.to_dict()
+        template = optuna.trial.create_trial(
+            state=state,
+            value=value,
+            params={name: config[name] for name in self._distributions},
+            distributions=self._distributions,
+            user_attrs={"trial_id": trial.trial_id, "seed": trial.seed, "sweep": self._sweep},
+            intermediate_values=dict(accuracies or {}),
+        )
+        return self._storage.create_new_trial(self._study_id, template)
+
+
+def study_name(cell: Cell, space: Space) -> str:
+    """Says all that the study's trials have in common, and what is searched within which ends."""
+    schedule = cell.schedule
+    fixed = [replace(cell, dataset=dataset_id(cell.dataset)).name, f"batch {schedule.global_batch_size}"]
+    if space.warmup_steps is None:
+        fixed.append(f"warm-up {schedule.warmup_steps}")
+    searched = [f"{name} {low} to {high}" for name, (low, high) in space.ends.items()]
+    return f"{', '.join(fixed)}: {', '.join(searched)}"
+
+
+def importances(candidates: Sequence[tuple[Mapping[str, float], float]]) -> dict[str, float]:
+    """How much of what candidates differ by each of their values explains (fANOVA), as shares that sum to 1.
+
+    Args:
+        candidates: (values by name, validation accuracy) of each that is finished, at least two.
+
+    Returns:
+        Shares by name, the largest first; empty if no accuracy differs from the others.
+    """
+    if len({accuracy for _, accuracy in candidates}) < 2:
+        return {}
+    ends = {name: [values[name] for values, _ in candidates] for name in candidates[0][0]}
+    distributions: dict[str, BaseDistribution] = {
+        name: FloatDistribution(min(values), max(values), log=name == "base_lr") for name, values in ends.items()
+    }
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    for values, accuracy in candidates:
+        study.add_trial(optuna.trial.create_trial(params=dict(values), distributions=distributions, value=accuracy))
+    return optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
+
+
+def _distributions(space: Space) -> dict[str, BaseDistribution]:
+    distributions: dict[str, BaseDistribution] = {}
+    if space.base_lr:
+        distributions["base_lr"] = FloatDistribution(*space.base_lr, log=True)
+    if space.dropout:
+        distributions["dropout"] = FloatDistribution(*space.dropout)
+    if space.warmup_steps:
+        distributions["warmup_steps"] = IntDistribution(*space.warmup_steps)
+    return distributions
+
+
+def _sampler(seed: int, name: str, number: int) -> optuna.samplers.BaseSampler:
+    """TPE, new for each proposal, so that nothing but the study must survive a restart."""
+    digest = hashlib.sha256(f"{seed} {number} {name}".encode()).digest()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # before Optuna 5
+        return optuna.samplers.TPESampler(
+            seed=int.from_bytes(digest[:4], "big"),
+            n_startup_trials=NUM_STARTUP_TRIALS,
+            multivariate=True,
+            constant_liar=True,  # keeps off what is still running
+        )
+
+
+def _outcome(rows: Sequence[Row], result: Mapping[str, Any]) -> tuple[TrialState, float | None, dict[int, float]]:
+    """State, value and accuracies on the way, by step. Accuracies that are no numbers are left out."""
+    accuracies = {row["step"]: float(row[METRIC]) for row in rows if _is_number(row.get(METRIC))}
+    value = result.get(METRIC)
+    if result["status"] == "finished" and _is_number(value):
+        return TrialState.COMPLETE, float(value), accuracies  # type: ignore[arg-type]
+    if result["status"] == "stopped":
+        return TrialState.PRUNED, accuracies[max(accuracies)] if accuracies else None, accuracies
+    return TrialState.FAIL, None, accuracies
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _first_time(rows: Sequence[Row]) -> float:
+    """Unix seconds of the first row; runs without one come last."""
+    return min((row["time"] for row in rows), default=math.inf)
+
+
+def _open(storage: str) -> BaseStorage:
+    """The storage behind a URL, or a journal file.
+
+    Raises:
+        InputError: it can't be opened, or isn't Optuna's.
+    """
+    if "://" in storage:
+        return _open_database(storage)
+    path = Path(storage).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = JournalStorage(JournalFileBackend(str(path)))
+        if not path.read_bytes().endswith(b"\n") and path.stat().st_size:
+            raise ValueError("its last line is torn, and the next one would be glued to it")
+        return opened
+    except OSError as error:
+        raise InputError(f"optuna storage {path} cannot be used: {error.strerror}; give a writable file") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"optuna storage {path} is damaged or no journal of Optuna's: move it away, and it is made anew from the "
+            "run folders"
+        ) from error
+
+
+def _open_database(url: str) -> BaseStorage:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return RDBStorage(url)
+    except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
+        scheme, _, rest = url.partition("://")
+        shown = f"{scheme}://{rest.rpartition('@')[2]}"  # without user and password
+        reason = str(error.__cause__ or error).splitlines()[0].replace(url, shown)
+        raise InputError(
+            f"optuna storage {shown} cannot be opened ({reason}): give a file, or a URL such as "
+            "sqlite:////folder/optuna.db or postgresql://user:password@host/name"
+        ) from error

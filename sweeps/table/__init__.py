@@ -1,0 +1,1 @@
+"""Table: what is asked, and what counts as right."""

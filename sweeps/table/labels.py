@@ -1,0 +1,77 @@
+"""Labels: what the rows and columns of a table of cells are called. Only what varies within it is said."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sweeps.table.cells import Cell
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Rows are models and what else a question varies, columns are data sets and dropouts."""
+
+    varying: frozenset[str]
+    """Those of resolution, total_steps, warmup_steps, global_batch_size and upstream that need saying."""
+
+    @classmethod
+    def of(cls, cells: Iterable[Cell]) -> "Labels":
+        """Those of a table: what differs between two cells of one model, data set and dropout is said of all.
+
+        >>> from sweeps.table.cells import Schedule, official_cell
+        >>> schedules = Schedule(500, 50), Schedule(1_000, 100)
+        >>> cells = [official_cell("ViT-B_16", "cifar10", schedule=schedule) for schedule in schedules]
+        >>> Labels.of(cells).row(cells[0]), Labels.of(cells[:1]).row(cells[0])
+        (('ViT-B_16', '500 steps (warm-up 50)'), ('ViT-B_16',))
+        """
+        groups: dict[tuple[object, ...], list[dict[str, Any]]] = {}
+        for cell in cells:
+            groups.setdefault((cell.model, cell.dataset, cell.dropout), []).append(_values(cell))
+        differing = (
+            name
+            for first, *others in groups.values()
+            for other in others
+            for name in first
+            if other[name] != first[name]
+        )
+        return cls(frozenset(differing))
+
+    def row(self, cell: Cell) -> tuple[str, ...]:
+        """The row that a cell is in: its model, then what else tells it apart."""
+        return (cell.model, *self._rest(cell))
+
+    def column(self, cell: Cell) -> tuple[str, str]:
+        """The column that a cell is in: its data set and its dropout."""
+        return (cell.dataset, "dropout searched" if cell.dropout is None else f"dropout {cell.dropout:g}")
+
+    def name(self, cell: Cell) -> str:
+        """The cell in a line: `ViT-B_16, cifar10, dropout 0.1, 224 px`."""
+        return ", ".join((cell.model, *self.column(cell), *self._rest(cell)))
+
+    def recipe(self, cell: Cell) -> str:
+        """What the labels leave out, in words: `from imagenet21k, 384 px, 512 images a step`."""
+        return ", ".join(_said(cell, _values(cell).keys() - self.varying))
+
+    def _rest(self, cell: Cell) -> list[str]:
+        return _said(cell, self.varying)
+
+
+def _values(cell: Cell) -> dict[str, Any]:
+    return {"resolution": cell.resolution, "upstream": cell.upstream, **vars(cell.schedule)}
+
+
+def _said(cell: Cell, names: Collection[str]) -> list[str]:
+    """Some of a cell's values in words."""
+    schedule, parts = cell.schedule, []
+    if "resolution" in names:
+        parts.append(f"{cell.resolution} px")
+    warmup = f"warm-up {schedule.warmup_steps}"
+    if "total_steps" in names:
+        parts.append(f"{schedule.total_steps} steps" + (f" ({warmup})" if "warmup_steps" in names else ""))
+    elif "warmup_steps" in names:
+        parts.append(warmup)
+    if "global_batch_size" in names:
+        parts.append(f"{schedule.global_batch_size} images a step")
+    if "upstream" in names:
+        parts.append(f"from {cell.upstream}")
+    return parts

@@ -1,0 +1,212 @@
+"""Verdict: whether a cell's result is the published one, given how much runs differ. The method: docs/verdict.md."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+from sweeps.table.cells import Trial
+from sweeps.table.published import PublishedFigure, replicates
+from vit_trainer.errors import InputError
+
+SIGNIFICANCE = 0.05
+"""Of each verdict: `reproduced` beyond the margin, or `above` and `below` together where there is no difference."""
+MAX_NUM_SEEDS = 100
+"""How many seeds of ours are considered when asking how many would decide."""
+MARGINS = {"cifar10": 0.002, "cifar100": 0.006, "imagenet2012": 0.003}
+"""Differences (fractions) that still count as the same result: the largest between two official runs of one cell,
+rounded up to 0.1 points."""
+
+
+class Status(StrEnum):
+    """What is known of a cell's result beside the published one."""
+
+    REPRODUCED = "reproduced"
+    """The difference is smaller than the margin."""
+    ABOVE = "above"
+    """The difference may exceed the margin, and it is above zero."""
+    BELOW = "below"
+    """The difference may exceed the margin, and it is below zero."""
+    INCONCLUSIVE = "inconclusive"
+    """The runs can't tell."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much runs of one cell differ that only chance sets apart."""
+
+    deviation: float
+    """Standard deviation of one run, as a fraction; positive."""
+    degrees_of_freedom: int
+    """Of its estimate; at least 1."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs of a cell say about its published figure. Accuracies are fractions."""
+
+    status: Status
+    """reproduced, above, below or inconclusive."""
+    difference: float
+    """Mean of our runs minus the published accuracy."""
+    interval_95: tuple[float, float]
+    """Where the true difference is, with 95% confidence."""
+    margin: float
+    """The difference that would still count as the same."""
+    num_seeds: int
+    """Our runs."""
+    more_seeds_needed: int | None
+    """How many more would decide if the difference stays: 0 if decided; None: not even MAX_NUM_SEEDS in all."""
+
+    def __str__(self) -> str:
+        """One line, in percentage points."""
+        low, high = self.interval_95
+        line = (
+            f"{self.status}: {_points(self.difference)} points ({_points(low)} to {_points(high)} with 95% confidence; "
+            f"margin {100 * self.margin:g}; {self.num_seeds} {'seed' if self.num_seeds == 1 else 'seeds'})"
+        )
+        if self.status is not Status.INCONCLUSIVE:
+            return line
+        if self.more_seeds_needed is None:
+            return f"{line}; not even {MAX_NUM_SEEDS} seeds would decide: too few runs are published"
+        plural = "seed" if self.more_seeds_needed == 1 else "seeds"
+        return f"{line}; {self.more_seeds_needed} more {plural} would decide if the difference stays"
+
+
+def verdict_on(figure: PublishedFigure, accuracies: Sequence[float], margin: float | None = None) -> Verdict:
+    """The verdict on a cell.
+
+    Args:
+        figure: what was published.
+        accuracies: test accuracies (fractions) of our runs, one per seed; see `achieved_accuracies`.
+        margin: the difference (fraction) that still counts as the same; None: that of MARGINS.
+
+    Raises:
+        InputError: nobody has published how much runs on this data set differ, or the margin makes no sense.
+    """
+    spread = spread_of(figure.cell.dataset)
+    margin = MARGINS[figure.cell.dataset] if margin is None else margin
+    return judge(accuracies, figure.accuracy, figure.num_seeds, spread, margin)
+
+
+def achieved_accuracies(finished: Iterable[tuple[Trial, Mapping[str, Any]]]) -> list[float]:
+    """Test accuracies of a cell's chosen candidate, one per seed; their mean is what the cell achieved.
+
+    Args:
+        finished: the cell's finished trials, each with the content of its result.json.
+    """
+    return [result["test/accuracy"] for _, result in chosen_seeds(finished)]
+
+
+def chosen_seeds(
+    finished: Iterable[tuple[Trial, Mapping[str, Any]]],
+) -> list[tuple[Trial, Mapping[str, Any]]]:
+    """A cell's chosen candidate, each of its seeds; empty if nothing is finished.
+
+    Chosen is what has the best mean validation accuracy over its seeds: a learning rate, with its dropout and warm-up
+    where these are searched too.
+
+    Args:
+        finished: as for `achieved_accuracies`.
+    """
+    by_candidate: dict[tuple[object, ...], list[tuple[Trial, Mapping[str, Any]]]] = {}
+    for trial, result in finished:
+        by_candidate.setdefault((trial.base_lr, trial.dropout, trial.warmup_steps), []).append((trial, result))
+    return max(
+        by_candidate.values(), key=lambda seeds: _mean([result["val/accuracy"] for _, result in seeds]), default=[]
+    )
+
+
+@lru_cache
+def spread_of(dataset: str) -> Spread:
+    """How much published runs of one cell differ on a data set, pooled over its cells.
+
+    Raises:
+        InputError: no published run of this data set.
+    """
+    return pooled(replicates(dataset))
+
+
+def pooled(groups: Iterable[Sequence[float]]) -> Spread:
+    """Standard deviation within groups (one-way analysis of variance); a group of one adds nothing.
+
+    >>> spread = pooled([[0.91, 0.93], [0.81, 0.83], [0.70]])
+    >>> round(spread.deviation, 4), spread.degrees_of_freedom
+    (0.0141, 2)
+
+    Args:
+        groups: accuracies (fractions), none empty; within one, only chance sets the runs apart.
+    """
+    squares, degrees_of_freedom = 0.0, 0
+    for group in groups:
+        mean = _mean(group)
+        squares += math.fsum((accuracy - mean) ** 2 for accuracy in group)
+        degrees_of_freedom += len(group) - 1
+    assert degrees_of_freedom, "a spread needs two runs of one group"
+    return Spread(math.sqrt(squares / degrees_of_freedom), degrees_of_freedom)
+
+
+def judge(
+    accuracies: Sequence[float], published: float, num_published_seeds: int, spread: Spread, margin: float
+) -> Verdict:
+    """Compare our runs with a published mean.
+
+    `reproduced` by two one-sided t tests (Schuirmann 1987) against the margin; else `above` or `below` if the 95%
+    interval of the difference leaves zero out.
+
+    Args:
+        accuracies: of our runs, fractions; at least one.
+        published: mean of the published runs.
+        num_published_seeds: how many these are.
+        spread: of single runs, the same on both sides.
+        margin: the difference that still counts as the same; positive.
+
+    Raises:
+        InputError: no accuracy, one that is no fraction, or a margin outside (0, 1).
+    """
+    num_seeds = len(accuracies)
+    if not num_seeds or not all(0 <= accuracy <= 1 for accuracy in accuracies):
+        raise InputError(f"accuracies {list(accuracies)} give no verdict: give one or more fractions in [0, 1]")
+    if not 0 < margin < 1:
+        raise InputError(f"margin {margin} is outside (0, 1): give a fraction such as 0.003, which is 0.3 points")
+    difference = _mean(accuracies) - published
+    one_sided = _t_quantile(1 - SIGNIFICANCE, spread.degrees_of_freedom)
+    two_sided = _t_quantile(1 - SIGNIFICANCE / 2, spread.degrees_of_freedom)
+
+    def error(num_seeds: int) -> float:
+        return spread.deviation * math.sqrt(1 / num_seeds + 1 / num_published_seeds)
+
+    def status(num_seeds: int) -> Status:
+        if abs(difference) + one_sided * error(num_seeds) < margin:
+            return Status.REPRODUCED
+        if abs(difference) > two_sided * error(num_seeds):
+            return Status.ABOVE if difference > 0 else Status.BELOW
+        return Status.INCONCLUSIVE
+
+    counts = range(num_seeds, max(num_seeds, MAX_NUM_SEEDS) + 1)
+    half = two_sided * error(num_seeds)
+    return Verdict(
+        status=status(num_seeds),
+        difference=difference,
+        interval_95=(difference - half, difference + half),
+        margin=margin,
+        num_seeds=num_seeds,
+        more_seeds_needed=next((n - num_seeds for n in counts if status(n) is not Status.INCONCLUSIVE), None),
+    )
+
+
+@lru_cache
+def _t_quantile(probability: float, degrees_of_freedom: int) -> float:
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+    return float(stdtrit(degrees_of_freedom, probability))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:+.2f}"

@@ -1,0 +1,1 @@
+"""Tracking: where a sweep's news goes."""

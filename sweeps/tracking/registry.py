@@ -1,0 +1,89 @@
+"""The best trial of each cell as a registered MLflow model, which `mlflow models predict` and `serve` understand."""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeps.running.session import Session
+from sweeps.table.cells import Cell, Trial
+from sweeps.table.verdict import chosen_seeds
+from vit_trainer.errors import InputError
+from vit_trainer.served_model import save_served_model
+from vit_trainer.tracking import Shipper
+from vit_trainer.tracking_store import default_place
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TRIAL_ID = "trial_id"
+"""Tag of a model version: which trial's weights it holds."""
+
+
+def register_best(session: Session, tracking_uri: str) -> list[str]:
+    """Register each cell's best trial (as the table has it; of several seeds the first) unless it is already.
+
+    Returns:
+        A line per cell: under which URI it is, or why it isn't.
+
+    Raises:
+        Exception: whatever MLflow raises in an outage.
+    """
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri)
+    shipper = Shipper(tracking_uri, session.name, default_place(session.options.storage) / "mlflow-artifacts", {})
+    lines = []
+    for cell in session.cells:
+        trial = _best(session, cell)
+        if trial is None:
+            lines.append(f"not registered: {cell.name}: no trial is finished")
+            continue
+        run_id = shipper.run_of(trial.trial_id)
+        try:
+            if run_id is None:
+                raise InputError(f"MLflow has no run of {trial.trial_id} yet: give the same command again")
+            version = _registered(client, session, cell, trial, run_id)
+            lines.append(f"registered: models:/{model_name(cell)}/{version}")
+        except InputError as error:
+            lines.append(f"not registered: {cell.name}: {error}")
+    return lines
+
+
+def model_name(cell: Cell) -> str:
+    """A cell's name in the registry, where a name may go into a URI."""
+    return cell.name.replace(" ", "-")
+
+
+def _registered(client: "MlflowClient", session: Session, cell: Cell, trial: Trial, run_id: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    name = model_name(cell)
+    try:
+        client.create_registered_model(name, tags={"sweep": session.name})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for version in _newest_first(client, name):
+        if version.tags.get(TRIAL_ID) == trial.trial_id:
+            return str(version.version)
+    with tempfile.TemporaryDirectory() as folder:
+        save_served_model(session.run_dir(trial.trial_id), Path(folder) / "model")
+        client.log_artifacts(run_id, str(Path(folder) / "model"), "model")
+    source = f"{client.get_run(run_id).info.artifact_uri}/model"
+    version = client.create_model_version(name, source, run_id, tags={TRIAL_ID: trial.trial_id})
+    return str(version.version)
+
+
+def _newest_first(client: "MlflowClient", name: str) -> Iterable:  # type: ignore[type-arg]
+    versions = client.search_model_versions(f"name='{name}'")
+    return sorted(versions, key=lambda version: -int(version.version))
+
+
+def _best(session: Session, cell: Cell) -> Trial | None:
+    finished = []
+    for trial_id, trial in session.trials.items():
+        result = session.board.result(trial_id)
+        if trial.cell == cell and result is not None and result["status"] == "finished":
+            finished.append((trial, result))
+    return next((trial for trial, _ in chosen_seeds(finished)), None)

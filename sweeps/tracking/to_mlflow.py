@@ -1,0 +1,72 @@
+"""SweepShipper: a sweep's trials on their way to MLflow, in the runs of their cells."""
+
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from sweeps.options import SweepOptions
+from sweeps.table.cells import Cell, Trial
+from sweeps.table.published import published_for
+from vit_trainer.catalogue import Catalogue, Entry
+from vit_trainer.folders import Folder
+from vit_trainer.tracking import BackgroundShipper
+from vit_trainer.tracking_store import default_place, default_tracking_uri, hide_password, require_store
+
+
+class SweepShipper:
+    """Ships in the background, and notes in the storage what `python -m vit_trainer sync` must know to do the same."""
+
+    def __init__(self, name: str, options: SweepOptions) -> None:
+        """
+        Raises:
+            InputError: a tracking URI was given, and can't be used.
+        """
+        if options.tracking_uri is not None:
+            require_store(options.tracking_uri)
+        place = default_place(options.storage)
+        place.mkdir(parents=True, exist_ok=True)
+        self.tracking_uri = options.tracking_uri or default_tracking_uri(place)
+        self._options = options
+        self._catalogue = Catalogue(options.folder, name)
+        tags = {"sweep": name, "command": hide_password(shlex.join(sys.argv))}
+        self._background = BackgroundShipper(self.tracking_uri, name, place / "mlflow-artifacts", tags)
+
+    def ship_all(self, trials: Iterable[Trial]) -> None:
+        """Have trials shipped soon."""
+        entries = {trial: _entry(trial.cell, self._options.selection) for trial in trials}
+        self._catalogue.add({trial.trial_id: entry for trial, entry in entries.items()})
+        for trial, entry in entries.items():
+            self._background.ship(self._options.run_dir(trial), entry)
+
+    def ship(self, trial: Trial) -> None:
+        """Have a trial shipped soon."""
+        self.ship_all([trial])
+
+    def close(self, report: Folder) -> None:
+        """Wait until everything is shipped, or say how to ship the rest.
+
+        Args:
+            report: its files, if there are any, belong to the whole sweep.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            files = Path(folder) / "report"
+            files.mkdir()
+            for name in report.names():
+                (files / name).write_bytes(report.read(name) or b"")
+            self._background.close(files=files if any(files.iterdir()) else None)
+        if self._background.failure:
+            uri = hide_password(self.tracking_uri)
+            given = f" --tracking-uri {shlex.quote(uri)}" if self._options.tracking_uri else ""
+            command = f"python -m vit_trainer sync --storage {shlex.quote(self._options.storage)}{given}"
+            print(
+                f"MLflow at {uri} did not get everything: {self._background.failure}. To ship the rest: {command}",
+                file=sys.stderr,
+            )
+
+
+def _entry(cell: Cell, selection: str) -> Entry:
+    published = published_for(cell)
+    tags = {"cell": cell.name, "model": cell.model, "dataset": cell.dataset, "early_stopping": selection}
+    return Entry(cell.name, tags, None if published is None else published.accuracy)
