@@ -10,7 +10,7 @@ from ray import tune
 from sweeps.running.trial_actor import Assignment
 from sweeps.table.cells import MINI, Cell, Schedule, Trial
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.run_dir import Row, RunDir
+from vit_trainer.files.run_dir import Row, RunDir
 
 
 def candidates_per_cell(num_trials: int) -> int:

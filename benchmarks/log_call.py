@@ -17,7 +17,7 @@ if not __package__:  # started as a script, from any folder
 from benchmarks.provenance import machine, write_json
 from vit_trainer.command_line import new_app, run
 from vit_trainer.errors import InputError
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 
 app = new_app("Measures how long a row of the journal takes.", name="log_call.py")
 

@@ -295,9 +295,9 @@ def run_ours(rival: Rival, num_trials: int, num_reports: int, folder: Path) -> f
     from sweeps.running.session import Session
     from sweeps.running.tuner import run_trials
     from sweeps.table.cells import Trial
-    from vit_trainer.catalogue import Entry
     from vit_trainer.config import Execution
-    from vit_trainer.tracking import BackgroundShipper
+    from vit_trainer.tracking.catalogue import Entry
+    from vit_trainer.tracking.shipper import BackgroundShipper
 
     options = SweepOptions(
         storage=str(folder),
@@ -371,7 +371,7 @@ def _start_ray() -> None:
 
 def _what_is_there(folder: Path) -> tuple[int, int, float]:
     """In the run folders: trials with a result, reports, and when the first trial began, in Unix seconds."""
-    from vit_trainer.run_dir import RunDir
+    from vit_trainer.files.run_dir import RunDir
 
     run_dirs = [RunDir(path) for path in (folder / "runs").iterdir()]
     num_ended = sum((run_dir.result() or {}).get("status") in ("finished", "stopped") for run_dir in run_dirs)

@@ -28,7 +28,7 @@ from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution
 from vit_trainer.data import dataset_info
 from vit_trainer.errors import InputError
-from vit_trainer.run_dir import RESULT, RunDir
+from vit_trainer.files.run_dir import RESULT, RunDir
 
 app = new_app("Measures how long a slot waits for its next trial.", name="slot_wait.py")
 

@@ -24,7 +24,7 @@ if not __package__:  # started as a script, from any folder
 from benchmarks.provenance import ROOT, machine, write_json
 from vit_trainer.command_line import new_app, run
 from vit_trainer.errors import InputError
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 
 app = new_app("Measures the time from a command to the first steps.", name="startup.py")
 

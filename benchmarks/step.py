@@ -137,9 +137,9 @@ def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measu
     import torch
 
     from benchmarks.training_loops import Work, bare, hf_trainer, ours, step_seconds
-    from vit_trainer.compiled import compiles
-    from vit_trainer.probe import _random_images, device_name, probe
-    from vit_trainer.processes import start_accelerator
+    from vit_trainer.loop.accelerator import start_accelerator
+    from vit_trainer.loop.probe import _random_images, device_name, probe
+    from vit_trainer.model.compiled import compiles
     from vit_trainer.train import _micro_batch_size
 
     accelerator = start_accelerator(execution.precision)
@@ -249,8 +249,8 @@ def _phases_counted(spent: dict[str, float], device: torch.device) -> Iterator[N
     from accelerate import Accelerator
 
     import vit_trainer.train
-    from vit_trainer.ledger import Ledger
-    from vit_trainer.optim import OfficialSGD
+    from vit_trainer.loop.ledger import Ledger
+    from vit_trainer.loop.optim import OfficialSGD
 
     def now() -> float:
         if device.type == "cuda":

@@ -24,9 +24,9 @@ from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data import dataset_info
 from vit_trainer.data.splits import MicroBatch, Split, Splits
 from vit_trainer.errors import InputError
-from vit_trainer.models import build_model
-from vit_trainer.optim import learning_rate
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
+from vit_trainer.loop.optim import learning_rate
+from vit_trainer.model.build import build_model
 
 AfterStep = Callable[[], None]
 """Called after each optimiser step."""

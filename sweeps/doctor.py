@@ -23,7 +23,7 @@ from sweeps.options import SweepOptions
 from sweeps.table.cells import cells_of
 from vit_trainer.command_line import new_app, run
 from vit_trainer.errors import InputError
-from vit_trainer.folders import is_uri
+from vit_trainer.files.folder import is_uri
 
 app = new_app("Checks what a sweep needs: a line per check, exit code 1 if one has failed.", name="doctor.py")
 

@@ -17,8 +17,8 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import DATASETS, dataset_info, is_folder
 from vit_trainer.errors import InputError, one_of
-from vit_trainer.folders import Folder, is_uri, open_folder
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.folder import Folder, is_uri, open_folder
+from vit_trainer.files.run_dir import RunDir
 
 if TYPE_CHECKING:
     from sweeps.selection.studies import Studies

@@ -32,7 +32,7 @@ from sweeps.reporting.sections import (
 )
 from vit_trainer.command_line import new_app, run
 from vit_trainer.errors import InputError, one_of
-from vit_trainer.folders import Folder, LocalFolder, is_uri, open_folder
+from vit_trainer.files.folder import Folder, LocalFolder, is_uri, open_folder
 
 REPORT = "report"
 """Name of the report's folder in the storage, and in the folder of each of its sweeps."""

@@ -22,13 +22,13 @@ from sweeps.selection.rehearsal import Rehearsal
 from sweeps.table.cell_names import cell_named
 from sweeps.table.cells import Cell
 from sweeps.tracking.trackers import Outlets
-from vit_trainer.checkpoint_files import require_checkpoint
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
 from vit_trainer.data import require_dataset
 from vit_trainer.errors import InputError
-from vit_trainer.probe import ProbeResult
-from vit_trainer.tracking_store import hide_password
+from vit_trainer.loop.probe import ProbeResult
+from vit_trainer.tracking.store import hide_password
+from vit_trainer.weights.npz_files import require_checkpoint
 
 if TYPE_CHECKING:
     from sweeps.running.tuner import EndsEarly

@@ -28,8 +28,8 @@ from sweeps.table.cells import Trial, cell_of, place_in_table
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import trial_id_of
 from vit_trainer.errors import InputError
-from vit_trainer.folders import Folder, LocalFolder, Stamp, is_uri, open_folder
-from vit_trainer.run_dir import CONFIG, JOURNAL, LEASE, RESULT, Row, RunDir
+from vit_trainer.files.folder import Folder, LocalFolder, Stamp, is_uri, open_folder
+from vit_trainer.files.run_dir import CONFIG, JOURNAL, LEASE, RESULT, Row, RunDir
 
 SILENT_SECONDS = 300.0
 """After so long without a change in its folder a trial is called silent: its process may have been killed."""

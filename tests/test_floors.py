@@ -12,7 +12,14 @@ NO_RAY = {"studies.py", "search_space.py", "published.py", "verdict.py", "comman
 NO_RAY |= {"to_webhook.py", "to_tensorboard.py", "standing.py", "sweep_display.py", "watch.py"}
 NO_RAY |= {"labels.py", "cell_names.py", "best_region.py", "finding.py", "cluster_file.py"}
 NO_RAY |= {"results.py", "figures.py", "pages.py", "sections.py", "report.py"}
-STANDARD_LIBRARY_ONLY = ["errors.py", "architectures.py", "config.py", "memory.py", "run_dir.py", "data/__init__.py"]
+STANDARD_LIBRARY_ONLY = [
+    "errors.py",
+    "architectures.py",
+    "config.py",
+    "model/memory.py",
+    "files/run_dir.py",
+    "data/__init__.py",
+]
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -33,7 +40,7 @@ def packages(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", sorted((ROOT / "vit_trainer").rglob("*.py")), ids=lambda path: path.name)
 def test_the_trainer_knows_nothing_of_sweeps(path: Path) -> None:
     assert not packages(path) & {"ray", "optuna", "sweeps"}
-    if path.name not in ("tracking.py", "tracking_store.py", "served_model.py"):
+    if path.name not in ("shipper.py", "store.py", "served_model.py"):
         assert "mlflow" not in packages(path)
 
 
@@ -56,7 +63,7 @@ def test_the_ground_floor_is_standard_library_only(name: str) -> None:
 
 
 def test_configs_and_run_folders_are_read_without_torch() -> None:
-    code = "import sys, vit_trainer.config, vit_trainer.run_dir; assert 'torch' not in sys.modules, 'torch'"
+    code = "import sys, vit_trainer.config, vit_trainer.files.run_dir; assert 'torch' not in sys.modules, 'torch'"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

@@ -14,10 +14,10 @@ from cyclopts import Parameter
 
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution, FinetuneConfig, Precision
-from vit_trainer.folders import open_folder, write_atomically
-from vit_trainer.interruption import signals_as_request
-from vit_trainer.run_dir import Row, RunDir
-from vit_trainer.weights import WeightsChoice
+from vit_trainer.files.folder import open_folder, write_atomically
+from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.loop.interruption import signals_as_request
+from vit_trainer.weights.choice import WeightsChoice
 
 app = new_app("Fine-tunes one Vision Transformer by the official protocol.", name="python -m vit_trainer")
 
@@ -71,7 +71,7 @@ def train(
     tracking_uri
         MLflow server or store that the run is shipped to while it trains; none unless given.
     """
-    from vit_trainer.checkpoint_files import check_checkpoint, file_upstream, require_checkpoint
+    from vit_trainer.weights.npz_files import check_checkpoint, file_upstream, require_checkpoint
 
     overrides = {
         "upstream": upstream,
@@ -91,7 +91,7 @@ def train(
         check_checkpoint(Path(execution.checkpoint), config.model)
     is_first_process = os.environ.get("RANK", "0") == "0"
     if tracking_uri is not None and is_first_process:
-        from vit_trainer.tracking_store import require_store
+        from vit_trainer.tracking.store import require_store
 
         require_store(tracking_uri)
 
@@ -114,10 +114,10 @@ def _shipped(run_dir: RunDir, storage: str, tracking_uri: str | None) -> Iterato
     if tracking_uri is None:
         yield _print_row
         return
-    from vit_trainer.catalogue import Entry
-    from vit_trainer.sync import DEFAULT_EXPERIMENT
-    from vit_trainer.tracking import BackgroundShipper
-    from vit_trainer.tracking_store import default_place, hide_password
+    from vit_trainer.tracking.catalogue import Entry
+    from vit_trainer.tracking.shipper import BackgroundShipper
+    from vit_trainer.tracking.store import default_place, hide_password
+    from vit_trainer.tracking.sync import DEFAULT_EXPERIMENT
 
     shipper = BackgroundShipper(tracking_uri, DEFAULT_EXPERIMENT, default_place(storage) / "mlflow-artifacts", {})
 
@@ -191,9 +191,9 @@ def evaluate(
     json_to
         File for the result as JSON; - prints it instead of the line for people.
     """
-    from vit_trainer.checkpoint_files import require_weights
     from vit_trainer.data import dataset_info
     from vit_trainer.errors import InputError
+    from vit_trainer.weights.npz_files import require_weights
 
     dataset_info(dataset)  # raises unless it is known
     if batch_size < 1:
@@ -204,7 +204,7 @@ def evaluate(
         raise InputError(f"cannot write {json_to}: its folder does not exist; make it first")
 
     from vit_trainer.evaluate import evaluate_checkpoint
-    from vit_trainer.processes import start_accelerator
+    from vit_trainer.loop.accelerator import start_accelerator
 
     accelerator = start_accelerator(precision)
     result = evaluate_checkpoint(
@@ -243,8 +243,8 @@ def predict(*images: Path, choice: Annotated[WeightsChoice, Parameter(name="*")]
     """
     with choice.opened() as weights:
         _check_images(images)
-        from vit_trainer.classifier import Classifier, top
         from vit_trainer.data.decoding import open_image
+        from vit_trainer.inference.classifier import Classifier, top
 
         classifier = Classifier.load(weights)
         classifier.require_head(weights.source)
@@ -276,7 +276,7 @@ def attention(
         MLflow server or store with the trial's run; the SQLite file in the storage, if it is there, unless given.
     """
     from vit_trainer.errors import InputError
-    from vit_trainer.tracking_store import default_place, default_tracking_uri, hide_password, require_store
+    from vit_trainer.tracking.store import default_place, default_tracking_uri, hide_password, require_store
 
     if tracking_uri is not None:
         if choice.trial is None:
@@ -289,9 +289,9 @@ def attention(
         _check_images(images)
         with _refusal_said(output):
             output.mkdir(parents=True, exist_ok=True)
-        from vit_trainer.attention_figure import draw
-        from vit_trainer.classifier import Classifier
         from vit_trainer.data.decoding import open_image
+        from vit_trainer.inference.attention_figure import draw
+        from vit_trainer.inference.classifier import Classifier
 
         classifier = Classifier.load(weights)
         names = classifier.names(weights) if classifier.has_head else ()
@@ -307,7 +307,7 @@ def attention(
     if tracking_uri is None and not (place / "mlflow.db").exists():
         print(f"not in MLflow: there is no {place}/mlflow.db; give --tracking-uri to have them there", file=sys.stderr)
         return
-    from vit_trainer.sync import sync_files
+    from vit_trainer.tracking.sync import sync_files
 
     uri = tracking_uri or default_tracking_uri(place)
     with _mlflow_outage_said("the same command brings the figures there"):
@@ -377,7 +377,7 @@ def probe(
         Print the result as JSON instead of a line for people.
     """
     from vit_trainer.errors import InputError
-    from vit_trainer.probe import probe as measure
+    from vit_trainer.loop.probe import probe as measure
 
     overrides = {"resolution": resolution, "global_batch_size": global_batch_size}
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -417,11 +417,11 @@ def fetch(*names: str, upstream: str = "imagenet21k", source: str | None = None)
         A mirror's address or a folder with the same layout (<upstream>/<model>.npz), or one .npz file.
     """
     from vit_trainer.architectures import MODELS
-    from vit_trainer.checkpoint_files import RELEASED, check_checkpoint
     from vit_trainer.data import DATASETS, data_folder, require_dataset
     from vit_trainer.errors import InputError, one_of
-    from vit_trainer.fetch import fetch as fetch_checkpoint
-    from vit_trainer.progress_bar import ProgressBar
+    from vit_trainer.files.progress_bar import ProgressBar
+    from vit_trainer.weights.fetch import fetch as fetch_checkpoint
+    from vit_trainer.weights.npz_files import RELEASED, check_checkpoint
 
     if not names:
         raise InputError(f"no name given: give one or more of {', '.join([*RELEASED['imagenet21k'], *DATASETS])}")
@@ -467,8 +467,8 @@ def export(
         Side in pixels that the position embeddings are resized to; unchanged unless given.
     """
     from vit_trainer.architectures import MODELS
-    from vit_trainer.checkpoint_files import require_weights
     from vit_trainer.errors import one_of
+    from vit_trainer.weights.npz_files import require_weights
 
     if model not in MODELS:
         raise one_of("model", model, list(MODELS))
@@ -476,7 +476,7 @@ def export(
     weights = checkpoint if own_weights else require_weights(model, upstream=upstream, file=checkpoint)
     assert weights is not None
 
-    from vit_trainer.exports import export_weights
+    from vit_trainer.weights.export import export_weights
 
     print(f"{output}: load it with {export_weights(model, weights, output, resolution=resolution)}")
 
@@ -495,9 +495,9 @@ def pretrain_mini(*models: str, output: Path | None = None, total_steps: int | N
         Optimiser steps of 64 images; enough for each unless given.
     """
     from vit_trainer.architectures import MODELS
-    from vit_trainer.checkpoint_files import MINIATURES
     from vit_trainer.errors import one_of
     from vit_trainer.pretrain import pretrain_miniature
+    from vit_trainer.weights.npz_files import MINIATURES
 
     miniatures = [name for name in MODELS if name.endswith("-mini")]
     for name in models:
@@ -522,10 +522,10 @@ def verify(*, golden: Path | None = None, full: bool = True) -> int:
     full
         Whether to run the full-size models too, most of the time that this takes.
     """
-    from vit_trainer.golden import SHIPPED, GoldenFolder
+    from vit_trainer.parity.golden import SHIPPED, GoldenFolder
 
     folder = GoldenFolder(golden or SHIPPED)
-    from vit_trainer.verify import print_ladder
+    from vit_trainer.parity.ladder import print_ladder
 
     return 0 if print_ladder(folder, full=full) else 1
 
@@ -546,7 +546,7 @@ def sync(*, storage: str = "sweep-results", tracking_uri: str | None = None, exp
         MLflow experiment for all runs; each sweep's own unless given.
     """
     from vit_trainer.errors import InputError, StoreError, VitTrainerError
-    from vit_trainer.tracking_store import default_place, default_tracking_uri, hide_password, require_store
+    from vit_trainer.tracking.store import default_place, default_tracking_uri, hide_password, require_store
 
     folder, uri = open_folder(storage), tracking_uri or default_tracking_uri(default_place(storage))
     if not folder.child("runs").names():
@@ -555,7 +555,7 @@ def sync(*, storage: str = "sweep-results", tracking_uri: str | None = None, exp
         require_store(uri)
     except StoreError as error:
         raise VitTrainerError(str(error)) from error
-    from vit_trainer.sync import sync as ship_all
+    from vit_trainer.tracking.sync import sync as ship_all
 
     with _mlflow_outage_said("the same command ships the rest"):
         synced = ship_all(folder, uri, experiment)
@@ -570,7 +570,7 @@ def sync(*, storage: str = "sweep-results", tracking_uri: str | None = None, exp
 def _mlflow_outage_said(advice: str) -> Iterator[None]:
     """Raise VitTrainerError, in one line, for whatever MLflow's client raises in an outage."""
     from vit_trainer.errors import InputError, VitTrainerError
-    from vit_trainer.tracking_store import hide_password
+    from vit_trainer.tracking.store import hide_password
 
     try:
         yield

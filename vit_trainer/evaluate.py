@@ -15,11 +15,11 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.checkpoint_files import check_checkpoint
-from vit_trainer.checkpoints import pretrained_model
 from vit_trainer.data import dataset_info, load_dataset, require_dataset
 from vit_trainer.data.splits import Split
 from vit_trainer.errors import CheckpointError, InputError
+from vit_trainer.weights.load import pretrained_model
+from vit_trainer.weights.npz_files import check_checkpoint
 
 SplitName = Literal["train", "validation", "test"]
 

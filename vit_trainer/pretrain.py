@@ -13,14 +13,14 @@ from accelerate import Accelerator
 from torch import nn
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.checkpoint_files import write_npz
-from vit_trainer.checkpoints import export_arrays
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import dataset_info, load_dataset
+from vit_trainer.data.randomness import image_order
 from vit_trainer.data.splits import MicroBatch
 from vit_trainer.evaluate import evaluate
-from vit_trainer.models import build_model
-from vit_trainer.randomness import image_order
+from vit_trainer.model.build import build_model
+from vit_trainer.weights.load import export_arrays
+from vit_trainer.weights.npz_files import write_npz
 
 PEAK_LR = 1e-3
 WEIGHT_DECAY = 0.1

@@ -17,26 +17,26 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.attention_backend import fastest_attention
-from vit_trainer.checkpoint_files import require_checkpoint
-from vit_trainer.checkpoints import pretrained_model
-from vit_trainer.compiled import compile_forward, compiles
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data import dataset_info, load_dataset
+from vit_trainer.data.randomness import dropout_keys, image_order
 from vit_trainer.data.splits import MicroBatch, Split
-from vit_trainer.dropout import DropoutKeys
+from vit_trainer.data.to_device import to_device
 from vit_trainer.errors import GangRestartError, InputError, LeaseLostError, RunInterruptedError
 from vit_trainer.evaluate import evaluate
-from vit_trainer.ledger import Ledger, Report
-from vit_trainer.memory import USABLE_SHARE, memory_bytes
-from vit_trainer.models import build_model, dropout_keys_of
-from vit_trainer.optim import OfficialSGD, learning_rate
-from vit_trainer.processes import start_accelerator
-from vit_trainer.randomness import dropout_keys, image_order
-from vit_trainer.run_dir import Row, RunDir
-from vit_trainer.state import TrainState
-from vit_trainer.system_metrics import system_metrics
-from vit_trainer.transfers import to_device
+from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.loop.accelerator import start_accelerator
+from vit_trainer.loop.ledger import Ledger, Report
+from vit_trainer.loop.optim import OfficialSGD, learning_rate
+from vit_trainer.loop.state import TrainState
+from vit_trainer.loop.system_metrics import system_metrics
+from vit_trainer.model.attention_backend import fastest_attention
+from vit_trainer.model.build import build_model, dropout_keys_of
+from vit_trainer.model.compiled import compile_forward, compiles
+from vit_trainer.model.dropout import DropoutKeys
+from vit_trainer.model.memory import USABLE_SHARE, memory_bytes
+from vit_trainer.weights.load import pretrained_model
+from vit_trainer.weights.npz_files import require_checkpoint
 
 MAX_MICRO_BATCH_SIZE = 128
 """Images per forward and backward unless told otherwise."""

@@ -13,11 +13,11 @@ import psutil
 
 from sweeps.checks.finding import Finding, fail, ok, skip, warn
 from sweeps.cluster.nodes import differences, living_nodes, on_every_node, versions
-from vit_trainer import hardware
-from vit_trainer.checkpoint_files import require_checkpoint
+from vit_trainer import machine as hardware
 from vit_trainer.data import require_dataset
 from vit_trainer.errors import InputError
-from vit_trainer.folders import is_uri, open_folder
+from vit_trainer.files.folder import is_uri, open_folder
+from vit_trainer.weights.npz_files import require_checkpoint
 
 MAX_SKEW_SECONDS = 5.0
 """Between two nodes' clocks: journals of a trial that moves would run backwards."""
@@ -239,7 +239,7 @@ def _addresses() -> list[Any]:
 
 def check_tracking(tracking_uri: str) -> Finding:
     """Whether MLflow answers where the sweep would report to."""
-    from vit_trainer.tracking_store import hide_password, require_store
+    from vit_trainer.tracking.store import hide_password, require_store
 
     try:
         require_store(tracking_uri)

@@ -11,7 +11,7 @@ from sweeps.table.cells import Cell, Trial
 from sweeps.table.published import published_for
 from sweeps.table.verdict import achieved_accuracies
 from vit_trainer.architectures import MODELS
-from vit_trainer.run_dir import Result, Row
+from vit_trainer.files.run_dir import Result, Row
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sweeps.display.live_table import LiveTable, Picture, is_interactive, summar
 from sweeps.display.standing import Event, Progress, Standing
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.labels import Labels
-from vit_trainer.run_dir import Result, Row
+from vit_trainer.files.run_dir import Result, Row
 
 SECONDS_BETWEEN_SUMMARIES = 600.0
 """How often the log says how the sweep stands, where there is no live table; at the next report after that."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from sweeps.planning.rates import Card
 from sweeps.table.cells import Trial
 from vit_trainer.architectures import MODELS
-from vit_trainer.checkpoint_files import checkpoint_path
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import is_folder
 from vit_trainer.errors import InputError
-from vit_trainer.memory import USABLE_SHARE, memory_bytes, num_parameters
+from vit_trainer.model.memory import USABLE_SHARE, memory_bytes, num_parameters
+from vit_trainer.weights.npz_files import checkpoint_path
 
 MAX_MICRO_BATCH_SIZE = 128
 """That of train.py, which imports torch; a test holds them equal."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sweeps.table.cells import Trial
 from vit_trainer.errors import InputError
-from vit_trainer.folders import Folder
-from vit_trainer.probe import ProbeResult
+from vit_trainer.files.folder import Folder
+from vit_trainer.loop.probe import ProbeResult
 
 PROBES = "probes.json"
 """Name of the file in the storage."""
@@ -54,7 +54,9 @@ def measure(trials: Iterable[Trial], folder: Folder, *, seconds: float, on_gpu: 
     for trial in trials:
         chosen.setdefault(Workload.of(trial), trial)
     kept = _read(folder)
-    device = _run(["-c", "from vit_trainer.probe import device_name; print(device_name())"], on_gpu) if kept else ""
+    device = (
+        _run(["-c", "from vit_trainer.loop.probe import device_name; print(device_name())"], on_gpu) if kept else ""
+    )
     results = {}
     for workload, trial in chosen.items():
         result = kept.get(_key(workload, device.strip()))

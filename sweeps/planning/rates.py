@@ -9,7 +9,7 @@ from sweeps.table.cells import Trial
 from vit_trainer.architectures import MODELS
 from vit_trainer.data import dataset_info
 from vit_trainer.errors import InputError, one_of
-from vit_trainer.probe import ProbeResult
+from vit_trainer.loop.probe import ProbeResult
 
 TRAIN_FLOPS_PER_FORWARD = 3
 """A backward pass costs twice a forward pass."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from sweeps.records.hours import hours_lost, hours_of
-from vit_trainer.run_dir import Row
+from vit_trainer.files.run_dir import Row
 
 
 class Budget:

@@ -11,8 +11,8 @@ from typing import Any
 
 from sweeps.table.cells import Cell, Schedule
 from vit_trainer.data import dataset_id
-from vit_trainer.folders import Folder
-from vit_trainer.tracking_store import hide_password
+from vit_trainer.files.folder import Folder
+from vit_trainer.tracking.store import hide_password
 
 COMMANDS = "commands.jsonl"
 """Name of the file in a sweep's folder of the storage."""

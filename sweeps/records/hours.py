@@ -9,7 +9,7 @@ from typing import Any
 
 from sweeps.planning.rates import Rates
 from sweeps.table.cells import Trial
-from vit_trainer.run_dir import Result, Row
+from vit_trainer.files.run_dir import Result, Row
 
 
 @dataclass(frozen=True)

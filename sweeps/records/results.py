@@ -15,12 +15,12 @@ from sweeps.selection.rungs import DECISIONS, Decision, read_decisions
 from sweeps.table.cells import Cell, Trial, cell_of, place_in_table
 from sweeps.table.published import PublishedFigure, figures_for, is_left_open, published_for
 from sweeps.table.verdict import Verdict, chosen_seeds, verdict_on
-from vit_trainer.catalogue import Catalogue
 from vit_trainer.config import trial_id_of
 from vit_trainer.errors import InputError
-from vit_trainer.folders import Folder
-from vit_trainer.probe import ProbeResult
-from vit_trainer.run_dir import Row, RunDir
+from vit_trainer.files.folder import Folder
+from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.loop.probe import ProbeResult
+from vit_trainer.tracking.catalogue import Catalogue
 
 NUM_READERS = 8
 """Run folders that are read at a time."""

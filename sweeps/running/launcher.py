@@ -21,8 +21,8 @@ from multiprocessing.connection import Connection
 
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.errors import GangRestartError, LeaseLostError, RunInterruptedError
-from vit_trainer.interruption import signals_as_request
-from vit_trainer.run_dir import Row, RunDir
+from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.loop.interruption import signals_as_request
 
 PIPE_BYTES = 65536
 """What a pipe holds on Linux, so what a process can leave in one without a reader."""

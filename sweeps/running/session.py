@@ -14,7 +14,7 @@ from sweeps.selection.rehearsal import is_rehearsal
 from sweeps.selection.rungs import DECISIONS, Decision, read_decisions
 from sweeps.table.cells import Cell, Trial
 from vit_trainer.config import Execution
-from vit_trainer.run_dir import Row, RunDir
+from vit_trainer.files.run_dir import Row, RunDir
 
 if TYPE_CHECKING:
     from sweeps.selection.asha import PerCellASHA

@@ -28,7 +28,7 @@ from sweeps.running.launcher import (
 )
 from sweeps.running.slot import Slot
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 
 
 @dataclass(frozen=True)

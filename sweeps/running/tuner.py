@@ -24,9 +24,9 @@ from sweeps.selection.asha import PerCellASHA, trial_id_of
 from sweeps.selection.rungs import METRIC
 from sweeps.table.cells import Trial
 from vit_trainer.errors import InputError
-from vit_trainer.folders import RemoteFolder
-from vit_trainer.interruption import signals_as_request
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.folder import RemoteFolder
+from vit_trainer.files.run_dir import RunDir
+from vit_trainer.loop.interruption import signals_as_request
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from sweeps.running.trial_actor import Assignment
 from sweeps.selection.rungs import METRIC, Decision, Rungs
 from sweeps.table.cells import Cell, Trial
-from vit_trainer.run_dir import Row
+from vit_trainer.files.run_dir import Row
 
 log = logging.getLogger(__name__)
 

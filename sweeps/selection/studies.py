@@ -23,7 +23,7 @@ from sweeps.table.cells import Cell, Trial
 from sweeps.table.search_space import Space
 from vit_trainer.data import dataset_id
 from vit_trainer.errors import InputError
-from vit_trainer.run_dir import Row
+from vit_trainer.files.run_dir import Row
 
 METRIC = "val/accuracy"
 NUM_STARTUP_TRIALS = 4

@@ -9,9 +9,9 @@ from sweeps.running.session import Session
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.verdict import chosen_seeds
 from vit_trainer.errors import InputError
-from vit_trainer.served_model import save_served_model
-from vit_trainer.tracking import Shipper
-from vit_trainer.tracking_store import default_place
+from vit_trainer.inference.served_model import save_served_model
+from vit_trainer.tracking.shipper import Shipper
+from vit_trainer.tracking.store import default_place
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,10 +9,10 @@ from pathlib import Path
 from sweeps.options import SweepOptions
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.published import published_for
-from vit_trainer.catalogue import Catalogue, Entry
-from vit_trainer.folders import Folder
-from vit_trainer.tracking import BackgroundShipper
-from vit_trainer.tracking_store import default_place, default_tracking_uri, hide_password, require_store
+from vit_trainer.files.folder import Folder
+from vit_trainer.tracking.catalogue import Catalogue, Entry
+from vit_trainer.tracking.shipper import BackgroundShipper
+from vit_trainer.tracking.store import default_place, default_tracking_uri, hide_password, require_store
 
 
 class SweepShipper:

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 
 
 class EventFiles:

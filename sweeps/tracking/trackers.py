@@ -10,7 +10,7 @@ from sweeps.table.cells import Cell, Trial
 from sweeps.tracking.to_mlflow import SweepShipper
 from sweeps.tracking.to_tensorboard import EventFiles
 from sweeps.tracking.to_webhook import Notifier
-from vit_trainer.folders import Folder
+from vit_trainer.files.folder import Folder
 
 if TYPE_CHECKING:
     from sweeps.running.tuner import EndsEarly

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "paper_grid.py"
 SMALL_GRID = ["--preset", "mini", "--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.1"]

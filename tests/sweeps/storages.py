@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 
 ATTEMPT: dict[str, Any] = {
     "attempt": 1,

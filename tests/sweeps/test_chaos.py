@@ -17,7 +17,7 @@ import pytest
 from sweeps.selection.rungs import Decision, Rungs
 from sweeps.table.cells import MINI
 from tests.sweeps.running import SCRIPT, statuses_in_mlflow
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 
 # The second rate is the worse one at every rung of every cell (seen without early stopping). So the first never stops
 # whichever comes to a rung first, which chaos changes, and the table must be equal to the last bit.

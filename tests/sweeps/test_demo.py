@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sweeps.table.cells import MINI
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator

@@ -9,7 +9,7 @@ from tensorboardX.proto.event_pb2 import Event
 from sweeps.options import SweepOptions
 from sweeps.tracking.to_tensorboard import EventFiles
 from vit_trainer.errors import InputError
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 
 
 def scalars(folder: Path) -> dict[tuple[str, int], float]:

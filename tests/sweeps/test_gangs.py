@@ -11,7 +11,7 @@ import pytest
 from sweeps.running.tuner import Resources
 from tests.sweeps.running import Start, Sweep, has_validated, is_finished, numbers
 from vit_trainer.errors import InputError
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 
 
 def test_a_gang_is_spread_over_as_few_nodes_as_hold_it() -> None:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from sweeps.running.launcher import FAILED, FINISHED, INTERRUPTED, RESTART, Continue, Exited, Reported, Start, Started
 from sweeps.running.slot import Slot
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.run_dir import Row, RunDir
+from vit_trainer.files.run_dir import Row, RunDir
 
 CONFIG = FinetuneConfig.official(
     "ViT-B_32-mini", "digits-even", dropout=0.1, total_steps=20, warmup_steps=4, global_batch_size=16

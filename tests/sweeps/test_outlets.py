@@ -18,7 +18,7 @@ from tests.sweeps.running import Sweep
 from tests.sweeps.test_event_files import scalars
 from tests.sweeps.test_notifications import server  # noqa: F401
 from vit_trainer.data import load_dataset
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -93,7 +93,7 @@ def predictions(model_uri: str, storage: Path) -> dict[str, np.ndarray]:  # type
 
 def test_a_model_without_weights_is_named(tmp_path: Path) -> None:
     from vit_trainer.errors import InputError
-    from vit_trainer.served_model import save_served_model
+    from vit_trainer.inference.served_model import save_served_model
 
     with pytest.raises(InputError, match="has no weights: run its trial with --save-weights"):
         save_served_model(RunDir(tmp_path / "runs" / "a-trial"), tmp_path / "model")

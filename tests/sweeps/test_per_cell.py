@@ -19,7 +19,7 @@ from sweeps.selection.rungs import Decision, Rungs
 from sweeps.table.cells import MINI, Cell, Schedule, Trial, cells_of
 from vit_trainer.config import Execution
 from vit_trainer.errors import InputError
-from vit_trainer.run_dir import Row
+from vit_trainer.files.run_dir import Row
 
 SCHEDULE = Schedule(total_steps=80, warmup_steps=8, global_batch_size=64)
 EASY = Cell("digits", "ViT-B_16-mini", "digits-even", 32, SCHEDULE, 0.0)

@@ -33,9 +33,9 @@ from vit_trainer.command_line import run
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data import dataset_info
 from vit_trainer.errors import InputError
-from vit_trainer.folders import open_folder
-from vit_trainer.probe import ProbeResult
-from vit_trainer.run_dir import Row, RunDir
+from vit_trainer.files.folder import open_folder
+from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.loop.probe import ProbeResult
 from vit_trainer.train import train
 
 A100 = CARDS[DEFAULT_CARD]

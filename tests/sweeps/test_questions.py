@@ -27,11 +27,11 @@ from sweeps.table.cell_names import cell_named, name_of_cell
 from sweeps.table.cells import MINI, PAPER, Cell, Trial, cells_of, official_cell
 from sweeps.table.published import TABLES, published_cells
 from tests.sweeps.storages import finished, write_run
-from vit_trainer.catalogue import Catalogue
-from vit_trainer.catalogue import Entry as Place
 from vit_trainer.config import Execution
 from vit_trainer.errors import InputError
-from vit_trainer.folders import open_folder
+from vit_trainer.files.folder import open_folder
+from vit_trainer.tracking.catalogue import Catalogue
+from vit_trainer.tracking.catalogue import Entry as Place
 
 ROOT = Path(__file__).parents[2]
 FILES = [paper_grid, short_schedule, resolution, upstream, lr_search, seeds]

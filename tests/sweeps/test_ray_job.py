@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 
 ROOT = Path(__file__).parents[2]
 

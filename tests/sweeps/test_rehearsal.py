@@ -24,7 +24,7 @@ from tests.sweeps.running import Start, is_finished
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
 from vit_trainer.errors import InputError
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 
 CELL = official_cell("ViT-B_32-mini", "digits-even", dropout=0.1)
 RATES = ("0.003", "0.001", "0.0003")

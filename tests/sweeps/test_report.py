@@ -14,7 +14,7 @@ from sweeps.selection.rungs import DECISIONS, Decision
 from sweeps.table.cells import PAPER, cells_of
 from tests.sweeps.storages import finished, write_run
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.folders import open_folder
+from vit_trainer.files.folder import open_folder
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "report.py"
 PUBLISHED = 0.9902

@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from sweeps.cluster.nodes import package_versions
 from sweeps.running.trial_actor import Assignment, TrialActor
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 
 CONFIG = FinetuneConfig.official("ViT-B_32-mini", "digits-even", total_steps=2, warmup_steps=0, global_batch_size=16)
 

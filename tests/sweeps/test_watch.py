@@ -23,8 +23,8 @@ from sweeps.watch import MAX_SEARCHED, SILENT_ROWS, SILENT_SECONDS, Watch
 from tests.sweeps.terminal import Terminal
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
-from vit_trainer.folders import RemoteFolder, open_folder
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.folder import RemoteFolder, open_folder
+from vit_trainer.files.run_dir import RunDir
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "sweeps" / "watch.py"

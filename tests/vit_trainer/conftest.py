@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from vit_trainer.architectures import Architecture
-from vit_trainer.checkpoint_files import Arrays
-from vit_trainer.checkpoint_format import POSITION_EMBEDDING, tensor_map
+from vit_trainer.weights.npz_files import Arrays
+from vit_trainer.weights.npz_layout import POSITION_EMBEDDING, tensor_map
 
 MakeArrays = Callable[..., Arrays]
 

@@ -7,7 +7,7 @@ import pytest
 from vit_trainer.__main__ import app
 from vit_trainer.command_line import run
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 from vit_trainer.train import train
 
 

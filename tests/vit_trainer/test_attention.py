@@ -14,15 +14,15 @@ from torch import Tensor
 from tests.vit_trainer.conftest import MakeArrays
 from tests.vit_trainer.finished_trial import finished_trial, outcome_of, output_of
 from vit_trainer.architectures import MODELS
-from vit_trainer.attention import attend, rollout
-from vit_trainer.attention_figure import Subject, png
-from vit_trainer.catalogue import Catalogue, Entry
-from vit_trainer.checkpoint_files import MINIATURES, write_npz
-from vit_trainer.classifier import Classifier
-from vit_trainer.folders import open_folder
-from vit_trainer.models import build_model
-from vit_trainer.run_dir import RunDir
-from vit_trainer.weights import Weights
+from vit_trainer.files.folder import open_folder
+from vit_trainer.files.run_dir import RunDir
+from vit_trainer.inference.attention import attend, rollout
+from vit_trainer.inference.attention_figure import Subject, png
+from vit_trainer.inference.classifier import Classifier
+from vit_trainer.model.build import build_model
+from vit_trainer.tracking.catalogue import Catalogue, Entry
+from vit_trainer.weights.choice import Weights
+from vit_trainer.weights.npz_files import MINIATURES, write_npz
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "attention.md"
@@ -135,7 +135,7 @@ def test_rows_still_sum_to_one_after_32_layers() -> None:
 
 
 def test_a_picture_shows_a_bright_patch_where_it_lies_and_leaves_uncovered_pixels_grey() -> None:
-    from vit_trainer.attention_figure import _overlays
+    from vit_trainer.inference.attention_figure import _overlays
 
     attended = attend(classifier("ViT-B_16-mini").model, random_image(32))
     subject = Subject("a title", -torch.ones(3, 32, 32), 24, attended, [])

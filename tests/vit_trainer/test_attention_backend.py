@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-import vit_trainer.attention_backend
+import vit_trainer.model.attention_backend
 from vit_trainer.architectures import MODELS
-from vit_trainer.attention_backend import BACKENDS, backend_seconds, fastest_attention
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.processes import start_accelerator
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
+from vit_trainer.loop.accelerator import start_accelerator
+from vit_trainer.model.attention_backend import BACKENDS, backend_seconds, fastest_attention
 from vit_trainer.train import train
 
 MINI = MODELS["ViT-B_32-mini"]
@@ -34,7 +34,7 @@ def test_the_fastest_is_used_for_as_long_as_it_was_asked_for(monkeypatch: pytest
     def measure(*_: Any, **__: Any) -> dict[str, float]:
         return measured
 
-    monkeypatch.setattr(vit_trainer.attention_backend, "backend_seconds", measure)
+    monkeypatch.setattr(vit_trainer.model.attention_backend, "backend_seconds", measure)
     gpu: Any = SimpleNamespace(device=torch.device("cuda"), mixed_precision="bf16")
     with fastest_attention(MINI, 32, 4, gpu) as chosen:
         assert chosen == fastest

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from vit_trainer.augment import (
+from vit_trainer.data.augment import (
     Crops,
     _neighbours,
     _resize_at_once,
@@ -22,7 +22,7 @@ from vit_trainer.augment import (
     whole_images,
 )
 
-GOLDEN = Path(__file__).parents[2] / "vit_trainer" / "golden_values"
+GOLDEN = Path(__file__).parents[2] / "vit_trainer" / "parity" / "golden_values"
 SIZES = [(32, 32), (375, 500), (500, 333)]
 
 

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.checkpoint_files import (
+from vit_trainer.config import UPSTREAMS
+from vit_trainer.errors import CheckpointError, InputError
+from vit_trainer.weights.npz_files import (
     RELEASED,
     check_checkpoint,
     check_whole,
@@ -16,8 +18,6 @@ from vit_trainer.checkpoint_files import (
     require_weights,
     write_npz,
 )
-from vit_trainer.config import UPSTREAMS
-from vit_trainer.errors import CheckpointError, InputError
 
 MODEL = "ViT-B_16-mini"
 

@@ -3,8 +3,8 @@ import math
 import pytest
 
 from vit_trainer.architectures import MODELS, Architecture
-from vit_trainer.checkpoint_format import POSITION_EMBEDDING, Contents, check_fits, looks_like, tensor_map
 from vit_trainer.errors import CheckpointError
+from vit_trainer.weights.npz_layout import POSITION_EMBEDDING, Contents, check_fits, looks_like, tensor_map
 
 
 def shapes_of(

@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from vit_trainer.architectures import MODELS, Architecture
-from vit_trainer.checkpoint_files import read_npz, write_npz
-from vit_trainer.checkpoint_format import POSITION_EMBEDDING, check_fits
-from vit_trainer.checkpoints import export_arrays, load_arrays, pretrained_model, to_arrays, to_parameters
 from vit_trainer.errors import CheckpointError
-from vit_trainer.models import build_model
+from vit_trainer.model.build import build_model
+from vit_trainer.weights.load import export_arrays, load_arrays, pretrained_model, to_arrays, to_parameters
+from vit_trainer.weights.npz_files import read_npz, write_npz
+from vit_trainer.weights.npz_layout import POSITION_EMBEDDING, check_fits
 
 VIT, HYBRID = MODELS["ViT-B_16-mini"], MODELS["R50+ViT-B_16-mini"]
 

@@ -9,8 +9,8 @@ import pytest
 
 from sweeps.paper_grid import app as paper_grid
 from vit_trainer.__main__ import app as trainer
-from vit_trainer.checkpoint_files import MINIATURES
 from vit_trainer.command_line import run
+from vit_trainer.weights.npz_files import MINIATURES
 
 TRAIN = ["train", "--model", "ViT-B_32-mini", "--dataset", "digits-even"]
 

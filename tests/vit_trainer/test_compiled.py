@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vit_trainer.compiled import compile_forward, compiles
 from vit_trainer.config import Execution
+from vit_trainer.model.compiled import compile_forward, compiles
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +63,7 @@ from pathlib import Path
 import torch
 from torch._dynamo.utils import counters
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 from vit_trainer.train import train
 torch.set_num_threads(1)
 config = FinetuneConfig.official(

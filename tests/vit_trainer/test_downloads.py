@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vit_trainer.downloads import download
 from vit_trainer.errors import CheckpointError, DownloadError
+from vit_trainer.files.download import download
 
 CONTENT = random.Random(0).randbytes(300_000)
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.dropout import DropoutKeys, ImageDropout
-from vit_trainer.models import build_model, dropout_keys_of
-from vit_trainer.randomness import dropout_keys
+from vit_trainer.data.randomness import dropout_keys
+from vit_trainer.model.build import build_model, dropout_keys_of
+from vit_trainer.model.dropout import DropoutKeys, ImageDropout
 
 SIZE = 17 * 96
 IMAGES = 128

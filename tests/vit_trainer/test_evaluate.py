@@ -11,12 +11,12 @@ import torch
 from accelerate import Accelerator
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.checkpoint_files import write_npz
-from vit_trainer.checkpoints import pretrained_model
 from vit_trainer.data import load_dataset
 from vit_trainer.data.splits import InMemorySplit
 from vit_trainer.errors import CheckpointError, InputError
 from vit_trainer.evaluate import evaluate, evaluate_checkpoint, label_ranks
+from vit_trainer.weights.load import pretrained_model
+from vit_trainer.weights.npz_files import write_npz
 
 MODEL = "ViT-B_16-mini"
 

@@ -6,11 +6,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from vit_trainer.architectures import MODELS, Architecture
-from vit_trainer.checkpoint_files import read_npz, write_npz
-from vit_trainer.checkpoints import load_arrays, pretrained_model
 from vit_trainer.errors import CheckpointError, InputError
-from vit_trainer.exports import export_weights
-from vit_trainer.models import build_model
+from vit_trainer.model.build import build_model
+from vit_trainer.weights.export import export_weights
+from vit_trainer.weights.load import load_arrays, pretrained_model
+from vit_trainer.weights.npz_files import read_npz, write_npz
 
 HYBRID = Architecture(1, 48, 1, 3, 96, (3, 4, 9), timm_name="vit_base_r50_s16_224")
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.checkpoint_files import OFFICIAL_SOURCE, RELEASED, write_npz
 from vit_trainer.errors import CheckpointError, InputError
-from vit_trainer.fetch import fetch, file_address
+from vit_trainer.weights.fetch import fetch, file_address
+from vit_trainer.weights.npz_files import OFFICIAL_SOURCE, RELEASED, write_npz
 
 MODEL = "ViT-B_16-mini"
 
 CHILD = f"""
 import sys
-from vit_trainer.fetch import fetch
+from vit_trainer.weights.fetch import fetch
 
 class Watcher:
     def waiting(self, path):

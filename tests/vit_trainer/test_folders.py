@@ -10,8 +10,8 @@ import pytest
 
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.errors import InputError, LeaseLostError
-from vit_trainer.folders import Folder, RemoteFolder, open_folder
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.folder import Folder, RemoteFolder, open_folder
+from vit_trainer.files.run_dir import RunDir
 from vit_trainer.train import train
 
 CONFIG = FinetuneConfig.official(

@@ -10,9 +10,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.checkpoints import export_arrays, load_arrays
-from vit_trainer.golden import array_shapes, make_params
-from vit_trainer.models import OfficialStdConv, build_model
+from vit_trainer.model.build import OfficialStdConv, build_model
+from vit_trainer.parity.golden import array_shapes, make_params
+from vit_trainer.weights.load import export_arrays, load_arrays
 
 OFFICIAL = [name for name in MODELS if not name.endswith("-mini")]
 MINIATURES = [name for name in MODELS if name.endswith("-mini")]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vit_trainer.optim import OfficialSGD, learning_rate
+from vit_trainer.loop.optim import OfficialSGD, learning_rate
 
 
 def rates(**facts: float) -> list[float]:

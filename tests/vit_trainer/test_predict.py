@@ -15,14 +15,14 @@ from safetensors.torch import save
 from tests.vit_trainer.conftest import MakeArrays
 from tests.vit_trainer.finished_trial import finished_trial, outcome_of, output_of
 from vit_trainer.architectures import MODELS
-from vit_trainer.checkpoint_files import MINIATURES, read_npz, write_npz
-from vit_trainer.classifier import Classifier
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import DATASETS, load_dataset
 from vit_trainer.data.class_names import class_names
-from vit_trainer.models import build_model
-from vit_trainer.run_dir import RunDir
-from vit_trainer.weights import Weights, WeightsChoice
+from vit_trainer.files.run_dir import RunDir
+from vit_trainer.inference.classifier import Classifier
+from vit_trainer.model.build import build_model
+from vit_trainer.weights.choice import Weights, WeightsChoice
+from vit_trainer.weights.npz_files import MINIATURES, read_npz, write_npz
 
 README = Path(__file__).parents[2] / "README.md"
 

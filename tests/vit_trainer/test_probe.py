@@ -16,8 +16,8 @@ from vit_trainer.architectures import MODELS, Architecture
 from vit_trainer.command_line import run
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.errors import InputError
-from vit_trainer.models import build_model, dropout_keys_of
-from vit_trainer.probe import ProbeResult, device_name, probe
+from vit_trainer.loop.probe import ProbeResult, device_name, probe
+from vit_trainer.model.build import build_model, dropout_keys_of
 
 ROOT = Path(__file__).parents[2]
 CONFIG = FinetuneConfig.official("ViT-B_32-mini", "digits-even", dropout=0.1, upstream="scratch")
@@ -67,7 +67,7 @@ def test_the_command_prints_a_result_that_can_be_read_again(capsys: pytest.Captu
 
 
 def test_results_are_read_without_torch() -> None:
-    code = "import sys, vit_trainer.probe, sweeps.sweep; assert 'torch' not in sys.modules, 'torch'"
+    code = "import sys, vit_trainer.loop.probe, sweeps.sweep; assert 'torch' not in sys.modules, 'torch'"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

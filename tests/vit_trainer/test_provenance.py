@@ -10,11 +10,11 @@ from types import ModuleType
 import pytest
 
 from vit_trainer import provenance
-from vit_trainer.checkpoint_files import checkpoint_path, file_upstream
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.probe import device_name
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
+from vit_trainer.loop.probe import device_name
 from vit_trainer.train import train
+from vit_trainer.weights.npz_files import checkpoint_path, file_upstream
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vit_trainer.randomness import Stream, dropout_keys, image_order, raw_bits, uniform
+from vit_trainer.data.randomness import Stream, dropout_keys, image_order, raw_bits, uniform
 
 
 def test_the_stream_is_numpys_philox_for_ever() -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from vit_trainer.errors import InputError, LeaseLostError
-from vit_trainer.folders import write_atomically
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.folder import write_atomically
+from vit_trainer.files.run_dir import RunDir
 
 CONFIG = {"model": "ViT-B_16", "seed": 0}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 from vit_trainer.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ import resource, sys, torch
 torch.set_num_threads(1)
 from vit_trainer.train import train
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
 config = FinetuneConfig(**{config!r})
 train(config, RunDir({warm!r}), Execution(num_evaluations=1, micro_batch_size=8))  # what PyTorch takes once
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

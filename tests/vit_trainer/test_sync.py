@@ -12,11 +12,11 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.stores import MlflowServer, free_port, postgresql
-from vit_trainer.catalogue import Catalogue, Entry
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.folders import open_folder
-from vit_trainer.run_dir import RunDir
-from vit_trainer.tracking import BackgroundShipper
+from vit_trainer.files.folder import open_folder
+from vit_trainer.files.run_dir import RunDir
+from vit_trainer.tracking.catalogue import Catalogue, Entry
+from vit_trainer.tracking.shipper import BackgroundShipper
 
 TRIALS = [FinetuneConfig.official("ViT-B_16", "cifar10", seed=seed) for seed in range(3)]
 

@@ -10,11 +10,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from vit_trainer.catalogue import Entry
 from vit_trainer.errors import InputError
-from vit_trainer.run_dir import LEASE, RunDir
-from vit_trainer.tracking import BackgroundShipper, Shipper
-from vit_trainer.tracking_store import default_tracking_uri
+from vit_trainer.files.run_dir import LEASE, RunDir
+from vit_trainer.tracking.catalogue import Entry
+from vit_trainer.tracking.shipper import BackgroundShipper, Shipper
+from vit_trainer.tracking.store import default_tracking_uri
 
 CONFIG = {"model": "ViT-B_16", "dataset": "cifar10", "dropout": 0.1, "total_steps": 20}
 ENTRY = Entry("a cell's name", {"cell": "a cell's name"}, published_accuracy=0.9)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data import DATASETS, load_dataset
 from vit_trainer.errors import InputError, LeaseLostError, NonFiniteLossError
-from vit_trainer.memory import memory_bytes
-from vit_trainer.run_dir import Row, RunDir
+from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.model.memory import memory_bytes
 from vit_trainer.train import _micro_batch_size, steps_of_evaluations, train
 
 CONFIG = FinetuneConfig.official(

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import vit_trainer.train
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.ledger import Ledger
-from vit_trainer.run_dir import RunDir
+from vit_trainer.files.run_dir import RunDir
+from vit_trainer.loop.ledger import Ledger
 
 ASKING = ("item", "tolist", "numpy", "cpu", "__array__", "__bool__", "__float__", "__int__", "__index__")
 ASKING_BELOW = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_trainer.data.splits import InMemorySplit, Splits, held_out
-from vit_trainer.downloads import download
 from vit_trainer.errors import DataError, DownloadError
-from vit_trainer.folders import write_atomically
-from vit_trainer.progress_bar import ProgressBar
+from vit_trainer.files.download import download
+from vit_trainer.files.folder import write_atomically
+from vit_trainer.files.progress_bar import ProgressBar
 
 HELD_OUT_PERCENT = 2
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
+from vit_trainer.data.randomness import Stream, raw_bits
 from vit_trainer.data.splits import InMemorySplit, Splits
-from vit_trainer.randomness import Stream, raw_bits
 
 PRETRAIN_FRACTION = 0.5
 VALIDATION_FRACTION = 0.2

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vit_trainer.augment import random_crops, resize_crops, whole_images
+from vit_trainer.data.augment import random_crops, resize_crops, whole_images
 from vit_trainer.data.class_folders import find_class_folders
 from vit_trainer.data.decoding import read_image
 from vit_trainer.data.image_files import ImageFileSplit, load_class_folders
+from vit_trainer.data.randomness import image_order
 from vit_trainer.data.splits import InMemorySplit, MicroBatch
 from vit_trainer.errors import DataError
-from vit_trainer.randomness import image_order
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # with more workers than cores
 Write = Callable[..., Path]

@@ -1,0 +1,1 @@
+"""Files: folders and buckets, and what lies in a run folder."""

@@ -1,0 +1,187 @@
+"""RunDir: the only owner of file names in a run folder. Standard library only.
+
+A run folder is the whole truth about a trial:
+
+    config.json        the resolved FinetuneConfig, written first
+    lease.json         who may write here; gone when nobody does
+    journal.jsonl      a line per attempt and a row per report; append only
+    checkpoint/        the latest complete state
+    result.json        the outcome, once there is one
+    model.safetensors  the final weights, where asked for
+"""
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from vit_trainer.errors import InputError, LeaseLostError
+from vit_trainer.files.folder import Folder, open_folder
+
+Row = dict[str, Any]
+"""A row of the journal: `time` (Unix seconds), `step`, and metrics under their own names."""
+Result = Mapping[str, Any]
+"""Content of a result.json."""
+
+CONFIG, LEASE, JOURNAL, RESULT = "config.json", "lease.json", "journal.jsonl", "result.json"
+CHECKPOINT, WEIGHTS = "checkpoint/state.safetensors", "model.safetensors"
+
+
+class RunDir:
+    """One trial's folder: creating it, writing to it under a lease, reading it.
+
+    Reading never needs the lease. Writing does: `open_for_writing()` takes it, and a process that finds it
+    taken over by a successor gets `LeaseLostError` instead of writing beside it.
+    """
+
+    def __init__(self, folder: Folder | str | Path) -> None:
+        """folder: or its path or URI, see `open_folder`."""
+        self.folder = folder if isinstance(folder, Folder) else open_folder(folder)
+        self._lease: str | None = None
+
+    @property
+    def location(self) -> str:
+        """Path or URI."""
+        return self.folder.location
+
+    @property
+    def trial_id(self) -> str:
+        return PurePosixPath(urlsplit(self.location).path).name
+
+    # Writing.
+
+    def open_for_writing(self, config: Mapping[str, Any]) -> None:
+        """Create the folder if need be, take the lease over, and write the config or check that it agrees.
+
+        A result from before is taken away: whoever opens a run for writing goes on with it.
+
+        Raises:
+            InputError: the folder can't be written, or belongs to a trial with another config.
+        """
+        try:
+            self._lease = uuid.uuid4().hex
+            lease = {"writer": self._lease, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+            self.folder.write(LEASE, json.dumps(lease).encode())
+            present = self.config()
+            if present in (None, dict(config)):
+                self.folder.remove(RESULT)
+            if present is None:
+                self.folder.write(CONFIG, json.dumps(dict(config), indent=1, sort_keys=True).encode())
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"cannot write to run folder {self.location}: {reason}; give another one") from error
+        if present is not None and present != dict(config):
+            differing = sorted(key for key in {*present, *config} if present.get(key) != config.get(key))
+            raise InputError(
+                f"run folder {self.location} holds another trial ({', '.join(differing)} differ): give a new one"
+            )
+
+    def check_lease(self) -> None:
+        """Raise `LeaseLostError` unless this object is still the folder's writer."""
+        holder = self.lease()
+        if self._lease is None or holder is None or holder.get("writer") != self._lease:
+            holder = holder or {}
+            raise LeaseLostError(
+                f"run folder {self.location} is now written by process {holder.get('pid')} on {holder.get('host')}"
+            )
+
+    def close(self) -> None:
+        """Give the lease back, if it is still this object's: nothing more will be written."""
+        if self._lease is not None and (self.lease() or {}).get("writer") == self._lease:
+            self.folder.remove(LEASE)
+        self._lease = None
+
+    def append(self, row: Row) -> Row:
+        """Add a row to the journal with the time, in one write, so that a crash tears at most the last line."""
+        self.check_lease()
+        row = {"time": time.time(), **row}
+        self.folder.append(JOURNAL, (json.dumps(row) + "\n").encode())
+        return row
+
+    def write_checkpoint(self, content: bytes) -> None:
+        """Put a new checkpoint in the place of the last one."""
+        self.check_lease()
+        self.folder.write(CHECKPOINT, content)
+
+    def remove_checkpoint(self) -> None:
+        self.check_lease()
+        self.folder.remove(CHECKPOINT)
+
+    def write_weights(self, content: bytes) -> None:
+        """Put the final weights in place."""
+        self.check_lease()
+        self.folder.write(WEIGHTS, content)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Put the outcome in place."""
+        self.check_lease()
+        self.folder.write(RESULT, json.dumps(dict(result), indent=1).encode())
+
+    # Reading.
+
+    def config(self) -> dict[str, Any] | None:
+        """The trial's FinetuneConfig as a dict, or None before it was written."""
+        return self._read_json(CONFIG)
+
+    def lease(self) -> dict[str, Any] | None:
+        """Who writes here (`host`, `pid`, `time`), or None if nobody does; left behind by a writer that was killed."""
+        return self._read_json(LEASE)
+
+    def result(self) -> dict[str, Any] | None:
+        """The outcome, or None while there is none."""
+        return self._read_json(RESULT)
+
+    def checkpoint(self) -> AbstractContextManager[Path | None]:
+        """The latest checkpoint as a local file for as long as the context lasts, or None."""
+        return self.folder.as_file(CHECKPOINT)
+
+    def weights(self) -> AbstractContextManager[Path | None]:
+        """The final weights as a local file for as long as the context lasts, or None."""
+        return self.folder.as_file(WEIGHTS)
+
+    def lines(self) -> list[Row]:
+        """Every complete line of the journal in the order written: rows, and the beginnings of attempts."""
+        lines = []
+        for line in (self.folder.read(JOURNAL) or b"").split(b"\n"):
+            try:
+                content = json.loads(line)
+            except ValueError:
+                continue  # empty, or torn by a crash
+            if isinstance(content, dict):
+                lines.append(content)
+        return lines
+
+    def attempts(self) -> list[Row]:
+        """Each time that a process began or went on with the trial: `attempt`, `from_step`, `host`, …"""
+        return [line for line in self.lines() if "attempt" in line]
+
+    def rows(self) -> list[Row]:
+        """Every complete row in the order written; a resumed run writes some steps again, see `journal()`."""
+        return [line for line in self.lines() if "step" in line]
+
+    def journal(self) -> list[Row]:
+        """One row per step in order of steps; where a resumed run wrote a step again, its later row."""
+        return [row for _, row in sorted({row["step"]: row for row in self.rows()}.items())]
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        content = self.folder.read(name)
+        if content is None:
+            return None
+        try:
+            value = json.loads(content)
+        except ValueError as error:
+            raise self._damaged(name, str(error)) from error
+        if not isinstance(value, dict):
+            raise self._damaged(name, "not an object")
+        return value
+
+    def _damaged(self, name: str, reason: str) -> InputError:
+        return InputError(
+            f"{self.location}/{name} is damaged ({reason}): move its folder away to start that trial anew"
+        )

@@ -1,0 +1,1 @@
+"""Inference: what a fine-tuned model sees and says."""

@@ -1,0 +1,1 @@
+"""Loop: what train() is made of."""

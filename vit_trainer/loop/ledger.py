@@ -1,0 +1,168 @@
+"""Ledger: what the loop counts, keeps and writes down while it goes on."""
+
+import math
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from vit_trainer.config import Execution
+from vit_trainer.errors import CheckpointError, GangRestartError, NonFiniteLossError, RunInterruptedError
+from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.loop.probe import device_name
+from vit_trainer.loop.state import TrainState
+from vit_trainer.provenance import commit, versions
+from vit_trainer.weights.npz_files import file_sha256
+
+Report = Callable[[Row], None]
+"""Gets the journal's row after each validation, and its notes; the only seam towards whoever started the run."""
+
+
+class Ledger:
+    """Losses, time, journal, checkpoints and interruptions of one run. Each process has one; the first one's writes."""
+
+    def __init__(
+        self,
+        state: TrainState,
+        run_dir: RunDir,
+        execution: Execution,
+        accelerator: Accelerator,
+        report: Report | None,
+        interrupted: Callable[[], bool],
+    ) -> None:
+        self.state = state
+        self._run_dir, self._execution, self._accelerator = run_dir, execution, accelerator
+        self._report, self._interrupted = report, interrupted
+        self._writes = accelerator.is_main_process
+        self._num_gpus = accelerator.num_processes if accelerator.device.type == "cuda" else 0
+        self._loss_sum = torch.zeros((), device=accelerator.device)
+        self._first_bad_step = torch.full((), math.inf, device=accelerator.device)
+        self._started_at = self._saved_at = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time of all attempts of the run together."""
+        return time.monotonic() - self._started_at
+
+    def begin(self, made_with: Row, weights: Path | None = None) -> None:
+        """Restore the last checkpoint, and say in the journal who goes on from where, and with what.
+
+        Args:
+            made_with: what the journal is to say beside the machine and the versions.
+            weights: the file that the run started from at step 0; None: random weights.
+
+        Raises:
+            GangRestartError: the processes have read different checkpoints.
+        """
+        damage = None
+        with self._run_dir.checkpoint() as path:
+            if path is not None:
+                try:
+                    self.state.restore(path)
+                except CheckpointError as error:
+                    damage = str(error)
+        progress, accelerator = self.state.progress, self._accelerator
+        steps = accelerator.gather(torch.tensor([progress.step], device=accelerator.device)).tolist()
+        if len(set(steps)) > 1:
+            raise GangRestartError(f"the checkpoint changed while {len(steps)} processes read it")
+        self._loss_sum.fill_(progress.loss_sum)
+        self._started_at -= progress.seconds
+        if not self._writes:
+            return
+        journal = self._run_dir.journal()
+        if progress.row is not None and (not journal or journal[-1]["step"] < progress.row["step"]):
+            self._run_dir.append(progress.row)  # a crash came between the checkpoint and its row
+        self._run_dir.append(
+            {
+                "attempt": len(self._run_dir.attempts()) + 1,
+                "from_step": progress.step,
+                "host": socket.gethostname(),
+                "device": accelerator.device.type,
+                "device_name": device_name(),
+                "num_processes": accelerator.num_processes,
+                **made_with,
+                "weights_sha256": file_sha256(weights) if weights else None,
+                "versions": versions(),
+                "commit": commit(),
+            }
+        )
+        if damage:
+            self.note(f"started anew: {damage}")
+
+    def note(self, note: str) -> None:
+        """Tell the journal and whoever started the run."""
+        line = self._run_dir.append({"note": note})
+        if self._report is not None:
+            self._report(line)
+
+    def add_step(self, loss: Tensor) -> None:
+        """Count one optimiser step; loss: this process's mean, a scalar on the device, which isn't waited for."""
+        progress = self.state.progress
+        progress.step += 1
+        progress.num_summed_steps += 1
+        loss = self._accelerator.reduce(loss, reduction="mean")
+        self._loss_sum += loss
+        bad_step = self._first_bad_step.clamp(max=progress.step)
+        self._first_bad_step = torch.where(loss.isfinite(), self._first_bad_step, bad_step)
+
+    def mean_loss(self) -> float:
+        """Mean training loss since the last row: the first wait for the device since then.
+
+        Raises:
+            NonFiniteLossError: it is no number.
+        """
+        loss: float = self._loss_sum.item() / max(1, self.state.progress.num_summed_steps)
+        if not math.isfinite(loss):
+            step = f"{self._first_bad_step.item():.0f}"
+            raise NonFiniteLossError(f"the training loss is {loss} at step {step}: try a lower base_lr")
+        return loss
+
+    def count_time(self) -> None:
+        """Bring the hours up to now."""
+        progress, seconds = self.state.progress, self.seconds
+        progress.gpu_seconds += (seconds - progress.seconds) * self._num_gpus
+        progress.seconds = seconds
+
+    def row_is_due(self, evaluation_steps: set[int]) -> bool:
+        """Whether the latest step gets a row in the journal that it doesn't have yet."""
+        progress = self.state.progress
+        is_written = progress.row is not None and progress.row["step"] == progress.step
+        due = progress.step in evaluation_steps or progress.step % self._execution.log_every_steps == 0
+        return due and progress.step > 0 and not is_written
+
+    def write_row(self, row: Row) -> None:
+        """Put a row into the journal, after a checkpoint that holds it and before a report if it has a validation."""
+        progress = self.state.progress
+        self.count_time()
+        progress.row = row | {"runtime_hours": progress.seconds / 3600, "gpu_hours": progress.gpu_seconds / 3600}
+        progress.row_seconds, progress.num_summed_steps = progress.seconds, 0
+        self._loss_sum.zero_()
+        if not self._writes:
+            return
+        if "val/accuracy" in row:
+            self._save()
+        written = self._run_dir.append(progress.row)
+        if "val/accuracy" in row and self._report is not None:
+            self._report(written)
+
+    def save_if_due(self) -> None:
+        """Write a checkpoint if the last one is too long ago."""
+        if self._writes and time.monotonic() - self._saved_at >= 60 * self._execution.checkpoint_every_minutes:
+            self._save()
+
+    def end_if_interrupted(self) -> None:
+        """Keep the state and raise RunInterruptedError if that was asked for."""
+        if self._writes and self._interrupted():
+            self._save()
+            raise RunInterruptedError(f"interrupted after step {self.state.progress.step}; its state is kept")
+
+    def _save(self) -> None:
+        self.mean_loss()  # a state that is no number is not worth keeping
+        self.state.progress.loss_sum = self._loss_sum.item()
+        self.count_time()
+        self._run_dir.write_checkpoint(self.state.to_bytes())
+        self._saved_at = time.monotonic()

@@ -1,0 +1,126 @@
+"""Hardware: what PyTorch finds and can use on this machine, and how fast its GPUs talk to each other.
+
+Tested on the CPU, with Gloo in NCCL's place; not yet run on GPUs.
+
+Command: python -m vit_trainer.machine, which prints what `look` returns as JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+ALL_REDUCE_BYTES = 1 << 28
+ALL_REDUCE_REPEATS = 10
+
+
+def look() -> dict[str, Any]:
+    """Versions, and each GPU with what it can't do: `cuda`, `driver`, and `gpus` as (name, memory_gib, problem).
+
+    `num_of_driver` is how many GPUs the driver has, also where PyTorch can use none of them.
+
+    A GPU has been used when this returns: a product of two small matrices is compared with the CPU's.
+    """
+    import torch
+
+    gpus = []
+    for i in range(torch.cuda.device_count()):
+        try:
+            properties = torch.cuda.get_device_properties(i)
+            name, memory = properties.name, properties.total_memory / 2**30
+            ones = torch.ones(256, 256, device=f"cuda:{i}", dtype=torch.bfloat16)
+            problem = "" if (ones @ ones).float().cpu().eq(256).all() else "computes a wrong product"
+        except (RuntimeError, AssertionError) as error:
+            name, memory, problem = f"GPU {i}", 0.0, str(error).splitlines()[0]
+        gpus.append({"name": name, "memory_gib": round(memory, 1), "problem": problem})
+    drivers = _drivers()
+    return {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "driver": drivers[0] if drivers else None,
+        "num_of_driver": len(drivers),
+        "gpus": gpus,
+    }
+
+
+def _drivers() -> list[str]:
+    """The NVIDIA driver's version, once per GPU that it has; none if there is no driver."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.split()
+
+
+def look_from_outside() -> dict[str, Any]:
+    """The same from a process of its own that sees all GPUs, whatever this one may use.
+
+    With several GPUs also `all_reduce`, in bytes per second.
+
+    Raises:
+        OSError: PyTorch can't be imported, or crashes.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    found = _run([sys.executable, "-m", "vit_trainer.machine"], environment)
+    if len(found["gpus"]) > 1 and not any(gpu["problem"] for gpu in found["gpus"]):
+        found["all_reduce"] = measure_all_reduce(len(found["gpus"]), environment)
+    return found
+
+
+def measure_all_reduce(num_processes: int, environment: dict[str, str]) -> float:
+    """Bus bandwidth of an all-reduce among processes of this machine, with NCCL if there are GPUs, else Gloo.
+
+    Bytes that leave each process, per second: 2 (n - 1) / n of the data, as NVIDIA's nccl-tests count.
+
+    Raises:
+        OSError: it failed.
+    """
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+    return float(_run([*launcher, "-m", "vit_trainer.machine"], environment | {"OMP_NUM_THREADS": "1"})["all_reduce"])
+
+
+def _run(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, env=environment)
+    except subprocess.TimeoutExpired:
+        raise OSError("no answer from PyTorch within 120 s") from None
+    if done.returncode:
+        raise OSError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _all_reduce() -> float:
+    """One process of `measure_all_reduce`."""
+    import torch
+    from torch import distributed
+
+    rank, on_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.is_available()
+    device = torch.device("cuda", rank) if on_gpus else torch.device("cpu")
+    if on_gpus:
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if on_gpus else "gloo")
+    data = torch.zeros((ALL_REDUCE_BYTES if on_gpus else ALL_REDUCE_BYTES // 64) // 4, device=device)
+    seconds = 0.0
+    for repeat in range(ALL_REDUCE_REPEATS + 2):  # the first two set connections up
+        if on_gpus:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        distributed.all_reduce(data)
+        if on_gpus:
+            torch.cuda.synchronize()
+        seconds += time.perf_counter() - start if repeat >= 2 else 0.0
+    count = distributed.get_world_size()
+    distributed.destroy_process_group()
+    return 2 * (count - 1) / count * data.nbytes * ALL_REDUCE_REPEATS / seconds
+
+
+if __name__ == "__main__":
+    if "LOCAL_RANK" not in os.environ:
+        print(json.dumps(look()))
+    else:
+        bandwidth = _all_reduce()
+        if os.environ["LOCAL_RANK"] == "0":
+            print(json.dumps({"all_reduce": bandwidth}))

@@ -1,0 +1,1 @@
+"""Model: timm models with the official numerics."""

@@ -1,0 +1,1 @@
+"""Parity: every number that matters against the official code's."""

@@ -1,0 +1,1 @@
+"""Tracking: run folders to MLflow."""

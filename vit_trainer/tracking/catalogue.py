@@ -1,0 +1,57 @@
+"""Catalogue: what MLflow is to say of a sweep's trials that their run folders don't know. Standard library only.
+
+It lies in the storage, `sweeps/<experiment>/tracking.json`, so that whoever ships the folders later says the same.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from vit_trainer.files.folder import Folder
+
+NAME = "tracking.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trial's place in a sweep."""
+
+    group: str | None = None
+    """Name of the run that holds it in MLflow: its cell. None: it stands alone."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Put on its run."""
+    published_accuracy: float | None = None
+    """Test accuracy that others have published for its cell, a fraction in [0, 1]; None: nobody has."""
+
+
+class Catalogue:
+    """Entries by trial id."""
+
+    def __init__(self, storage: Folder, experiment: str) -> None:
+        """Reads what earlier sessions wrote; a damaged file counts as none, since the sweep writes it anew."""
+        self._folder = storage.child("sweeps").child(experiment)
+        self.entries: dict[str, Entry] = {}
+        try:
+            content = json.loads(self._folder.read(NAME) or b"{}")
+            self.entries = {trial_id: _entry(values) for trial_id, values in content.items()}
+        except (ValueError, TypeError, AttributeError):
+            pass
+
+    def add(self, entries: Mapping[str, Entry]) -> None:
+        """Write down what is new; raises OSError for what the storage refuses."""
+        if all(self.entries.get(trial_id) == entry for trial_id, entry in entries.items()):
+            return
+        self.entries |= entries
+        content = {trial_id: asdict(entry) for trial_id, entry in self.entries.items()}
+        self._folder.write(NAME, json.dumps(content, indent=1).encode())
+
+
+def catalogues(storage: Folder) -> dict[str, Catalogue]:
+    """Those of all sweeps of a storage, by experiment."""
+    found = {name: Catalogue(storage, name) for name in storage.child("sweeps").names()}
+    return {name: catalogue for name, catalogue in found.items() if catalogue.entries}
+
+
+def _entry(values: dict[str, Any]) -> Entry:
+    return Entry(values["group"], dict(values["tags"]), values["published_accuracy"])

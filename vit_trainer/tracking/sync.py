@@ -1,0 +1,106 @@
+"""sync(): ships every run folder of a storage to MLflow; what is there already is left as it is."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vit_trainer.config import trial_id_of
+from vit_trainer.errors import InputError
+from vit_trainer.files.folder import Folder
+from vit_trainer.files.run_dir import RunDir
+from vit_trainer.tracking.catalogue import Entry, catalogues
+from vit_trainer.tracking.shipper import Change, Shipper
+from vit_trainer.tracking.store import default_place
+
+DEFAULT_EXPERIMENT = "vit_trainer"
+"""For trials that belong to no sweep."""
+
+
+@dataclass
+class Synced:
+    """What a call of sync() did."""
+
+    num_runs: dict[Change, int] = field(default_factory=lambda: {"created": 0, "updated": 0, "unchanged": 0})
+    """Runs by what was done to them; a trial that is part of several sweeps has a run in the experiment of each."""
+    passed_over: list[str] = field(default_factory=list)
+    """A line per folder that is damaged or none of ours: which, and why."""
+
+
+def sync(storage: Folder, tracking_uri: str, experiment: str | None = None) -> Synced:
+    """Bring MLflow up to date with a storage.
+
+    Args:
+        experiment: for all runs; None: that of each trial's sweep, else DEFAULT_EXPERIMENT.
+
+    Raises:
+        Exception: whatever MLflow raises where the store can't be reached or refuses.
+    """
+    runs = storage.child("runs")
+    places = _places(storage, experiment)
+    shippers: dict[str, Shipper] = {}
+    synced = Synced()
+    for name in runs.names():
+        run_dir = RunDir(runs.child(name))
+        try:
+            _check_is_ours(run_dir)
+            for where, entry in places.get(name) or [(experiment or DEFAULT_EXPERIMENT, Entry())]:
+                if where not in shippers:
+                    shippers[where] = _shipper(storage, tracking_uri, where, entry)
+                synced.num_runs[shippers[where].ship(run_dir, entry)] += 1
+        except InputError as error:
+            synced.passed_over.append(str(error))
+    for shipper in shippers.values():
+        shipper.summarise_cells()
+    return synced
+
+
+def sync_files(storage: Folder, tracking_uri: str, run_dir: RunDir, files: Iterable[Path], folder: str) -> None:
+    """Bring MLflow up to date with one trial and put files on its run; of several sweeps, on its run in each.
+
+    Args:
+        files: put in the run's artifacts under their own names.
+        folder: within the artifacts.
+
+    Raises:
+        InputError: the run folder is damaged or none of ours.
+        Exception: whatever MLflow raises where the store can't be reached or refuses.
+    """
+    _check_is_ours(run_dir)
+    files = list(files)
+    for where, entry in _places(storage, None).get(run_dir.trial_id) or [(DEFAULT_EXPERIMENT, Entry())]:
+        shipper = _shipper(storage, tracking_uri, where, entry)
+        shipper.ship(run_dir, entry)
+        shipper.summarise_cells()
+        shipper.ship_trial_files(run_dir.trial_id, files, folder)
+
+
+def _shipper(storage: Folder, tracking_uri: str, experiment: str, entry: Entry) -> Shipper:
+    artifacts = default_place(storage.location) / "mlflow-artifacts"
+    return Shipper(tracking_uri, experiment, artifacts, {"sweep": experiment} if entry.group else {})
+
+
+def _places(storage: Folder, experiment: str | None) -> dict[str, list[tuple[str, Entry]]]:
+    """The experiments in which each trial has a run, and what is said of it there."""
+    places: dict[str, list[tuple[str, Entry]]] = {}
+    for name, catalogue in catalogues(storage).items():
+        for trial_id, entry in catalogue.entries.items():
+            known = places.setdefault(trial_id, [])
+            if experiment is None or not known:
+                known.append((experiment or name, entry))
+    return places
+
+
+def _check_is_ours(run_dir: RunDir) -> None:
+    """Raise InputError for a folder that no trial of this project has made."""
+    try:
+        config = run_dir.config()
+    except OSError as error:
+        raise InputError(f"{run_dir.location} is no run folder ({error.strerror or error})") from error
+    if config is None:
+        raise InputError(f"{run_dir.location} is no run folder: it has no config.json")
+    try:
+        own: str | None = trial_id_of(config)
+    except (KeyError, TypeError, ValueError):
+        own = None
+    if run_dir.trial_id != own:
+        raise InputError(f"{run_dir.location} is no run folder: its config.json is another trial's than its name says")

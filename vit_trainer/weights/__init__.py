@@ -1,0 +1,1 @@
+"""Weights: official .npz files, read, checked and loaded."""

@@ -1,0 +1,137 @@
+"""WeightsChoice: whose weights a command reads, a finished trial's, an upstream's or a file's. Imports no torch."""
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vit_trainer.architectures import MODELS
+from vit_trainer.data import dataset_id, dataset_info
+from vit_trainer.errors import CheckpointError, InputError, one_of
+from vit_trainer.files.folder import open_folder
+from vit_trainer.files.run_dir import RunDir
+from vit_trainer.weights.npz_files import read_shapes, require_weights
+from vit_trainer.weights.npz_layout import looks_like
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that were found."""
+
+    model: str
+    """A key of MODELS."""
+    path: Path
+    """An official .npz, or a .safetensors of this project's."""
+    source: str
+    """What to call them in errors."""
+    resolution: int | None = None
+    """Side in pixels of the images that the model gets; None: what the position embeddings are for."""
+    dataset: str | None = None
+    """Whose classes the head has; None where nothing says it."""
+
+
+@dataclass(frozen=True)
+class WeightsChoice:
+    """What the user gave; `opened` finds the weights."""
+
+    trial: str | None = None
+    """Id of a finished trial, the name of its run folder."""
+    storage: str = "sweep-results"
+    """Where the trial is: a path, or a URI such as s3://bucket/folder."""
+    checkpoint: Path | None = None
+    """Instead of a trial: a local .npz, or a .safetensors such as a run folder's."""
+    model: str | None = None
+    """A name such as ViT-B_16, for an upstream or a .safetensors; of an .npz and a trial it is known."""
+    upstream: str | None = None
+    """Instead of a trial: imagenet21k, imagenet21k+imagenet2012, imagenet21k+imagenet2012-224, digits."""
+    resolution: int | None = None
+    """Side of the input image in pixels; the trial's, or what the checkpoint is for, unless given."""
+    dataset: str | None = None
+    """Whose class names to show, such as cifar10 or the path of a folder of classes; a trial's own unless given."""
+
+    def run_dir(self) -> RunDir:
+        """The run folder of the trial, which must have been given."""
+        assert self.trial is not None
+        return RunDir(open_folder(self.storage).child("runs").child(self.trial))
+
+    @contextmanager
+    def opened(self) -> Iterator[Weights]:
+        """The weights, in a local file for as long as the context lasts.
+
+        Raises:
+            InputError: none or several were given, the trial isn't finished, or left no weights.
+            CheckpointError: the file isn't there, or doesn't fit the model.
+        """
+        if sum(given is not None for given in (self.trial, self.checkpoint, self.upstream)) != 1:
+            raise InputError(
+                "give one of --trial with a finished trial's id, --checkpoint with a file, or --model and --upstream"
+            )
+        if self.model is not None and self.model not in MODELS:
+            raise one_of("model", self.model, list(MODELS))
+        if self.dataset is not None:
+            dataset_info(self.dataset)  # raises unless it is known
+        if self.trial is None:
+            path, model = self._file()
+            self._check_resolution(model)
+            yield Weights(model, path, str(path), self.resolution, self.dataset)
+            return
+        config, run_dir = self._finished(), self.run_dir()
+        self._check_resolution(config["model"])
+        if self.model is not None and self.model != config["model"]:
+            raise InputError(f"trial {self.trial} is a {config['model']}: leave --model out")
+        if self.dataset is not None and dataset_id(self.dataset) != config["dataset"]:
+            raise InputError(f"trial {self.trial} was trained on {config['dataset']}: leave --dataset out")
+        with run_dir.weights() as weights:
+            if weights is None:
+                raise InputError(
+                    f"trial {self.trial} left no weights: run it again with --save-weights, in another --storage"
+                )
+            resolution, dataset = self.resolution or config["resolution"], self.dataset or config["dataset"]
+            yield Weights(config["model"], weights, f"trial {self.trial}", resolution, dataset)
+
+    def _file(self) -> tuple[Path, str]:
+        """The checkpoint, and which model's it is."""
+        if self.checkpoint is None:
+            if self.model is None:
+                raise InputError(f"give --model too, such as ViT-B_16: several models have {self.upstream} weights")
+            return require_weights(self.model, upstream=self.upstream), self.model
+        if self.checkpoint.suffix == ".safetensors":
+            if self.model is None:
+                raise InputError(f"give --model too: {self.checkpoint} doesn't say which model's it is")
+            return self.checkpoint, self.model
+        model = self.model or looks_like(read_shapes(self.checkpoint))
+        if model not in MODELS:
+            known = ", ".join(MODELS)
+            raise CheckpointError(f"{self.checkpoint} looks like {model}: give a file of one of {known}")
+        return require_weights(model, file=self.checkpoint), model
+
+    def _check_resolution(self, model: str) -> None:
+        if self.resolution is not None and not MODELS[model].accepts(self.resolution):
+            raise InputError(
+                f"resolution {self.resolution} does not fit {model}: give a multiple of {MODELS[model].stride}"
+            )
+
+    def _finished(self) -> dict[str, Any]:
+        """The config of the trial."""
+        run_dir = self.run_dir()
+        config = run_dir.config()
+        if config is None:
+            known = open_folder(self.storage).child("runs").names()
+            if not known:
+                raise InputError(
+                    f"there are no run folders in {self.storage}: give the --storage of a sweep or of train"
+                )
+            near = difflib.get_close_matches(str(self.trial), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"give one of the {len(known)} in {self.storage}/runs"
+            raise InputError(f"no trial {self.trial} in {self.storage}: {hint}")
+        result = run_dir.result()
+        if result is None:
+            raise InputError(f"trial {self.trial} isn't finished: let the command that began it go on to its end")
+        if result["status"] != "finished":
+            raise InputError(
+                f"trial {self.trial} isn't finished, it {'was ' if result['status'] == 'stopped' else ''}"
+                f"{result['status']} at step {result['step']}: give one that is"
+            )
+        return config

@@ -1,0 +1,60 @@
+"""fetch(): official checkpoints from the web, a mirror or a folder into the cache. Imports no torch."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+from vit_trainer.errors import InputError, one_of
+from vit_trainer.files.download import Watcher, download
+from vit_trainer.weights.npz_files import (
+    OFFICIAL_SOURCE,
+    RELEASED,
+    check_checkpoint,
+    check_whole,
+    checkpoint_path,
+    released_name,
+)
+
+
+def fetch(model: str, upstream: str, *, watcher: Watcher, source: str | None = None) -> tuple[Path, bool]:
+    """Have a model's official file in the cache folder: checked, whole, downloaded once for all who ask.
+
+    Args:
+        model: a key of MODELS.
+        upstream: a key of RELEASED.
+        source: a mirror of `OFFICIAL_SOURCE` as an address or a folder, or the .npz file itself.
+
+    Returns:
+        Where the file lies, and whether it had to be downloaded.
+
+    Raises:
+        InputError: no such file was released.
+        CheckpointError: the file at the source is damaged or another model's; it isn't put in place.
+        DownloadError: the source can't be reached; says which file to put where.
+    """
+    if upstream not in RELEASED:
+        raise one_of("upstream to fetch", upstream, list(RELEASED))
+    if source is None and model not in RELEASED[upstream]:
+        raise InputError(f"no {upstream} file of {model} was released; valid: {', '.join(RELEASED[upstream])}")
+
+    def check(path: Path, name: str) -> None:
+        check_checkpoint(path, model, source=name)
+        check_whole(path, source=name)
+
+    path = checkpoint_path(model, upstream)
+    address = file_address(source or OFFICIAL_SOURCE, model, upstream)
+    return path, download(address, path, check=check, watcher=watcher)
+
+
+def file_address(source: str, model: str, upstream: str) -> str:
+    """Where a model's file is at a source.
+
+    >>> file_address(OFFICIAL_SOURCE, "R50+ViT-B_16", "imagenet21k")
+    'https://storage.googleapis.com/vit_models/imagenet21k/R50%2BViT-B_16.npz'
+    """
+    if source.endswith(".npz"):
+        return source
+    folder, name = released_name(model, upstream)
+    if "://" in source:
+        return f"{source.rstrip('/')}/{quote(folder)}/{quote(name)}"
+    in_folder = Path(source) / folder / name
+    return str(in_folder if in_folder.exists() or not (Path(source) / name).exists() else Path(source) / name)

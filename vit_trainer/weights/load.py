@@ -1,0 +1,161 @@
+"""Official .npz checkpoints as arrays: load them into a model, and make them from one.
+
+The arrays of a file and the parameters of the timm model are the same numbers in other layouts; `tensor_map` lists
+the pairs once, and loading, writing and checking all follow it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from vit_trainer.architectures import MODELS, Architecture
+from vit_trainer.errors import CheckpointError
+from vit_trainer.model.build import build_model
+from vit_trainer.weights.npz_files import Arrays, check_checkpoint, read_npz
+from vit_trainer.weights.npz_layout import Layout, check_fits, tensor_map, token_grid
+
+
+def _to_parameter(array: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
+    if layout == "conv":
+        return array.transpose(3, 2, 0, 1)  # height, width, in, out -> out, in, height, width
+    if layout == "dense":
+        return array.T
+    if layout in ("flat", "heads_in_bias"):
+        return array.reshape(-1)
+    if layout == "heads_in":
+        return array.reshape(len(array), -1).T  # width, heads, features -> heads * features, width
+    if layout == "heads_out":
+        return array.reshape(-1, array.shape[-1]).T  # heads, features, width -> width, heads * features
+    return array
+
+
+def _to_array(parameter: NDArray[np.float32], layout: Layout, num_heads: int) -> NDArray[np.float32]:
+    if layout == "conv":
+        return parameter.transpose(2, 3, 1, 0)
+    if layout == "dense":
+        return parameter.T
+    if layout == "flat":
+        return parameter.reshape(1, 1, 1, -1)
+    if layout == "heads_in_bias":
+        return parameter.reshape(num_heads, -1)
+    if layout == "heads_in":
+        return parameter.T.reshape(parameter.shape[1], num_heads, -1)
+    if layout == "heads_out":
+        return parameter.T.reshape(num_heads, -1, len(parameter))
+    return parameter
+
+
+def to_parameters(arrays: Arrays, architecture: Architecture, *, head: bool = True) -> Arrays:
+    """Official arrays that fit the architecture as timm's parameters; views of them where possible.
+
+    Args:
+        head: whether the head, and `pre_logits` if there is one, is among them.
+    """
+    pre_logits = head and "pre_logits/kernel" in arrays
+    parts: dict[str, list[NDArray[np.float32]]] = {}
+    for pair in tensor_map(architecture, pre_logits=pre_logits, head=head):
+        parts.setdefault(pair.parameter, []).append(_to_parameter(arrays[pair.array], pair.layout))
+    return {name: np.concatenate(part) if len(part) > 1 else part[0] for name, part in parts.items()}
+
+
+def to_arrays(parameters: Arrays, architecture: Architecture) -> Arrays:
+    """timm's parameters as official arrays: the reverse of `to_parameters`, bit for bit."""
+    arrays: Arrays = {}
+    pre_logits = "head.pre_logits.weight" in parameters
+    head = pre_logits or "head.weight" in parameters
+    for pair in tensor_map(architecture, pre_logits=pre_logits, head=head):
+        parameter = parameters[pair.parameter]
+        if pair.third is not None:
+            parameter = np.split(parameter, 3)[pair.third]
+        arrays[pair.array] = np.ascontiguousarray(_to_array(parameter, pair.layout, architecture.num_heads))
+    return arrays
+
+
+def export_arrays(model: VisionTransformer, architecture: Architecture) -> Arrays:
+    """The model's weights under the released array names and layouts, as float32."""
+    parameters = {name: tensor.detach().float().cpu().numpy() for name, tensor in model.state_dict().items()}
+    return to_arrays(parameters, architecture)
+
+
+def load_arrays(
+    model: VisionTransformer,
+    architecture: Architecture,
+    arrays: Arrays,
+    *,
+    keep_head: bool = False,
+    source: str = "the checkpoint",
+) -> None:
+    """Copy official arrays into a model from `build_model`, resizing position embeddings to its resolution.
+
+    Args:
+        keep_head: load the file's head, and `pre_logits`; the model must have the same. Otherwise the head stays zero.
+        source: what to call the arrays in errors.
+
+    Raises:
+        CheckpointError: an array is missing or has another shape; the model stays as it was.
+    """
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise CheckpointError(f"{source}: {name} is {array.dtype}, not float32: give an official file")
+    contents = check_fits({name: array.shape for name, array in arrays.items()}, architecture, source=source)
+    if keep_head:
+        pre_logits = model.state_dict().get("head.pre_logits.weight")
+        expected = (None if pre_logits is None else len(pre_logits), model.num_classes)
+        if (contents.representation_size, contents.num_classes) != expected:
+            raise CheckpointError(
+                f"the head of {source} cannot be kept: it has {contents.num_classes or 'no'} classes and "
+                f"{contents.representation_size or 'no'} pre_logits, the model {expected[1]} and {expected[0] or 'no'}"
+            )
+    parameters = to_parameters(arrays, architecture, head=keep_head)
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in parameters.items()}
+    tensors["pos_embed"] = resize_position_embedding(tensors["pos_embed"], token_grid(model.pos_embed.shape[1]))
+    model.load_state_dict(tensors, strict=False)
+
+
+def pretrained_model(
+    model_name: str, path: Path, *, resolution: int, num_classes: int | None = None, dropout: float = 0.0
+) -> VisionTransformer:
+    """A model with the weights of an official file, its position embeddings resized.
+
+    Args:
+        model_name: a key of MODELS.
+        resolution: side of the images in pixels.
+        num_classes: outputs of a new head, which is zero; None keeps the file's head, with `pre_logits` if it has it.
+        dropout: probability in [0, 1) at the official places.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, unsafe, another model's, or has no head to keep.
+    """
+    architecture = MODELS[model_name]
+    contents = check_checkpoint(path, model_name)
+    keep_head = num_classes is None
+    num_outputs = contents.num_classes if num_classes is None else num_classes
+    if num_outputs is None:
+        raise CheckpointError(f"{path} has no head to keep: give a file with head/kernel and head/bias")
+    model = build_model(
+        architecture,
+        num_classes=num_outputs,
+        resolution=resolution,
+        dropout=dropout,
+        representation_size=contents.representation_size if keep_head else None,
+    )
+    load_arrays(model, architecture, read_npz(path), keep_head=keep_head, source=str(path))
+    return model
+
+
+def resize_position_embedding(table: Tensor, grid: int) -> Tensor:
+    """(1, 1 + g*g, width) -> (1, 1 + grid*grid, width): linear with the corners kept, the class token as it is.
+
+    Equal to the official scipy.ndimage.zoom(order=1) (vit_jax/checkpoint.py:208) to 2e-6.
+    """
+    old = token_grid(table.shape[1])
+    if old == grid:
+        return table
+    image = table[:, 1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    image = F.interpolate(image, size=(grid, grid), mode="bilinear", align_corners=True, antialias=False)
+    return torch.cat([table[:, :1], image.permute(0, 2, 3, 1).reshape(1, grid * grid, -1)], dim=1)
