@@ -98,7 +98,7 @@ def run_sweep_of_seeds(num_trials: int, num_slots: int, storage: str) -> None:
         with session.board:
             run_trials(session)
     finally:
-        shipper.close(options.folder.child("report"))
+        shipper.close(options.opened_storage.report())
         ray.shutdown()
 
 

@@ -22,7 +22,7 @@ from sweeps.checks.finding import Finding, fail
 from sweeps.options import SweepOptions
 from sweeps.table.cells import cells_of
 from vit_trainer.command_line import new_app, run
-from vit_trainer.errors import InputError
+from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.folder import is_uri
 
 app = new_app("Checks what a sweep needs: a line per check, exit code 1 if one has failed.", name="doctor.py")
@@ -95,7 +95,7 @@ def _check_nodes(options: SweepOptions) -> Iterator[Finding]:
         yield fail("Ray", str(error))
         return
     except Exception as error:  # Ray's own words for other versions, or a token that is missing or wrong
-        yield fail("Ray", f"can't join the cluster ({(str(error).strip().splitlines() or [type(error).__name__])[0]})")
+        yield fail("Ray", f"can't join the cluster ({reason_of(error)})")
         return
     preset = options.preset if options.preset != "auto" else "paper" if num_gpus else "mini"
     cells = cells_of(options.grid(preset))

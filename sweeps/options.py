@@ -17,8 +17,9 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import DATASETS, dataset_info, is_folder
 from vit_trainer.errors import InputError, one_of
-from vit_trainer.files.folder import Folder, is_uri, open_folder
+from vit_trainer.files.folder import is_uri
 from vit_trainer.files.run_dir import RunDir
+from vit_trainer.files.storage import Storage
 
 if TYPE_CHECKING:
     from sweeps.selection.studies import Studies
@@ -258,9 +259,9 @@ class SweepOptions:
             raise InputError(f"base_lrs {given!r} are no numbers: give rates such as 0.01 0.03, or official") from None
 
     @cached_property
-    def folder(self) -> Folder:
-        """The storage; a path as an absolute one, since a trial's process may have another current folder."""
-        return open_folder(self.storage if is_uri(self.storage) else Path(self.storage).expanduser().resolve())
+    def opened_storage(self) -> Storage:
+        """What --storage names."""
+        return Storage.absolute(self.storage)
 
     @property
     def num_trials_per_cell(self) -> int:
@@ -282,7 +283,7 @@ class SweepOptions:
         return Studies(
             {cell: self.space(cell) for cell in cells},
             num_trials=self.num_trials_per_cell,
-            storage=self.optuna_storage or f"{self.folder.location}/optuna.log",
+            storage=self.optuna_storage or self.opened_storage.optuna_log,
             seed=self.seeds[0],
             sweep=name,
         )
@@ -320,4 +321,4 @@ class SweepOptions:
 
     def run_dir(self, trial: Trial) -> RunDir:
         """The run folder of a trial."""
-        return RunDir(self.folder.child("runs").child(trial.trial_id))
+        return self.opened_storage.run_dir(trial.trial_id)

@@ -31,11 +31,9 @@ from sweeps.reporting.sections import (
     unit,
 )
 from vit_trainer.command_line import new_app, run
-from vit_trainer.errors import InputError, one_of
-from vit_trainer.files.folder import Folder, LocalFolder, is_uri, open_folder
-
-REPORT = "report"
-"""Name of the report's folder in the storage, and in the folder of each of its sweeps."""
+from vit_trainer.errors import InputError, cause_of, one_of, reason_of
+from vit_trainer.files.folder import Folder
+from vit_trainer.files.storage import Storage
 
 app = new_app("Writes what the sweeps of a storage came to.", name="report.py")
 
@@ -49,44 +47,42 @@ def report(*, storage: str = "sweep-results", sweep: str | None = None, output: 
         sweep: Name of one sweep, such as paper_grid-mini, to leave out what others of the storage came to.
         output: Folder, or URI, to write to; unless given, report in the storage, or in the sweep's folder there.
     """
-    folder = _opened(storage)
-    if isinstance(folder, LocalFolder) and not folder.path.is_dir():
-        raise InputError(f"storage {storage} is no folder: give the --storage of a sweep")
+    opened = Storage.existing(storage)
     try:
-        names = folder.child("sweeps").names()
+        names = opened.sweep_names()
         if sweep is not None and sweep not in names:
             raise one_of("sweep of this storage", sweep, names)
-        results = gather(folder, sweep)
+        results = gather(opened, sweep)
     except OSError as error:
-        raise InputError(f"storage {storage} cannot be read ({_reason(error)}): give that of a sweep") from error
-    into = _place(folder, sweep) if output is None else _opened(output)
+        raise InputError(f"storage {storage} cannot be read ({reason_of(error)}): give that of a sweep") from error
+    into = opened.report(sweep) if output is None else Storage.absolute(output).folder
     try:
         _write(files_of(results), into)
     except OSError as error:
-        raise InputError(f"cannot write to {into.location} ({_reason(error)}): give another --output") from error
+        raise InputError(f"cannot write to {into.location} ({reason_of(error)}): give another --output") from error
     for complaint in results.complaints:
         print(f"left out: {complaint}", file=sys.stderr)
     if not results.runs:
-        print(f"No trial has begun in {folder.location}")
+        print(f"No trial has begun in {opened.location}")
     print(f"{into.location}/report.html")
 
 
-def write_report(storage: Folder, sweep: str | None = None) -> str:
+def write_report(storage: Storage, sweep: str | None = None) -> str:
     """Write the report of a storage into it, and a sweep's own into the sweep's folder.
 
     Returns:
         Where the page is (the sweep's own if one is given), or in one line why there is none.
     """
-    folder = _place(storage, sweep)
+    folder = storage.report(sweep)
     try:
         results, own = gather(storage), gather(storage, sweep)
         files = files_of(own)
         _write(files, folder)
         if sweep is not None:
             is_alone = replace(own, sweep=None) == results
-            _write(files if is_alone else files_of(results), storage.child(REPORT))
+            _write(files if is_alone else files_of(results), storage.report())
     except Exception as error:  # a sweep's results don't depend on its report
-        return f"No report could be written ({type(error).__name__}: {_reason(error)}); python sweeps/report.py does it"
+        return f"No report could be written ({cause_of(error)}); python sweeps/report.py does it"
     return f"Report: {folder.location}/report.html"
 
 
@@ -111,10 +107,6 @@ def _write(files: Mapping[str, bytes], folder: Folder) -> None:
         folder.write(name, content)
 
 
-def _place(storage: Folder, sweep: str | None) -> Folder:
-    return (storage if sweep is None else storage.child("sweeps").child(sweep)).child(REPORT)
-
-
 def _csv(rows: list[dict[str, object]]) -> str:
     if not rows:
         return ""
@@ -123,14 +115,6 @@ def _csv(rows: list[dict[str, object]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _opened(location: str) -> Folder:
-    return open_folder(location if is_uri(location) else Path(location).expanduser().resolve())
-
-
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error) or "no reason given").splitlines()[0]
 
 
 if __name__ == "__main__":

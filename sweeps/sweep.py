@@ -16,7 +16,7 @@ from sweeps.planning.probed_rates import Workload, known, measure
 from sweeps.planning.rates import Rates, card_of
 from sweeps.records.commands import read_commands, record_command
 from sweeps.records.hours import hours_lost, hours_saved, predicted_and_actual
-from sweeps.report import REPORT, write_report
+from sweeps.report import write_report
 from sweeps.running.session import Session
 from sweeps.selection.rehearsal import Rehearsal
 from sweeps.table.cell_names import cell_named
@@ -25,7 +25,7 @@ from sweeps.tracking.trackers import Outlets
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
 from vit_trainer.data import require_dataset
-from vit_trainer.errors import InputError
+from vit_trainer.errors import InputError, cause_of, reason_of
 from vit_trainer.loop.probe import ProbeResult
 from vit_trainer.tracking.store import hide_password
 from vit_trainer.weights.npz_files import require_checkpoint
@@ -124,21 +124,21 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
 def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution: Execution) -> int:
     outlets = Outlets(name, options)
     session = Session(name, cells, options, execution, outlets.changed)
-    where = options.folder.location
+    where = options.opened_storage.location
     print(f"{name}: {session.num_expected} trials, {session.num_done} of them done, in {where}")
     pending = cells if session.studies else list(dict.fromkeys(trial.cell for trial in session.pending))
     if session.num_done < session.num_expected:
         _check_inputs(pending)
-    if session.num_done < session.num_expected or not read_commands(options.folder, name)[0]:
+    if session.num_done < session.num_expected or not read_commands(options.opened_storage, name)[0]:
         searched = [value for value in options.search_over if value != "base_lr"]
-        record_command(options.folder, name, pending or cells, searched)
+        record_command(options.opened_storage, name, pending or cells, searched)
     outlets.begin(session)
     try:
         ended_early = _run(session)
         outlets.ended(ended_early)
-        report = write_report(options.folder, name)
+        report = write_report(options.opened_storage, name)
     finally:
-        outlets.close(options.folder.child("sweeps").child(name).child(REPORT))
+        outlets.close(options.opened_storage.report(name))
     if ended_early == "interrupted":
         print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
         return INTERRUPTED
@@ -198,7 +198,7 @@ def _plan(cells: list[Cell], options: SweepOptions, rehearsal: Rehearsal | None)
     if not options.probe:
         return plan
     pending = [trial for trial in trials if trial.trial_id not in done]
-    return planned(measure(pending, options.folder, seconds=options.probe_seconds, on_gpu=plan.on_gpus))
+    return planned(measure(pending, options.opened_storage, seconds=options.probe_seconds, on_gpu=plan.on_gpus))
 
 
 def _check_inputs(cells: list[Cell]) -> None:
@@ -211,12 +211,11 @@ def _check_inputs(cells: list[Cell]) -> None:
 def _check_storage(options: SweepOptions) -> None:
     try:
         probe = f".write-probe-{uuid.uuid4().hex[:8]}"
-        options.folder.write(probe, b"")
-        options.folder.remove(probe)
+        options.opened_storage.folder.write(probe, b"")
+        options.opened_storage.folder.remove(probe)
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
         raise InputError(
-            f"storage {options.storage} cannot be written ({reason}): give a writable folder or bucket"
+            f"storage {options.storage} cannot be written ({reason_of(error)}): give a writable folder or bucket"
         ) from error
 
 
@@ -244,7 +243,7 @@ def _register(session: Session, tracking_uri: str) -> list[str]:
     try:
         return register_best(session, tracking_uri)
     except Exception as error:  # an outage: the results are there all the same
-        reason = hide_password(f"{type(error).__name__}: {error}".splitlines()[0])
+        reason = hide_password(cause_of(error))
         return [f"not registered: {reason}; the same command tries again"]
 
 
@@ -255,7 +254,7 @@ def _cost_lines(session: Session) -> list[str]:
     lines = {trial_id: session.run_dir(trial_id).lines() for trial_id in session.trials}
     stopped = [trial_id for trial_id, result in results.items() if result and result["status"] == "stopped"]
     rows = {trial_id: session.run_dir(trial_id).journal() for trial_id in stopped}
-    rates = Rates(card_of(session.options.card), known(trials, session.options.folder))
+    rates = Rates(card_of(session.options.card), known(trials, session.options.opened_storage))
     compared = predicted_and_actual(trials, results, rates)
     predicted = "" if compared.predicted_hours is None else f", {compared.predicted_hours:.3g} predicted"
     parts = [f"{compared.actual_hours:.3g} hours of {compared.num_trials} trials{predicted}"]

@@ -27,9 +27,10 @@ from sweeps.display.sweep_display import outcome
 from sweeps.table.cells import Trial, cell_of, place_in_table
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import trial_id_of
-from vit_trainer.errors import InputError
-from vit_trainer.files.folder import Folder, LocalFolder, Stamp, is_uri, open_folder
+from vit_trainer.errors import InputError, reason_of
+from vit_trainer.files.folder import Folder, Stamp
 from vit_trainer.files.run_dir import CONFIG, JOURNAL, LEASE, RESULT, Row, RunDir
+from vit_trainer.files.storage import Storage
 
 SILENT_SECONDS = 300.0
 """After so long without a change in its folder a trial is called silent: its process may have been killed."""
@@ -69,14 +70,14 @@ class Watch:
         Raises:
             InputError: there is no such folder, or the URI can't be used.
         """
-        self._folder = open_storage(storage)
+        self._storage = Storage.existing(storage)
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
 
     @property
     def location(self) -> str:
         """Path or URI of the storage, without the password that a URI may hold."""
-        return re.sub(r"//[^/@]*@", "//", self._folder.location)
+        return re.sub(r"//[^/@]*@", "//", self._storage.location)
 
     def read(self) -> Standing:
         """How the trials stand that have a run folder; nothing is written.
@@ -84,7 +85,7 @@ class Watch:
         Raises:
             OSError: the storage can't be read.
         """
-        runs = self._folder.child("runs")
+        runs = self._storage.runs
         in_order = sorted(runs.stamps().items())
         files = {
             trial_id: {name.partition("/")[2]: stamp for name, stamp in group}
@@ -135,18 +136,6 @@ class Watch:
         )
 
 
-def open_storage(storage: str) -> Folder:
-    """The folder or bucket that a sweep's --storage named.
-
-    Raises:
-        InputError: there is no such folder, or the URI can't be used.
-    """
-    folder = open_folder(storage if is_uri(storage) else Path(storage).expanduser().resolve())
-    if isinstance(folder, LocalFolder) and not folder.path.is_dir():
-        raise InputError(f"storage {storage} is no folder: give the --storage of a sweep")
-    return folder
-
-
 def _read(runs: Folder, trial_id: str, stamps: dict[str, Stamp]) -> _Seen:
     if CONFIG not in stamps:
         return _Seen(stamps)
@@ -173,7 +162,7 @@ def _read(runs: Folder, trial_id: str, stamps: dict[str, Stamp]) -> _Seen:
         on_gpus = any(line.get("device") == "cuda" for line in attempts)
         return _Seen(stamps, progress, tuple(events), on_gpus, times[-1] - times[0] if times else 0.0)
     except OSError as error:
-        return _Seen({}, complaint=error.strerror or str(error).splitlines()[0])  # without stamps: read again
+        return _Seen({}, complaint=reason_of(error))  # without stamps: read again
     except (InputError, KeyError, TypeError, ValueError) as error:
         reason = str(error) if isinstance(error, InputError) else f"damaged ({type(error).__name__}: {error})"
         return _Seen(stamps, complaint=reason)
@@ -240,8 +229,9 @@ def watch(
     try:
         standing = watched.read()
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
-        raise InputError(f"storage {storage} cannot be read ({reason}): give the --storage of a sweep") from error
+        raise InputError(
+            f"storage {storage} cannot be read ({reason_of(error)}): give the --storage of a sweep"
+        ) from error
     if once:
         console.print(Picture(standing))
         return 0

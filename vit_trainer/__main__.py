@@ -14,8 +14,9 @@ from cyclopts import Parameter
 
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution, FinetuneConfig, Precision
-from vit_trainer.files.folder import open_folder, write_atomically
+from vit_trainer.files.folder import write_atomically
 from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.files.storage import Storage
 from vit_trainer.loop.interruption import signals_as_request
 from vit_trainer.weights.choice import WeightsChoice
 
@@ -97,7 +98,7 @@ def train(
 
     from vit_trainer.train import train as run_trial
 
-    run_dir = RunDir(open_folder(storage).child("runs").child(config.trial_id))
+    run_dir = Storage(storage).run_dir(config.trial_id)
     finished = run_dir.result()
     if finished is None or finished["status"] != "finished":
         print(f"{config.trial_id} in {run_dir.location}")
@@ -116,10 +117,10 @@ def _shipped(run_dir: RunDir, storage: str, tracking_uri: str | None) -> Iterato
         return
     from vit_trainer.tracking.catalogue import Entry
     from vit_trainer.tracking.shipper import BackgroundShipper
-    from vit_trainer.tracking.store import default_place, hide_password
+    from vit_trainer.tracking.store import hide_password
     from vit_trainer.tracking.sync import DEFAULT_EXPERIMENT
 
-    shipper = BackgroundShipper(tracking_uri, DEFAULT_EXPERIMENT, default_place(storage) / "mlflow-artifacts", {})
+    shipper = BackgroundShipper(tracking_uri, DEFAULT_EXPERIMENT, Storage(storage).mlflow_artifacts, {})
 
     def report(row: Row) -> None:
         _print_row(row)
@@ -276,7 +277,7 @@ def attention(
         MLflow server or store with the trial's run; the SQLite file in the storage, if it is there, unless given.
     """
     from vit_trainer.errors import InputError
-    from vit_trainer.tracking.store import default_place, default_tracking_uri, hide_password, require_store
+    from vit_trainer.tracking.store import hide_password, require_store
 
     if tracking_uri is not None:
         if choice.trial is None:
@@ -303,15 +304,18 @@ def attention(
             print(file, flush=True)
     if choice.trial is None:
         return
-    place = default_place(choice.storage)
-    if tracking_uri is None and not (place / "mlflow.db").exists():
-        print(f"not in MLflow: there is no {place}/mlflow.db; give --tracking-uri to have them there", file=sys.stderr)
+    opened = Storage(choice.storage)
+    if tracking_uri is None and not opened.mlflow_database.exists():
+        print(
+            f"not in MLflow: there is no {opened.mlflow_database}; give --tracking-uri to have them there",
+            file=sys.stderr,
+        )
         return
     from vit_trainer.tracking.sync import sync_files
 
-    uri = tracking_uri or default_tracking_uri(place)
+    uri = tracking_uri or opened.tracking_uri
     with _mlflow_outage_said("the same command brings the figures there"):
-        sync_files(open_folder(choice.storage), uri, choice.run_dir(), files, "attention")
+        sync_files(opened, uri, choice.run_dir(), files, "attention")
     print(f"in MLflow at {hide_password(uri)}: artifacts of {choice.trial}, attention/")
 
 
@@ -546,10 +550,11 @@ def sync(*, storage: str = "sweep-results", tracking_uri: str | None = None, exp
         MLflow experiment for all runs; each sweep's own unless given.
     """
     from vit_trainer.errors import InputError, StoreError, VitTrainerError
-    from vit_trainer.tracking.store import default_place, default_tracking_uri, hide_password, require_store
+    from vit_trainer.tracking.store import hide_password, require_store
 
-    folder, uri = open_folder(storage), tracking_uri or default_tracking_uri(default_place(storage))
-    if not folder.child("runs").names():
+    opened = Storage(storage)
+    uri = tracking_uri or opened.tracking_uri
+    if not opened.trial_ids():
         raise InputError(f"there are no run folders in {storage}: give the storage of a sweep or of train")
     try:
         require_store(uri)
@@ -558,7 +563,7 @@ def sync(*, storage: str = "sweep-results", tracking_uri: str | None = None, exp
     from vit_trainer.tracking.sync import sync as ship_all
 
     with _mlflow_outage_said("the same command ships the rest"):
-        synced = ship_all(folder, uri, experiment)
+        synced = ship_all(opened, uri, experiment)
     for line in synced.passed_over:
         print(f"passed over: {line}", file=sys.stderr)
     counts = ", ".join(f"{count} {what}" for what, count in synced.num_runs.items())
@@ -569,7 +574,7 @@ def sync(*, storage: str = "sweep-results", tracking_uri: str | None = None, exp
 @contextmanager
 def _mlflow_outage_said(advice: str) -> Iterator[None]:
     """Raise VitTrainerError, in one line, for whatever MLflow's client raises in an outage."""
-    from vit_trainer.errors import InputError, VitTrainerError
+    from vit_trainer.errors import InputError, VitTrainerError, cause_of
     from vit_trainer.tracking.store import hide_password
 
     try:
@@ -577,7 +582,7 @@ def _mlflow_outage_said(advice: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = hide_password(f"{type(error).__name__}: {error}".splitlines()[0])
+        reason = hide_password(cause_of(error))
         raise VitTrainerError(f"MLflow broke off ({reason}): {advice}") from error
 
 

@@ -57,3 +57,21 @@ def one_of(kind: str, given: str, valid: list[str]) -> InputError:
     ranked = sorted(valid, key=lambda name: -difflib.SequenceMatcher(None, given.lower(), name.lower()).ratio())
     hint = f"; did you mean {ranked[0]!r}?" if difflib.get_close_matches(given, ranked, n=1, cutoff=0.6) else "."
     return InputError(f"unknown {kind} {given!r}{hint} Valid: {', '.join(ranked)}")
+
+
+def reason_of(error: Exception) -> str:
+    """Why something failed, in one line: of an OSError what the system says, else the first line of the message.
+
+    >>> reason_of(FileNotFoundError(2, "No such file or directory", "weights.npz")), reason_of(ValueError())
+    ('No such file or directory', 'ValueError')
+    """
+    return str(getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def cause_of(error: Exception) -> str:
+    """What failed and why, in one line, where the kind of error says as much as its message.
+
+    >>> cause_of(ZeroDivisionError("division by zero"))
+    'ZeroDivisionError: division by zero'
+    """
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -22,7 +22,7 @@ from vit_trainer.data import dataset_info, load_dataset
 from vit_trainer.data.randomness import dropout_keys, image_order
 from vit_trainer.data.splits import MicroBatch, Split
 from vit_trainer.data.to_device import to_device
-from vit_trainer.errors import GangRestartError, InputError, LeaseLostError, RunInterruptedError
+from vit_trainer.errors import GangRestartError, InputError, LeaseLostError, RunInterruptedError, cause_of
 from vit_trainer.evaluate import evaluate
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.loop.accelerator import start_accelerator
@@ -114,7 +114,7 @@ def train(
 def failure(error: Exception, run_dir: RunDir) -> dict[str, object]:
     """What result.json says of a run that raised."""
     rows = run_dir.journal()
-    cause = f"{type(error).__name__}: {error}".splitlines()[0]
+    cause = cause_of(error)
     result = TrainResult("failed", rows[-1]["step"] if rows else 0, {}, cause)
     return result.to_dict() | {"traceback": "".join(traceback.format_exception(error))}
 

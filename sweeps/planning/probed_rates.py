@@ -10,12 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sweeps.table.cells import Trial
-from vit_trainer.errors import InputError
-from vit_trainer.files.folder import Folder
+from vit_trainer.errors import InputError, reason_of
+from vit_trainer.files.storage import PROBES, Storage
 from vit_trainer.loop.probe import ProbeResult
-
-PROBES = "probes.json"
-"""Name of the file in the storage."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +34,11 @@ class Workload:
         return f"{self.model} {self.resolution}px{' with dropout' if self.has_dropout else ''}"
 
 
-def measure(trials: Iterable[Trial], folder: Folder, *, seconds: float, on_gpu: bool) -> dict[Workload, ProbeResult]:
+def measure(trials: Iterable[Trial], storage: Storage, *, seconds: float, on_gpu: bool) -> dict[Workload, ProbeResult]:
     """The rates of every workload on this machine, each probed in a process of its own unless that was done before.
 
     Args:
-        folder: the sweep's storage; what was measured there with the same device and versions, and for as long, is
+        storage: the sweep's; what was measured there with the same device and versions, and for as long, is
             used again.
         seconds: of each probe.
         on_gpu: whether the trials will run on GPUs; else a probe gets one CPU thread, as a trial does.
@@ -53,7 +50,7 @@ def measure(trials: Iterable[Trial], folder: Folder, *, seconds: float, on_gpu: 
     chosen: dict[Workload, Trial] = {}
     for trial in trials:
         chosen.setdefault(Workload.of(trial), trial)
-    kept = _read(folder)
+    kept = _read(storage)
     device = (
         _run(["-c", "from vit_trainer.loop.probe import device_name; print(device_name())"], on_gpu) if kept else ""
     )
@@ -65,14 +62,14 @@ def measure(trials: Iterable[Trial], folder: Folder, *, seconds: float, on_gpu: 
             result = ProbeResult(**json.loads(_run(_arguments(trial, seconds, on_gpu), on_gpu)))
             kept[_key(workload, result.device_name)] = result
             content = {key: asdict(value) for key, value in sorted(kept.items())}
-            _write(folder, json.dumps(content, indent=1).encode())
+            _write(storage, json.dumps(content, indent=1).encode())
         results[workload] = result
     return results
 
 
-def known(trials: Iterable[Trial], folder: Folder) -> dict[Workload, ProbeResult]:
+def known(trials: Iterable[Trial], storage: Storage) -> dict[Workload, ProbeResult]:
     """What was measured before of these trials' workloads, on whichever device; the last of each."""
-    kept = _read(folder)
+    kept = _read(storage)
     workloads = dict.fromkeys(map(Workload.of, trials))
     found = {workload: [kept[key] for key in kept if key.startswith(f"{workload.name} on ")] for workload in workloads}
     return {workload: results[-1] for workload, results in found.items() if results}
@@ -83,19 +80,20 @@ def _key(workload: Workload, device: str) -> str:
     return f"{workload.name} on {device}, {versions}"
 
 
-def _read(folder: Folder) -> dict[str, ProbeResult]:
+def _read(storage: Storage) -> dict[str, ProbeResult]:
     try:
-        return {key: ProbeResult(**value) for key, value in json.loads(folder.read(PROBES) or b"{}").items()}
+        return {key: ProbeResult(**value) for key, value in json.loads(storage.folder.read(PROBES) or b"{}").items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder.location}/{PROBES} is damaged ({error}): delete it to measure anew") from error
+        raise InputError(f"{storage.location}/{PROBES} is damaged ({error}): delete it to measure anew") from error
 
 
-def _write(folder: Folder, content: bytes) -> None:
+def _write(storage: Storage, content: bytes) -> None:
     try:
-        folder.write(PROBES, content)
+        storage.folder.write(PROBES, content)
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
-        raise InputError(f"cannot write {folder.location}/{PROBES} ({reason}): give a writable --storage") from error
+        raise InputError(
+            f"cannot write {storage.location}/{PROBES} ({reason_of(error)}): give a writable --storage"
+        ) from error
 
 
 def _arguments(trial: Trial, seconds: float, on_gpu: bool) -> list[str]:

@@ -11,11 +11,8 @@ from typing import Any
 
 from sweeps.table.cells import Cell, Schedule
 from vit_trainer.data import dataset_id
-from vit_trainer.files.folder import Folder
+from vit_trainer.files.storage import COMMANDS, Storage
 from vit_trainer.tracking.store import hide_password
-
-COMMANDS = "commands.jsonl"
-"""Name of the file in a sweep's folder of the storage."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Command:
         )
 
 
-def record_command(storage: Folder, sweep: str, cells: Iterable[Cell], searched: Iterable[str]) -> None:
+def record_command(storage: Storage, sweep: str, cells: Iterable[Cell], searched: Iterable[str]) -> None:
     """Write down this process's command line; cells and searched: see `Command`.
 
     Raises:
@@ -62,12 +59,12 @@ def record_command(storage: Folder, sweep: str, cells: Iterable[Cell], searched:
         "cells": [asdict(cell) | {"dataset": dataset_id(cell.dataset)} for cell in cells],
         "searched": list(searched),
     }
-    storage.child("sweeps").child(sweep).append(COMMANDS, (json.dumps(line) + "\n").encode())
+    storage.sweep(sweep).append(COMMANDS, (json.dumps(line) + "\n").encode())
 
 
-def read_commands(storage: Folder, sweep: str) -> tuple[list[Command], int]:
+def read_commands(storage: Storage, sweep: str) -> tuple[list[Command], int]:
     """The sessions of a sweep in their order, and the number of lines that can't be read."""
-    content = storage.child("sweeps").child(sweep).read(COMMANDS) or b""
+    content = storage.sweep(sweep).read(COMMANDS) or b""
     commands, num_damaged = [], 0
     for line in filter(bytes.strip, content.split(b"\n")):
         try:

@@ -9,16 +9,16 @@ from typing import Any
 
 from sweeps.planning.probed_rates import Workload, known
 from sweeps.planning.rates import CARDS, DEFAULT_CARD, Rates, card_of_device
-from sweeps.records.commands import COMMANDS, Command, read_commands
+from sweeps.records.commands import Command, read_commands
 from sweeps.records.hours import hours_lost, hours_not_run, hours_of
-from sweeps.selection.rungs import DECISIONS, Decision, read_decisions
+from sweeps.selection.rungs import Decision, read_decisions
 from sweeps.table.cells import Cell, Trial, cell_of, place_in_table
 from sweeps.table.published import PublishedFigure, figures_for, is_left_open, published_for
 from sweeps.table.verdict import Verdict, chosen_seeds, verdict_on
 from vit_trainer.config import trial_id_of
-from vit_trainer.errors import InputError
-from vit_trainer.files.folder import Folder
+from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.files.storage import COMMANDS, DECISIONS, Storage
 from vit_trainer.loop.probe import ProbeResult
 from vit_trainer.tracking.catalogue import Catalogue
 
@@ -239,7 +239,7 @@ class Results:
         return any(entry.figure is not None or entry.others or entry.is_left_open for entry in self.entries)
 
 
-def gather(storage: Folder, sweep: str | None = None) -> Results:
+def gather(storage: Storage, sweep: str | None = None) -> Results:
     """Read every run folder of a storage, whichever sweeps or single runs left it.
 
     Args:
@@ -252,10 +252,10 @@ def gather(storage: Folder, sweep: str | None = None) -> Results:
     complaints: list[str] = []
     commands: list[Command] = []
     decisions: list[Decision] = []
-    for name in storage.child("sweeps").names():
+    for name in storage.sweep_names():
         try:
             given, num_damaged = read_commands(storage, name)
-            decided, num_damaged_decisions = read_decisions(storage.child("sweeps").child(name).read(DECISIONS) or b"")
+            decided, num_damaged_decisions = read_decisions(storage, name)
         except NotADirectoryError:
             complaints.append(f"sweeps/{name}: not a sweep's folder")
             continue
@@ -263,10 +263,9 @@ def gather(storage: Folder, sweep: str | None = None) -> Results:
         decisions += decided
         for file, count in ((COMMANDS, num_damaged), (DECISIONS, num_damaged_decisions)):
             complaints += [f"sweeps/{name}/{file}: {count} damaged lines"] if count else []
-    folder = storage.child("runs")
-    names = [name for name in folder.names() if own is None or name in own]
+    names = [name for name in storage.trial_ids() if own is None or name in own]
     with ThreadPoolExecutor(NUM_READERS) as pool:
-        read = list(pool.map(lambda name: _read_or_complain(folder.child(name), name), names))
+        read = list(pool.map(lambda name: _read_or_complain(storage.run_dir(name)), names))
     complaints += [each for each in read if isinstance(each, str)]
     runs = _predicted([each for each in read if isinstance(each, Run)], storage, complaints)
     entries, unknown = _entries(runs, sorted(commands, key=lambda each: each.time), sweep)
@@ -276,12 +275,13 @@ def gather(storage: Folder, sweep: str | None = None) -> Results:
     return Results(storage.location, tuple(entries), tuple(decisions), tuple(complaints), sweep)
 
 
-def _read_or_complain(folder: Folder, name: str) -> Run | str:
+def _read_or_complain(run_dir: RunDir) -> Run | str:
     """What a run folder holds, or why it is left alone."""
+    name = run_dir.trial_id
     try:
-        return _read(RunDir(folder))
+        return _read(run_dir)
     except OSError as error:
-        return f"runs/{name}: cannot be read ({error.strerror or str(error).splitlines()[0]})"
+        return f"runs/{name}: cannot be read ({reason_of(error)})"
     except InputError as error:
         return f"runs/{name}: {error}"
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -311,7 +311,7 @@ def _read(run_dir: RunDir) -> Run:
     return run
 
 
-def _predicted(runs: list[Run], storage: Folder, complaints: list[str]) -> list[Run]:
+def _predicted(runs: list[Run], storage: Storage, complaints: list[str]) -> list[Run]:
     """The runs with the hours that a plan would have said: by a probe of their device, else by their card's peak."""
     workloads: dict[str, Workload] = {}
     for run in runs:

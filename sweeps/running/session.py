@@ -1,6 +1,5 @@
 """Session: one call of a sweep's command: its trials, what they have come to, and where that is written."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -11,10 +10,11 @@ from sweeps.options import SweepOptions
 from sweeps.planning.plan import cheapest_first, longest_first
 from sweeps.records.budget import Budget
 from sweeps.selection.rehearsal import is_rehearsal
-from sweeps.selection.rungs import DECISIONS, Decision, read_decisions
+from sweeps.selection.rungs import Decision, read_decisions, record_decision
 from sweeps.table.cells import Cell, Trial
 from vit_trainer.config import Execution
 from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.files.storage import DECISIONS
 
 if TYPE_CHECKING:
     from sweeps.selection.asha import PerCellASHA
@@ -137,13 +137,11 @@ class Session:
 
     def record_decision(self, decision: Decision) -> None:
         """Keep what was decided at a rung, and from what."""
-        line = json.dumps(decision.to_dict()) + "\n"
-        self.options.folder.child("sweeps").child(self.name).append(DECISIONS, line.encode())
+        record_decision(self.options.opened_storage, self.name, decision)
 
     def decisions(self) -> list[Decision]:
         """What this sweep's sessions have decided, in order; a line that a crash tore is passed over."""
-        content = self.options.folder.child("sweeps").child(self.name).read(DECISIONS) or b""
-        decisions, num_damaged = read_decisions(content)
+        decisions, num_damaged = read_decisions(self.options.opened_storage, self.name)
         if num_damaged:
             log.warning("passed over %d damaged lines of %s", num_damaged, DECISIONS)
         return decisions
@@ -152,9 +150,9 @@ class Session:
         """All run folders of the storage, as the studies want to be told of them."""
         from sweeps.selection.studies import Run
 
-        runs, folder = {}, self.options.folder.child("runs")
-        for trial_id in folder.names():
-            run_dir = RunDir(folder.child(trial_id))
+        runs, storage = {}, self.options.opened_storage
+        for trial_id in storage.trial_ids():
+            run_dir = storage.run_dir(trial_id)
             if (config := run_dir.config()) is not None:
                 runs[trial_id] = Run(config, run_dir.journal(), self.options.settled(run_dir.result()))
         return runs

@@ -23,7 +23,7 @@ from sweeps.running.trial_actor import Assignment, TrialActor
 from sweeps.selection.asha import PerCellASHA, trial_id_of
 from sweeps.selection.rungs import METRIC
 from sweeps.table.cells import Trial
-from vit_trainer.errors import InputError
+from vit_trainer.errors import InputError, cause_of
 from vit_trainer.files.folder import RemoteFolder
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.loop.interruption import signals_as_request
@@ -144,7 +144,7 @@ class _Proposals(Searcher):
         try:
             assignment = self._ask()
         except Exception as error:  # a database that is away for a while
-            if (trouble := f"{type(error).__name__}: {error}".splitlines()[0]) != self._trouble:
+            if (trouble := cause_of(error)) != self._trouble:
                 log.warning("no proposals: %s", trouble)
             self._trouble = trouble
             return None
@@ -372,7 +372,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
 
 def _ray_storage(options: SweepOptions) -> tuple[Any, str]:
     """Where Tune keeps its own records, which this project has no use for: beside the run folders."""
-    folder = options.folder.child("ray")
+    folder = options.opened_storage.ray
     if isinstance(folder, RemoteFolder):
         return folder.filesystem, folder.path
     return None, folder.location

@@ -4,14 +4,13 @@ Early rungs of a long schedule mislead: high rates look bad until they decay. A 
 It is a sweep of its own, so that it resumes, reports and shares trials as every sweep does.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from sweeps.options import SweepOptions
 from sweeps.records.budget import Budget
-from sweeps.selection.rungs import DECISIONS, METRIC, Decision, read_decisions
+from sweeps.selection.rungs import METRIC, Decision, read_decisions, record_decision
 from sweeps.table.cells import Cell, Schedule, Trial
 from vit_trainer.errors import InputError
 
@@ -129,12 +128,12 @@ class Rehearsal:
 
     def record(self) -> None:
         """Write down what was decided about each candidate and from what, unless it stands there."""
-        folder = self._options.folder.child("sweeps").child(self._sweep)
-        on_record = set(read_decisions(folder.read(DECISIONS) or b"")[0])
+        storage = self._options.opened_storage
+        on_record = set(read_decisions(storage, self._sweep)[0])
         for cell in self._short:
             for decision in self._decisions(cell):
                 if decision not in on_record:
-                    folder.append(DECISIONS, (json.dumps(decision.to_dict()) + "\n").encode())
+                    record_decision(storage, self._sweep, decision)
 
     def _decisions(self, cell: Cell) -> list[Decision]:
         steps, accuracies, best = self._short[cell].schedule.total_steps, self.accuracies(cell), self.best(cell)

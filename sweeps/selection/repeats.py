@@ -12,7 +12,7 @@ from sweeps.records.results import Run, gather
 from sweeps.table.cells import Cell, cell_of
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import dataset_id
-from vit_trainer.errors import InputError
+from vit_trainer.errors import InputError, reason_of
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,11 @@ class RepeatOptions(SweepOptions):
     def _finished(self) -> list[Run]:
         """All of the storage when first asked."""
         try:
-            return [run for run in gather(self.folder).runs if run.status == "finished"]
+            return [run for run in gather(self.opened_storage).runs if run.status == "finished"]
         except OSError as error:
-            reason = error.strerror or str(error).splitlines()[0]
-            raise InputError(f"storage {self.storage} cannot be read ({reason}): give that of a sweep") from error
+            raise InputError(
+                f"storage {self.storage} cannot be read ({reason_of(error)}): give that of a sweep"
+            ) from error
 
 
 def _as_recorded(cell: Cell) -> Cell:

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vit_trainer.files.storage import DECISIONS, Storage
+
 METRIC = "val/accuracy"
 """What candidates are compared by; higher is better."""
-DECISIONS = "decisions.jsonl"
-"""Name of the file with a sweep's decisions, in its folder of the storage."""
 WORST = 0.0
 """What a candidate without a number counts as: the lowest accuracy there is."""
 
@@ -49,9 +49,15 @@ class Decision:
         return cls(**{**values, "compared": tuple(values["compared"])})
 
 
-def read_decisions(content: bytes) -> tuple[list[Decision], int]:
-    """The decisions in a DECISIONS file in their order, and the number of lines that can't be read."""
+def record_decision(storage: Storage, sweep: str, decision: Decision) -> None:
+    """Write a decision of a sweep down; raises OSError for what the storage refuses."""
+    storage.sweep(sweep).append(DECISIONS, (json.dumps(decision.to_dict()) + "\n").encode())
+
+
+def read_decisions(storage: Storage, sweep: str) -> tuple[list[Decision], int]:
+    """The decisions of a sweep in their order, and the number of lines that can't be read."""
     decisions, num_damaged = [], 0
+    content = storage.sweep(sweep).read(DECISIONS) or b""
     for line in filter(bytes.strip, content.split(b"\n")):
         try:
             decisions.append(Decision.from_dict(json.loads(line)))

@@ -11,7 +11,6 @@ from sweeps.table.verdict import chosen_seeds
 from vit_trainer.errors import InputError
 from vit_trainer.inference.served_model import save_served_model
 from vit_trainer.tracking.shipper import Shipper
-from vit_trainer.tracking.store import default_place
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,7 +31,7 @@ def register_best(session: Session, tracking_uri: str) -> list[str]:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri)
-    shipper = Shipper(tracking_uri, session.name, default_place(session.options.storage) / "mlflow-artifacts", {})
+    shipper = Shipper(tracking_uri, session.name, session.options.opened_storage.mlflow_artifacts, {})
     lines = []
     for cell in session.cells:
         trial = _best(session, cell)

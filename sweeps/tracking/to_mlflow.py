@@ -12,7 +12,7 @@ from sweeps.table.published import published_for
 from vit_trainer.files.folder import Folder
 from vit_trainer.tracking.catalogue import Catalogue, Entry
 from vit_trainer.tracking.shipper import BackgroundShipper
-from vit_trainer.tracking.store import default_place, default_tracking_uri, hide_password, require_store
+from vit_trainer.tracking.store import hide_password, require_store
 
 
 class SweepShipper:
@@ -25,13 +25,13 @@ class SweepShipper:
         """
         if options.tracking_uri is not None:
             require_store(options.tracking_uri)
-        place = default_place(options.storage)
-        place.mkdir(parents=True, exist_ok=True)
-        self.tracking_uri = options.tracking_uri or default_tracking_uri(place)
+        storage = options.opened_storage
+        storage.mlflow_folder.mkdir(parents=True, exist_ok=True)
+        self.tracking_uri = options.tracking_uri or storage.tracking_uri
         self._options = options
-        self._catalogue = Catalogue(options.folder, name)
+        self._catalogue = Catalogue(storage, name)
         tags = {"sweep": name, "command": hide_password(shlex.join(sys.argv))}
-        self._background = BackgroundShipper(self.tracking_uri, name, place / "mlflow-artifacts", tags)
+        self._background = BackgroundShipper(self.tracking_uri, name, storage.mlflow_artifacts, tags)
 
     def ship_all(self, trials: Iterable[Trial]) -> None:
         """Have trials shipped soon."""

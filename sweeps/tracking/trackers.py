@@ -1,7 +1,6 @@
 """Outlets: everywhere that the news of a sweep goes: MLflow, TensorBoard's event files, a web address."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeps.options import SweepOptions
@@ -26,7 +25,7 @@ class Outlets:
         """
         self._options = options
         self._shipper = SweepShipper(name, options)
-        self._event_files = EventFiles(Path(options.folder.location) / "tensorboard") if options.tensorboard else None
+        self._event_files = EventFiles(options.opened_storage.event_files) if options.tensorboard else None
         self._notifier = Notifier(options.notify, name, options.storage)
         self._session: Session | None = None
         self._failed_cells: set[Cell] = set()

@@ -22,7 +22,7 @@ from sweeps.planning.plan import (
     trial_flops,
     wall_hours,
 )
-from sweeps.planning.probed_rates import PROBES, Workload, measure
+from sweeps.planning.probed_rates import Workload, measure
 from sweeps.planning.rates import CARDS, DEFAULT_CARD, MeasuredRate, Rates, card_of
 from sweeps.records.hours import hours_lost, hours_saved, predicted_and_actual
 from sweeps.running.tuner import Resources
@@ -33,8 +33,8 @@ from vit_trainer.command_line import run
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data import dataset_info
 from vit_trainer.errors import InputError
-from vit_trainer.files.folder import open_folder
 from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.files.storage import PROBES, Storage
 from vit_trainer.loop.probe import ProbeResult
 from vit_trainer.train import train
 
@@ -407,7 +407,7 @@ def test_a_workload_is_probed_once_in_its_own_process(tmp_path: Path, capsys: py
     assert f"torch {version('torch')}" in key
     trials = [trial for trial in MINI_TRIALS if trial.cell.model == "ViT-B_32-mini" and trial.cell.dropout == 0]
     workload = Workload("ViT-B_32-mini", 32, has_dropout=False)
-    kept = measure(trials, open_folder(tmp_path), seconds=0.1, on_gpu=False)
+    kept = measure(trials, Storage(tmp_path), seconds=0.1, on_gpu=False)
     assert kept == {workload: ProbeResult(**result)}
     assert capsys.readouterr().err == ""
 
@@ -418,11 +418,11 @@ def test_a_probe_that_fails_is_said_in_its_own_words(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(InputError, match=r"^cannot probe: there is no GPU on this machine"):
-        measure(MINI_TRIALS[:1], open_folder(tmp_path), seconds=0.1, on_gpu=True)
+        measure(MINI_TRIALS[:1], Storage(tmp_path), seconds=0.1, on_gpu=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_record_of_probes_is_named(tmp_path: Path) -> None:
     (tmp_path / PROBES).write_text("[1]")
     with pytest.raises(InputError, match=r"probes.json is damaged .*: delete it"):
-        measure(MINI_TRIALS[:1], open_folder(tmp_path), seconds=0.1, on_gpu=False)
+        measure(MINI_TRIALS[:1], Storage(tmp_path), seconds=0.1, on_gpu=False)

@@ -29,7 +29,7 @@ from sweeps.table.published import TABLES, published_cells
 from tests.sweeps.storages import finished, write_run
 from vit_trainer.config import Execution
 from vit_trainer.errors import InputError
-from vit_trainer.files.folder import open_folder
+from vit_trainer.files.storage import Storage
 from vit_trainer.tracking.catalogue import Catalogue
 from vit_trainer.tracking.catalogue import Entry as Place
 
@@ -201,13 +201,13 @@ def test_a_trial_of_two_sweeps_runs_once(tmp_path: Path) -> None:
 
 def as_swept(storage: Path, sweep: str, cells: list[Cell]) -> None:
     """Finished trials of a sweep, with what it leaves of itself."""
-    folder = open_folder(storage)
+    opened = Storage(storage)
     trials = [Trial(cell, 0.03, 0) for cell in cells]
     for trial in trials:
         if not (storage / "runs" / trial.trial_id).exists():
             write_finished(storage, trial)
-    Catalogue(folder, sweep).add({trial.trial_id: Place(trial.cell.name) for trial in trials})
-    record_command(folder, sweep, cells, [])
+    Catalogue(opened, sweep).add({trial.trial_id: Place(trial.cell.name) for trial in trials})
+    record_command(opened, sweep, cells, [])
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_reports_list_every_published_row(storage: Path) -> None:
-    rows = [row for name in CELLS for row in records(gather(open_folder(storage), f"{name}-paper"))]
+    rows = [row for name in CELLS for row in records(gather(Storage(storage), f"{name}-paper"))]
     found = {row["cell"]: row for row in rows}.values()
     assert len(found) == len({cell for cells in CELLS.values() for cell in cells})
     accuracies = {table: [row[f"{table}_accuracy"] for row in found if row[f"{table}_accuracy"]] for table in TABLES}
@@ -231,10 +231,10 @@ def test_the_reports_list_every_published_row(storage: Path) -> None:
 
 
 def test_a_sweep_s_report_is_about_its_cells_alone(storage: Path) -> None:
-    whole = gather(open_folder(storage))
+    whole = gather(Storage(storage))
     assert len(whole.runs) == len({cell for cells in CELLS.values() for cell in cells})
     for name, cells in CELLS.items():
-        own = gather(open_folder(storage), f"{name}-paper")
+        own = gather(Storage(storage), f"{name}-paper")
         assert {entry.cell for entry in own.entries} == set(cells)
         assert len(own.runs) == len(cells)
 
@@ -261,7 +261,7 @@ def test_a_report_says_in_its_rows_what_varies(tmp_path: Path) -> None:
 
 def test_a_row_that_was_left_open_and_both_tables_of_one_that_both_have(tmp_path: Path) -> None:
     as_swept(tmp_path, "some", [B16, official_cell("ViT-H_14", "cifar100", dropout=0.1, resolution=224)])
-    markdown = files_of(gather(open_folder(tmp_path), "some"))["report.md"].decode()
+    markdown = files_of(gather(Storage(tmp_path), "some"))["report.md"].decode()
     assert "98.50<br>published 98.76, -0.26<br>" in markdown
     assert "<br>reimplementation 99.06, -0.56<br>" in markdown
     assert "98.50<br>published: left open<br>" in markdown
@@ -300,7 +300,7 @@ def searched(storage: Path, **accuracies: float) -> Entry:
     """The entry of a cell with a finished candidate per learning rate."""
     for base_lr, accuracy in accuracies.items():
         write_finished(storage, Trial(B16, float(base_lr.removeprefix("lr")), 0), accuracy)
-    (entry,) = gather(open_folder(storage)).entries
+    (entry,) = gather(Storage(storage)).entries
     return entry
 
 
@@ -320,13 +320,13 @@ def test_what_mattered_is_what_was_searched(tmp_path: Path) -> None:
     cells = [replace(B16, dropout=dropout / 100) for dropout in range(0, 40, 4)]
     for i, cell in enumerate(cells):
         write_finished(tmp_path / "two", Trial(cell, 0.01 + 0.001 * (i * 7 % 10), 0), 0.98 - i / 100)
-    record_command(open_folder(tmp_path / "two"), "search", [replace(B16, dropout=None)], ["dropout"])
-    (entry,) = gather(open_folder(tmp_path / "two")).entries
+    record_command(Storage(tmp_path / "two"), "search", [replace(B16, dropout=None)], ["dropout"])
+    (entry,) = gather(Storage(tmp_path / "two")).entries
     shares = importances_of(entry)
     assert list(shares) == ["dropout", "base_lr"]
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["dropout"] > 0.7
-    files = files_of(gather(open_folder(tmp_path / "two")))
+    files = files_of(gather(Storage(tmp_path / "two")))
     assert files["accuracy-over-rate.png"].startswith(b"\x89PNG")
     assert f"dropout {shares['dropout']:.0%}<br>base\\_lr {shares['base_lr']:.0%}" in files["report.md"].decode()
 

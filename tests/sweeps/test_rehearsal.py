@@ -18,13 +18,14 @@ from sweeps.running.session import Session
 from sweeps.running.tuner import Resources
 from sweeps.selection.asha import PerCellASHA
 from sweeps.selection.rehearsal import Rehearsal
-from sweeps.selection.rungs import DECISIONS, read_decisions
+from sweeps.selection.rungs import read_decisions
 from sweeps.table.cells import MINI, PAPER, Cell, Trial, cells_of, official_cell
 from tests.sweeps.running import Start, is_finished
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import RunDir
+from vit_trainer.files.storage import Storage
 
 CELL = official_cell("ViT-B_32-mini", "digits-even", dropout=0.1)
 RATES = ("0.003", "0.001", "0.0003")
@@ -47,7 +48,7 @@ def leave(rehearsal: Rehearsal, trial: Trial, accuracy: float | None, hours: flo
 
 
 def decisions(storage: Path) -> list[Any]:
-    return read_decisions((storage / "sweeps" / "sweep" / DECISIONS).read_bytes())[0]
+    return read_decisions(Storage(storage), "sweep")[0]
 
 
 def test_dollars_limit_the_rehearsal_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +217,7 @@ def test_the_miniature_from_the_command_line(tmp_path: Path) -> None:
     runs = [RunDir(path) for path in (tmp_path / "runs").iterdir()]
     assert sorted((run.result() or {})["step"] for run in runs) == [20, 20, 80]
     assert all((run.result() or {})["status"] == "finished" for run in runs)
-    on_record = read_decisions((tmp_path / "sweeps" / "paper_grid-mini" / DECISIONS).read_bytes())[0]
+    on_record = read_decisions(Storage(tmp_path), "paper_grid-mini")[0]
     assert sorted(each.action for each in on_record) == ["goes on", "stops"]
     report = (tmp_path / "sweeps" / "paper_grid-mini" / "report" / "report.md").read_text()
     assert "rehearsal of 20 steps" in report

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from sweeps.report import report, write_report
-from sweeps.selection.rungs import DECISIONS, Decision
+from sweeps.selection.rungs import Decision
 from sweeps.table.cells import PAPER, cells_of
 from tests.sweeps.storages import finished, write_run
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.files.folder import open_folder
+from vit_trainer.files.storage import DECISIONS, Storage
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "report.py"
 PUBLISHED = 0.9902
@@ -154,7 +155,7 @@ def test_an_empty_storage_is_said_to_be_empty(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_sweep_does_not_end_for_its_report(storage: Path) -> None:
     (storage / "report").write_text("a file in the way")
-    line = write_report(open_folder(storage))
+    line = write_report(Storage(storage))
     assert line.startswith("No report could be written (")
     assert "python sweeps/report.py does it" in line
 

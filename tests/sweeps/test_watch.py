@@ -23,8 +23,9 @@ from sweeps.watch import MAX_SEARCHED, SILENT_ROWS, SILENT_SECONDS, Watch
 from tests.sweeps.terminal import Terminal
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
-from vit_trainer.files.folder import RemoteFolder, open_folder
+from vit_trainer.files.folder import RemoteFolder
 from vit_trainer.files.run_dir import RunDir
+from vit_trainer.files.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "sweeps" / "watch.py"
@@ -47,7 +48,7 @@ def row(step: int, accuracy: float | None = None, **values: Any) -> dict[str, An
 
 def write(storage: str | Path, config: FinetuneConfig, *lines: dict[str, Any], result: Any = None) -> RunDir:
     """A run folder as a trial's process leaves it; without a result the process still has it open."""
-    run_dir = RunDir(open_folder(storage).child("runs").child(config.trial_id))
+    run_dir = Storage(storage).run_dir(config.trial_id)
     run_dir.open_for_writing(config.to_dict())
     for line in lines:
         run_dir.append(line)

@@ -14,8 +14,8 @@ from torch import Tensor
 from tests.vit_trainer.conftest import MakeArrays
 from tests.vit_trainer.finished_trial import finished_trial, outcome_of, output_of
 from vit_trainer.architectures import MODELS
-from vit_trainer.files.folder import open_folder
 from vit_trainer.files.run_dir import RunDir
+from vit_trainer.files.storage import Storage
 from vit_trainer.inference.attention import attend, rollout
 from vit_trainer.inference.attention_figure import Subject, png
 from vit_trainer.inference.classifier import Classifier
@@ -185,7 +185,7 @@ def test_a_trials_figures_are_artifacts_of_its_run(tmp_path: Path, capsys: pytes
     arguments += ["--output", str(tmp_path / "figures")]
     output_of(arguments, capsys, warning=f"not in MLflow: there is no {tmp_path}/mlflow.db; give --tracking-uri")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    Catalogue(open_folder(tmp_path), "a-sweep").add({config.trial_id: Entry("a cell", {"cell": "a cell"})})
+    Catalogue(Storage(tmp_path), "a-sweep").add({config.trial_id: Entry("a cell", {"cell": "a cell"})})
     out = output_of([*arguments, "--tracking-uri", uri], capsys)
     assert out.endswith(f"in MLflow at {uri}: artifacts of {config.trial_id}, attention/\n")
     output_of(arguments, capsys)  # by default the storage's own store, now that it is there

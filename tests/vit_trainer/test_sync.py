@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 
 from tests.stores import MlflowServer, free_port, postgresql
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.files.folder import open_folder
 from vit_trainer.files.run_dir import RunDir
+from vit_trainer.files.storage import Storage
 from vit_trainer.tracking.catalogue import Catalogue, Entry
 from vit_trainer.tracking.shipper import BackgroundShipper
 
@@ -38,7 +38,7 @@ def make_storage(folder: Path) -> Path:
             result = {"status": "finished", "step": 500, "test/accuracy": 0.95, "val/accuracy": 0.9 + number / 100}
             run_dir.write_result(result | {"runtime_hours": 1.0, "gpu_hours": 1.0})
         run_dir.close()
-    Catalogue(open_folder(folder), "a-sweep").add(
+    Catalogue(Storage(folder), "a-sweep").add(
         {config.trial_id: Entry("a cell", {"cell": "a cell"}, 0.94) for config in TRIALS[:2]}
     )
     (runs / "empty").mkdir()

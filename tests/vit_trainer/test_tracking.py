@@ -12,9 +12,9 @@ from mlflow.entities import Run
 
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import LEASE, RunDir
+from vit_trainer.files.storage import Storage
 from vit_trainer.tracking.catalogue import Entry
 from vit_trainer.tracking.shipper import BackgroundShipper, Shipper
-from vit_trainer.tracking.store import default_tracking_uri
 
 CONFIG = {"model": "ViT-B_16", "dataset": "cifar10", "dropout": 0.1, "total_steps": 20}
 ENTRY = Entry("a cell's name", {"cell": "a cell's name"}, published_accuracy=0.9)
@@ -26,11 +26,11 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shipper(storage: Path) -> Shipper:
-    return Shipper(default_tracking_uri(storage), "a-sweep", storage / "artifacts", {"sweep": "a-sweep"})
+    return Shipper(Storage(storage).tracking_uri, "a-sweep", storage / "artifacts", {"sweep": "a-sweep"})
 
 
 def client_of(storage: Path) -> MlflowClient:
-    return MlflowClient(default_tracking_uri(storage))
+    return MlflowClient(Storage(storage).tracking_uri)
 
 
 def new_run(storage: Path, name: str) -> RunDir:
@@ -247,7 +247,7 @@ def test_an_experiment_that_was_deleted_is_said(tmp_path: Path) -> None:
 
 
 def test_the_background_shipper_ships_everything_before_it_closes(storage: Path) -> None:
-    background = BackgroundShipper(default_tracking_uri(storage), "a-sweep", storage / "artifacts", {})
+    background = BackgroundShipper(Storage(storage).tracking_uri, "a-sweep", storage / "artifacts", {})
     run_dirs = [new_run(storage, f"background-{i}") for i in range(3)]
     damaged = new_run(storage, "damaged")
     damaged.folder.write("result.json", b"{")

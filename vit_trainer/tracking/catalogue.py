@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vit_trainer.files.folder import Folder
-
-NAME = "tracking.json"
+from vit_trainer.files.storage import TRACKING, Storage
 
 
 @dataclass(frozen=True)
@@ -28,12 +26,12 @@ class Entry:
 class Catalogue:
     """Entries by trial id."""
 
-    def __init__(self, storage: Folder, experiment: str) -> None:
+    def __init__(self, storage: Storage, experiment: str) -> None:
         """Reads what earlier sessions wrote; a damaged file counts as none, since the sweep writes it anew."""
-        self._folder = storage.child("sweeps").child(experiment)
+        self._folder = storage.sweep(experiment)
         self.entries: dict[str, Entry] = {}
         try:
-            content = json.loads(self._folder.read(NAME) or b"{}")
+            content = json.loads(self._folder.read(TRACKING) or b"{}")
             self.entries = {trial_id: _entry(values) for trial_id, values in content.items()}
         except (ValueError, TypeError, AttributeError):
             pass
@@ -44,12 +42,12 @@ class Catalogue:
             return
         self.entries |= entries
         content = {trial_id: asdict(entry) for trial_id, entry in self.entries.items()}
-        self._folder.write(NAME, json.dumps(content, indent=1).encode())
+        self._folder.write(TRACKING, json.dumps(content, indent=1).encode())
 
 
-def catalogues(storage: Folder) -> dict[str, Catalogue]:
+def catalogues(storage: Storage) -> dict[str, Catalogue]:
     """Those of all sweeps of a storage, by experiment."""
-    found = {name: Catalogue(storage, name) for name in storage.child("sweeps").names()}
+    found = {name: Catalogue(storage, name) for name in storage.sweep_names()}
     return {name: catalogue for name, catalogue in found.items() if catalogue.entries}
 
 

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vit_trainer.errors import InputError
+from vit_trainer.errors import InputError, cause_of
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.tracking.catalogue import Entry
 from vit_trainer.tracking.store import be_impatient, hide_password
@@ -467,7 +467,7 @@ class BackgroundShipper:
                     shipper.ship_files(self._files)
                 self.failure = None
             except Exception as error:
-                failure = hide_password(f"{type(error).__name__}: {error}".splitlines()[0])
+                failure = hide_password(cause_of(error))
                 if failure != self.failure:
                     log.warning("MLflow: %s", failure)
                 self.failure = failure

@@ -10,21 +10,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from vit_trainer.errors import InputError, StoreError
-from vit_trainer.files.folder import is_uri
 
 SECONDS_TO_ANSWER = 5
 """How long the check of a tracking URI waits for each answer."""
 VALID = "give http://host:port of an MLflow server, sqlite:///folder/mlflow.db or postgresql://user@host/database"
-
-
-def default_place(storage: str) -> Path:
-    """Where MLflow's files are unless asked for otherwise: beside the run folders, or here if those are in a bucket."""
-    return Path("mlflow" if is_uri(storage) else storage).expanduser().resolve()
-
-
-def default_tracking_uri(place: Path) -> str:
-    """A local SQLite file."""
-    return f"sqlite:///{place}/mlflow.db"
 
 
 def hide_password(text: str) -> str:

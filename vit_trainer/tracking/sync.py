@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vit_trainer.config import trial_id_of
-from vit_trainer.errors import InputError
-from vit_trainer.files.folder import Folder
+from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.run_dir import RunDir
+from vit_trainer.files.storage import Storage
 from vit_trainer.tracking.catalogue import Entry, catalogues
 from vit_trainer.tracking.shipper import Change, Shipper
-from vit_trainer.tracking.store import default_place
 
 DEFAULT_EXPERIMENT = "vit_trainer"
 """For trials that belong to no sweep."""
@@ -26,7 +25,7 @@ class Synced:
     """A line per folder that is damaged or none of ours: which, and why."""
 
 
-def sync(storage: Folder, tracking_uri: str, experiment: str | None = None) -> Synced:
+def sync(storage: Storage, tracking_uri: str, experiment: str | None = None) -> Synced:
     """Bring MLflow up to date with a storage.
 
     Args:
@@ -35,12 +34,11 @@ def sync(storage: Folder, tracking_uri: str, experiment: str | None = None) -> S
     Raises:
         Exception: whatever MLflow raises where the store can't be reached or refuses.
     """
-    runs = storage.child("runs")
     places = _places(storage, experiment)
     shippers: dict[str, Shipper] = {}
     synced = Synced()
-    for name in runs.names():
-        run_dir = RunDir(runs.child(name))
+    for name in storage.trial_ids():
+        run_dir = storage.run_dir(name)
         try:
             _check_is_ours(run_dir)
             for where, entry in places.get(name) or [(experiment or DEFAULT_EXPERIMENT, Entry())]:
@@ -54,7 +52,7 @@ def sync(storage: Folder, tracking_uri: str, experiment: str | None = None) -> S
     return synced
 
 
-def sync_files(storage: Folder, tracking_uri: str, run_dir: RunDir, files: Iterable[Path], folder: str) -> None:
+def sync_files(storage: Storage, tracking_uri: str, run_dir: RunDir, files: Iterable[Path], folder: str) -> None:
     """Bring MLflow up to date with one trial and put files on its run; of several sweeps, on its run in each.
 
     Args:
@@ -74,12 +72,12 @@ def sync_files(storage: Folder, tracking_uri: str, run_dir: RunDir, files: Itera
         shipper.ship_trial_files(run_dir.trial_id, files, folder)
 
 
-def _shipper(storage: Folder, tracking_uri: str, experiment: str, entry: Entry) -> Shipper:
-    artifacts = default_place(storage.location) / "mlflow-artifacts"
-    return Shipper(tracking_uri, experiment, artifacts, {"sweep": experiment} if entry.group else {})
+def _shipper(storage: Storage, tracking_uri: str, experiment: str, entry: Entry) -> Shipper:
+    tags = {"sweep": experiment} if entry.group else {}
+    return Shipper(tracking_uri, experiment, storage.mlflow_artifacts, tags)
 
 
-def _places(storage: Folder, experiment: str | None) -> dict[str, list[tuple[str, Entry]]]:
+def _places(storage: Storage, experiment: str | None) -> dict[str, list[tuple[str, Entry]]]:
     """The experiments in which each trial has a run, and what is said of it there."""
     places: dict[str, list[tuple[str, Entry]]] = {}
     for name, catalogue in catalogues(storage).items():
@@ -95,7 +93,7 @@ def _check_is_ours(run_dir: RunDir) -> None:
     try:
         config = run_dir.config()
     except OSError as error:
-        raise InputError(f"{run_dir.location} is no run folder ({error.strerror or error})") from error
+        raise InputError(f"{run_dir.location} is no run folder ({reason_of(error)})") from error
     if config is None:
         raise InputError(f"{run_dir.location} is no run folder: it has no config.json")
     try:

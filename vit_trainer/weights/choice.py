@@ -10,8 +10,8 @@ from typing import Any
 from vit_trainer.architectures import MODELS
 from vit_trainer.data import dataset_id, dataset_info
 from vit_trainer.errors import CheckpointError, InputError, one_of
-from vit_trainer.files.folder import open_folder
 from vit_trainer.files.run_dir import RunDir
+from vit_trainer.files.storage import Storage
 from vit_trainer.weights.npz_files import read_shapes, require_weights
 from vit_trainer.weights.npz_layout import looks_like
 
@@ -54,7 +54,7 @@ class WeightsChoice:
     def run_dir(self) -> RunDir:
         """The run folder of the trial, which must have been given."""
         assert self.trial is not None
-        return RunDir(open_folder(self.storage).child("runs").child(self.trial))
+        return Storage(self.storage).run_dir(self.trial)
 
     @contextmanager
     def opened(self) -> Iterator[Weights]:
@@ -118,7 +118,7 @@ class WeightsChoice:
         run_dir = self.run_dir()
         config = run_dir.config()
         if config is None:
-            known = open_folder(self.storage).child("runs").names()
+            known = Storage(self.storage).trial_ids()
             if not known:
                 raise InputError(
                     f"there are no run folders in {self.storage}: give the --storage of a sweep or of train"

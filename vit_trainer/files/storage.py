@@ -1,0 +1,122 @@
+"""Storage: the only owner of where things lie in what --storage names. Standard library only until a URI is opened.
+
+runs/<trial id>/          a trial, see `RunDir`: the truth that all else is a view of
+sweeps/<sweep>/           commands.jsonl, decisions.jsonl, tracking.json, and the sweep's own report/
+report/                   about all that the storage holds
+probes.json               measured rates, for plans
+ray/                      Ray Tune's own records, which nothing here reads
+tensorboard/<trial id>/   event files, where asked for
+optuna.log                the studies of --search optuna, unless they have a file or database of their own
+mlflow.db, mlflow-artifacts/   MLflow's, unless it has a server; of a bucket, in ./mlflow of the local machine
+"""
+
+from pathlib import Path
+
+from vit_trainer.errors import InputError
+from vit_trainer.files.folder import Folder, LocalFolder, is_uri, open_folder
+from vit_trainer.files.run_dir import RunDir
+
+COMMANDS, DECISIONS, TRACKING = "commands.jsonl", "decisions.jsonl", "tracking.json"
+"""Files of a sweep's folder."""
+PROBES = "probes.json"
+
+
+class Storage:
+    """A folder or bucket that sweeps and single trials share."""
+
+    def __init__(self, location: str | Path) -> None:
+        """location: path or URI.
+
+        Raises:
+            InputError: a URI of a kind that nothing here opens.
+        """
+        self.given = str(location)
+        self.folder: Folder = open_folder(self.given)
+
+    @classmethod
+    def absolute(cls, location: str) -> "Storage":
+        """The same, but a path doesn't depend on the current folder, which a trial's process may have another of."""
+        return cls(location if is_uri(location) else Path(location).expanduser().resolve())
+
+    @classmethod
+    def existing(cls, location: str) -> "Storage":
+        """The same for what is only read.
+
+        Raises:
+            InputError: there is no such folder, or nothing here opens such a URI.
+        """
+        storage = cls.absolute(location)
+        if isinstance(storage.folder, LocalFolder) and not storage.folder.path.is_dir():
+            raise InputError(f"storage {location} is no folder: give the --storage of a sweep")
+        return storage
+
+    @property
+    def location(self) -> str:
+        """Path or URI."""
+        return self.folder.location
+
+    # Trials.
+
+    @property
+    def runs(self) -> Folder:
+        """The run folders, by trial id."""
+        return self.folder.child("runs")
+
+    def trial_ids(self) -> list[str]:
+        """What has a run folder, sorted."""
+        return self.runs.names()
+
+    def run_dir(self, trial_id: str) -> RunDir:
+        """A trial's run folder; it need not exist."""
+        return RunDir(self.runs.child(trial_id))
+
+    # Sweeps.
+
+    def sweep_names(self) -> list[str]:
+        """What has a folder in sweeps/, sorted."""
+        return self.folder.child("sweeps").names()
+
+    def sweep(self, name: str) -> Folder:
+        """A sweep's folder, with its COMMANDS, DECISIONS and TRACKING; it need not exist."""
+        return self.folder.child("sweeps").child(name)
+
+    def report(self, sweep: str | None = None) -> Folder:
+        """Where the report of a sweep lies; None: that of the whole storage."""
+        return (self.folder if sweep is None else self.sweep(sweep)).child("report")
+
+    # Other programs.
+
+    @property
+    def ray(self) -> Folder:
+        """Where Tune keeps its own records."""
+        return self.folder.child("ray")
+
+    @property
+    def event_files(self) -> Path:
+        """Where TensorBoard's files lie, a folder per trial; of a local storage only."""
+        return Path(self.location) / "tensorboard"
+
+    @property
+    def optuna_log(self) -> str:
+        """Path of Optuna's file; of a local storage only."""
+        return f"{self.location}/optuna.log"
+
+    @property
+    def mlflow_folder(self) -> Path:
+        """Where MLflow's own files lie: beside the run folders, or here if those are in a bucket."""
+        return Path("mlflow" if is_uri(self.given) else self.given).expanduser().resolve()
+
+    @property
+    def mlflow_database(self) -> Path:
+        """MLflow's SQLite file, where no server is named."""
+        return self.mlflow_folder / "mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """Where MLflow puts files, where no server is named."""
+        return self.mlflow_folder / "mlflow-artifacts"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's address of `mlflow_database`."""
+        return f"sqlite:///{self.mlflow_database}"
