@@ -7,7 +7,7 @@ from typing import Any
 
 from ray import tune
 
-from sweeps.running.trial_actor import Assignment
+from sweeps.running.assignment import Assignment
 from sweeps.table.cells import MINI, Cell, Schedule, Trial
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.files.run_dir import Row, RunDir

@@ -315,8 +315,8 @@ def run_ours(rival: Rival, num_trials: int, num_reports: int, folder: Path) -> f
 
     session = Session("formulas", formula_cells(num_trials, num_reports), options, Execution(), ship)
     if rival == "live":
-        session.board.console = Console(force_terminal=True, width=120, height=50, file=_terminal())
-    with session.board:
+        session.display.console = Console(force_terminal=True, width=120, height=50, file=_terminal())
+    with session.display:
         run_trials(session, FormulaActor)
     if shipper is None:
         return 0.0
@@ -356,7 +356,7 @@ def _start_ray() -> None:
     """A Ray of this process's own; a busy machine may need several attempts, none of them measured."""
     import ray
 
-    from sweeps.running.tuner import RAY_LOGS
+    from sweeps.cluster.join import RAY_LOGS
 
     os.environ.pop("RAY_ADDRESS", None)
     for attempts_left in reversed(range(ATTEMPTS_TO_START_RAY)):

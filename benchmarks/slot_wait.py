@@ -86,8 +86,9 @@ def run_sweep_of_seeds(num_trials: int, num_slots: int, storage: str) -> None:
     os.environ.pop("RAY_ADDRESS", None)
     import ray
 
+    from sweeps.cluster.join import RAY_LOGS
     from sweeps.running.session import Session
-    from sweeps.running.tuner import RAY_LOGS, run_trials
+    from sweeps.running.tuner import run_trials
     from sweeps.tracking.to_mlflow import SweepShipper
 
     ray.init(address="local", num_cpus=num_slots, include_dashboard=False, **RAY_LOGS)
@@ -95,7 +96,7 @@ def run_sweep_of_seeds(num_trials: int, num_slots: int, storage: str) -> None:
     shipper = SweepShipper("slot_wait", options)
     session = Session("slot_wait", cells_of(GRID), options, Execution(log_every_steps=1), shipper.ship)
     try:
-        with session.board:
+        with session.display:
             run_trials(session)
     finally:
         shipper.close(options.opened_storage.report())

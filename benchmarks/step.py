@@ -27,7 +27,8 @@ if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.provenance import machine, write_json
-from sweeps.planning.rates import TRAIN_FLOPS_PER_FORWARD, card_of_device
+from sweeps.machines.cards import card_of_device
+from sweeps.planning.rates import TRAIN_FLOPS_PER_FORWARD
 from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution, FinetuneConfig

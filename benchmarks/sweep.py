@@ -20,9 +20,12 @@ if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.provenance import write_json
+from sweeps.machines.cards import CARDS
 from sweeps.options import SweepOptions
-from sweeps.planning.plan import cheapest_first, longest_first, wall_hours
-from sweeps.planning.rates import CARDS, Rates
+from sweeps.planning.candidates import candidates
+from sweeps.planning.capacity import wall_hours
+from sweeps.planning.order import cheapest_first, longest_first
+from sweeps.planning.rates import Rates
 from sweeps.selection.rehearsal import short
 from sweeps.selection.rungs import Rungs
 from sweeps.table.cells import PAPER, Schedule, Trial, cells_of
@@ -132,7 +135,7 @@ def select(method: str, correlation: float, num_cells: int) -> Selection:
 
 def makespans(num_gpus: int) -> list[Makespan]:
     """Of the paper's grid with all its candidates, without early stopping, on one-GPU trials."""
-    trials = SweepOptions(base_lrs=()).candidates(cells_of(PAPER))
+    trials = candidates(SweepOptions(base_lrs=()), cells_of(PAPER))
     rates = Rates(CARDS["A100-40GB"])
     hours = {trial: rates.hours(trial) or 0.0 for trial in trials}
     least = max(sum(hours.values()) / num_gpus, *hours.values())

@@ -20,6 +20,7 @@ if not __package__:  # started as a script, from any folder
 
 from sweeps.checks.finding import Finding, fail
 from sweeps.options import SweepOptions
+from sweeps.planning.candidates import grid_of
 from sweeps.table.cells import cells_of
 from vit_trainer.command_line import new_app, run
 from vit_trainer.errors import InputError, reason_of
@@ -87,7 +88,7 @@ def _findings(
 
 def _check_nodes(options: SweepOptions) -> Iterator[Finding]:
     from sweeps.checks.on_nodes import check_nodes
-    from sweeps.running.tuner import count_gpus
+    from sweeps.cluster.join import count_gpus
 
     try:
         num_gpus = count_gpus()  # joins the cluster if there is one
@@ -98,7 +99,7 @@ def _check_nodes(options: SweepOptions) -> Iterator[Finding]:
         yield fail("Ray", f"can't join the cluster ({reason_of(error)})")
         return
     preset = options.preset if options.preset != "auto" else "paper" if num_gpus else "mini"
-    cells = cells_of(options.grid(preset))
+    cells = cells_of(grid_of(options, preset))
     inputs = dict.fromkeys((cell.model, cell.upstream) for cell in cells)
     storage = options.storage if is_uri(options.storage) else str(Path(options.storage).expanduser().resolve())
     yield from check_nodes(storage, inputs, dict.fromkeys(cell.dataset for cell in cells))

@@ -1,28 +1,24 @@
-"""SweepOptions: the flags that every sweep understands, and what they make of its cells."""
+"""SweepOptions: the flags that every sweep understands."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from sweeps.planning.rates import card_of
-from sweeps.table.cells import MINI, PAPER, Cell, Grid, Trial
-from sweeps.table.search_space import Searched, Space
-from sweeps.tracking.to_webhook import require_url
+from sweeps.machines.cards import card_of
+from sweeps.table.cells import Cell, Trial
+from sweeps.table.search_space import Searched
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import DATASETS, dataset_info, is_folder
+from vit_trainer.data import dataset_info
 from vit_trainer.errors import InputError, one_of
 from vit_trainer.files.folder import is_uri
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import Storage
-
-if TYPE_CHECKING:
-    from sweeps.selection.studies import Studies
 
 SEVERAL = Parameter(consume_multiple=True, negative=(), show_default=False)
 """Of a flag that takes several values."""
@@ -107,7 +103,7 @@ class SweepOptions:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InputError(f"{name} {value:g} is not a positive number: give {kind}")
         if self.notify is not None:
-            require_url(self.notify)
+            _require_url(self.notify)
         if self.tensorboard and is_uri(self.storage):
             raise InputError(
                 f"storage {self.storage} can't hold event files: leave --tensorboard out, or give a folder"
@@ -147,7 +143,7 @@ class SweepOptions:
             raise InputError(
                 f"{len(self.seeds)} seeds with --search optuna: give exactly one, and search once per seed"
             )
-        _ = self._base_lr_ends, self._dropout_ends  # checks the values
+        _ = self.base_lr_ends, self.dropout_ends  # checks the values
         if self.optuna_storage is None and is_uri(self.storage):
             raise InputError(
                 f"storage {self.storage} can't hold an Optuna study: give --optuna-storage a file or a database URL"
@@ -175,76 +171,11 @@ class SweepOptions:
         """GPUs of a model's trials."""
         return self._gpus_of_models.get(model, self._gpus_of_models[""])
 
-    def grid(self, preset: Literal["paper", "mini"]) -> Grid:
-        """The preset's grid, narrowed or replaced by what was asked for.
-
-        Raises:
-            InputError: a model or data set that doesn't exist, or not in this preset.
-        """
-        grid = MINI if preset == "mini" else PAPER
-        models = [name for name in MODELS if name.endswith("-mini") == (preset == "mini")]
-        datasets = [name for name in DATASETS if name.startswith("digits-") == (preset == "mini")]
-        if preset == "paper":
-            datasets += [name for name in self.datasets if is_folder(name)]
-        for kind, given, valid in (("model", self.models, models), ("dataset", self.datasets, datasets)):
-            for name in given:
-                if name not in valid:
-                    raise one_of(f"{kind} of --preset {preset}", name, valid)
-        chosen = Grid(self.models or grid.models, self.datasets or grid.datasets, self.dropouts or grid.dropouts)
-        return replace(chosen, dropouts=(None,)) if "dropout" in self.search_over else chosen
-
-    def narrow(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Those of a question's cells that were asked for; dropouts that were asked for replace the question's.
-
-        Raises:
-            InputError: the question has no row of a model or data set, or none of both together.
-        """
-        asked_for = {"model": self.models, "dataset": self.datasets}
-        chosen = list(cells)
-        for kind, names in asked_for.items():
-            for name in names:
-                if name not in (valid := list(dict.fromkeys(getattr(cell, kind) for cell in cells))):
-                    raise one_of(f"{kind} of this question", name, valid)
-            chosen = [cell for cell in chosen if not names or getattr(cell, kind) in names]
-        for kind, names in asked_for.items():
-            for name in names:
-                if name not in (getattr(cell, kind) for cell in chosen):
-                    rows = dict.fromkeys(f"{cell.model} on {cell.dataset}" for cell in cells)
-                    raise InputError(f"no row for {name} with what else was asked for: there are {', '.join(rows)}")
-        dropouts: tuple[float | None, ...] = (None,) if "dropout" in self.search_over else self.dropouts
-        if not dropouts:
-            return chosen
-        return list(dict.fromkeys(replace(cell, dropout=dropout) for cell in chosen for dropout in dropouts))
-
-    def planned_trials(self, cells: list[Cell]) -> list[Trial]:
-        """What a plan counts: the candidates, or for an Optuna search as many trials of the published recipe."""
-        if self.search == "grid":
-            return self.candidates(cells)
-        return [
-            Trial(cell, FinetuneConfig.official(cell.model, cell.dataset).base_lr, seed, cell.dropout or 0.0)
-            for cell in cells
-            for seed in range(self.num_trials_per_cell)
-        ]
-
     def settled(self, result: dict[str, Any] | None) -> dict[str, Any] | None:
         """The result if it needs no further work: finished, or stopped where ASHA is still asked for."""
         if result is None or result["status"] == "failed":
             return None
         return None if result["status"] == "stopped" and self.early_stopping != "asha" else result
-
-    def candidates(self, cells: list[Cell]) -> list[Trial]:
-        """Every candidate of every cell of a grid search: its learning rates times the seeds.
-
-        Raises:
-            InputError: a learning rate or seed that makes no sense.
-        """
-        assert self.search == "grid", "the candidates of --search optuna are those that its studies propose"
-        trials = [
-            Trial(cell, base_lr, seed) for cell in cells for base_lr in self.base_lrs_of(cell) for seed in self.seeds
-        ]
-        for trial in trials:
-            _ = trial.config  # checks the values
-        return trials
 
     def base_lrs_of(self, cell: Cell) -> tuple[float, ...]:
         """The learning rates of a cell's candidates."""
@@ -265,38 +196,12 @@ class SweepOptions:
 
     @property
     def num_trials_per_cell(self) -> int:
-        """Of an Optuna search."""
+        """Trials per cell of an Optuna search."""
         return self.num_trials or DEFAULT_NUM_TRIALS
 
-    def studies(self, name: str, cells: list[Cell]) -> "Studies":
-        """The studies that propose candidates with --search optuna.
-
-        Args:
-            name: of the sweep.
-            cells: in the order in which they are to get their proposals.
-
-        Raises:
-            InputError: the Optuna storage can't be used.
-        """
-        from sweeps.selection.studies import Studies
-
-        return Studies(
-            {cell: self.space(cell) for cell in cells},
-            num_trials=self.num_trials_per_cell,
-            storage=self.optuna_storage or self.opened_storage.optuna_log,
-            seed=self.seeds[0],
-            sweep=name,
-        )
-
-    def space(self, cell: Cell) -> Space:
-        """What is searched in a cell, and within which ends."""
-        space = Space.around_official(cell, self.search_over)
-        if self._base_lr_ends:
-            space = replace(space, base_lr=self._base_lr_ends)
-        return replace(space, dropout=self._dropout_ends) if self._dropout_ends else space
-
     @property
-    def _base_lr_ends(self) -> tuple[float, float] | None:
+    def base_lr_ends(self) -> tuple[float, float] | None:
+        """Between which rates --search optuna proposes; None: around the official one."""
         if not self.base_lrs:
             return None
         given = " ".join(self.base_lrs)
@@ -311,7 +216,8 @@ class SweepOptions:
         return low, high
 
     @property
-    def _dropout_ends(self) -> tuple[float, float] | None:
+    def dropout_ends(self) -> tuple[float, float] | None:
+        """Between which dropouts --search optuna proposes; None: the usual ones."""
         if not self.dropouts or "dropout" not in self.search_over:
             return None
         if len(self.dropouts) != 2 or not 0 <= self.dropouts[0] < self.dropouts[1] < 1:
@@ -322,3 +228,10 @@ class SweepOptions:
     def run_dir(self, trial: Trial) -> RunDir:
         """The run folder of a trial."""
         return self.opened_storage.run_dir(trial.trial_id)
+
+
+def _require_url(url: str) -> None:
+    """Raise InputError for what can't be posted to."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"notify {url!r} is no web address: give one such as https://host/path")

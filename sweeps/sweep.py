@@ -1,27 +1,31 @@
 """run_sweep(): plan, skip what is done, run the rest on Ray, watch, summarise."""
 
-import os
 import shlex
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from sweeps.machines.cards import card_of
 from sweeps.machines.node_types import node_types
-from sweeps.machines.prices import cards_of, max_gpu_hours, price_of
+from sweeps.machines.prices import cards_of, limit_in_hours, price_of
 from sweeps.options import SweepOptions
-from sweeps.planning.plan import Plan, longest_first, make_plan, plan_lines
+from sweeps.planning.candidates import narrowed, planned_trials
+from sweeps.planning.order import longest_first
+from sweeps.planning.plan import Plan, make_plan
+from sweeps.planning.plan_text import plan_lines
 from sweeps.planning.probed_rates import Workload, known, measure
-from sweeps.planning.rates import Rates, card_of
+from sweeps.planning.rates import Rates
 from sweeps.records.commands import read_commands, record_command
-from sweeps.records.hours import hours_lost, hours_saved, predicted_and_actual
+from sweeps.records.comparison import predicted_and_actual
+from sweeps.records.hours import hours_lost, hours_saved
 from sweeps.report import write_report
+from sweeps.running.early_end import Reason
 from sweeps.running.session import Session
 from sweeps.selection.rehearsal import Rehearsal
-from sweeps.table.cell_names import cell_named
-from sweeps.table.cells import Cell
-from sweeps.tracking.trackers import Outlets
+from sweeps.table.cells import Cell, cell_named
+from sweeps.tracking.trackers import Trackers
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
 from vit_trainer.data import require_dataset
@@ -29,9 +33,6 @@ from vit_trainer.errors import InputError, cause_of, reason_of
 from vit_trainer.loop.probe import ProbeResult
 from vit_trainer.tracking.store import hide_password
 from vit_trainer.weights.npz_files import require_checkpoint
-
-if TYPE_CHECKING:
-    from sweeps.running.tuner import EndsEarly
 
 
 def choose(
@@ -56,14 +57,14 @@ def choose(
     else:
         preset = choose_preset(options, f"sweeps/{question}.py")
         cells = list(mini if preset == "mini" else paper)
-    return f"{question}-{preset}", options.narrow(cells)
+    return f"{question}-{preset}", narrowed(options, cells)
 
 
 def choose_preset(options: SweepOptions, script: str) -> Literal["paper", "mini"]:
     """What `--preset auto` means here, said in one line: the paper's grid with GPUs, else the miniature."""
     if options.preset != "auto":
         return options.preset
-    from sweeps.running.tuner import count_gpus
+    from sweeps.cluster.join import count_gpus
 
     if num_gpus := count_gpus():
         print(f"{num_gpus} GPUs in the Ray cluster: running the paper's grid. For the miniature: --preset mini")
@@ -96,9 +97,10 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
         if micro is not None and share % micro:
             raise InputError(f"micro_batch_size {micro} does not divide {share}, a GPU's share of {cell.model}'s batch")
     if options.max_dollars is not None and not options.plan:
-        from sweeps.running.tuner import worker_types
+        from sweeps.cluster.join import worker_types
 
-        options = replace(options, max_gpu_hours=max_gpu_hours(options, worker_types()))
+        price = price_of(options.price_per_gpu_hour, worker_types())
+        options = replace(options, max_gpu_hours=limit_in_hours(options.max_gpu_hours, options.max_dollars, price))
     rehearsal = Rehearsal(name, cells, options) if options.early_stopping == "rehearsal" else None
     if options.plan:
         print("\n".join(plan_lines(_plan(cells, options, rehearsal))))
@@ -122,8 +124,8 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
 
 
 def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution: Execution) -> int:
-    outlets = Outlets(name, options)
-    session = Session(name, cells, options, execution, outlets.changed)
+    trackers = Trackers(name, options)
+    session = Session(name, cells, options, execution, trackers.changed)
     where = options.opened_storage.location
     print(f"{name}: {session.num_expected} trials, {session.num_done} of them done, in {where}")
     pending = cells if session.studies else list(dict.fromkeys(trial.cell for trial in session.pending))
@@ -132,13 +134,13 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     if session.num_done < session.num_expected or not read_commands(options.opened_storage, name)[0]:
         searched = [value for value in options.search_over if value != "base_lr"]
         record_command(options.opened_storage, name, pending or cells, searched)
-    outlets.begin(session)
+    trackers.begin(session)
     try:
         ended_early = _run(session)
-        outlets.ended(ended_early)
+        trackers.ended(ended_early)
         report = write_report(options.opened_storage, name)
     finally:
-        outlets.close(options.opened_storage.report(name))
+        trackers.close(options.opened_storage.report(name))
     if ended_early == "interrupted":
         print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
         return INTERRUPTED
@@ -149,38 +151,34 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
             "larger --max-gpu-hours or --max-dollars",
             file=sys.stderr,
         )
-    return _summarise(session, outlets.tracking_uri, report)
+    return _summarise(session, trackers.tracking_uri, report)
 
 
-def _run(session: Session) -> "EndsEarly | None":
+def _run(session: Session) -> Reason | None:
     """Run what is pending; returns why it ended early, or None."""
     if session.num_done == session.num_expected:
         return None
     from sweeps.running.tuner import run_trials
 
-    with session.board:
+    with session.display:
         return run_trials(session)
 
 
 def _plan(cells: list[Cell], options: SweepOptions, rehearsal: Rehearsal | None) -> Plan:
     """What is left of the sweep, on the cluster of a file, the running Ray cluster or else this machine."""
-    import ray
-
-    from sweeps.running.tuner import Resources, count_gpus, worker_types
+    from sweeps.cluster.join import resources_here, worker_types
+    from sweeps.planning.capacity import Resources
 
     if options.cluster is not None:
-        kinds, names = node_types(options.cluster), []
+        kinds = node_types(options.cluster)
+        names: list[str] = []
         resources = Resources.of_types(kinds)
         if not resources.gpus_of_nodes:
             raise InputError(f"{options.cluster} names no workers with GPUs: launch it, and plan on its head")
     else:
-        num_gpus = count_gpus()  # joins the cluster if there is one
+        resources, names = resources_here()
         kinds = worker_types()
-        if ray.is_initialized():
-            resources, names = Resources.of_cluster(), list(ray.cluster_resources())
-        else:
-            resources, names = Resources((num_gpus,) if num_gpus else (), (os.cpu_count() or 1,)), []
-    trials = longest_first(rehearsal.planned() if rehearsal else options.planned_trials(cells))
+    trials = longest_first(rehearsal.planned() if rehearsal else planned_trials(options, cells))
     done = {trial.trial_id for trial in trials if options.settled(options.run_dir(trial).result())}
 
     def planned(measured: Mapping[Workload, ProbeResult]) -> Plan:
@@ -190,7 +188,7 @@ def _plan(cells: list[Cell], options: SweepOptions, rehearsal: Rehearsal | None)
             Rates(card_of(options.card, names + cards_of(kinds)), measured),
             resources,
             gpus_of=options.gpus_of,
-            price=price_of(options, kinds),
+            price=price_of(options.price_per_gpu_hour, kinds),
             early_stopping=options.early_stopping == "asha",
         )
 
@@ -220,11 +218,11 @@ def _check_storage(options: SweepOptions) -> None:
 
 
 def _summarise(session: Session, tracking_uri: str, report: str) -> int:
-    session.board.console.print(session.board.table())
+    session.display.console.print(session.display.table())
     print("\n".join(_cost_lines(session)))
     failed = False
     for trial_id in session.trials:
-        result = session.board.result(trial_id)
+        result = session.display.result(trial_id)
         if result is None or result["status"] == "failed":
             failed = True
             print(f"failed: {trial_id}: {(result or {}).get('cause', 'no result')}", file=sys.stderr)
@@ -250,7 +248,7 @@ def _register(session: Session, tracking_uri: str) -> list[str]:
 def _cost_lines(session: Session) -> list[str]:
     """Predicted against actual hours, and what early stopping and faults made of them."""
     trials = list(session.trials.values())
-    results = {trial_id: session.board.result(trial_id) for trial_id in session.trials}
+    results = {trial_id: session.display.result(trial_id) for trial_id in session.trials}
     lines = {trial_id: session.run_dir(trial_id).lines() for trial_id in session.trials}
     stopped = [trial_id for trial_id, result in results.items() if result and result["status"] == "stopped"]
     rows = {trial_id: session.run_dir(trial_id).journal() for trial_id in stopped}

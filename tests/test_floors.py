@@ -46,7 +46,7 @@ def test_the_trainer_knows_nothing_of_sweeps(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").rglob("*.py")), ids=lambda path: path.name)
 def test_only_the_launcher_and_the_count_of_gpus_import_torch_in_sweeps(path: Path) -> None:
-    if path.name not in ("launcher.py", "tuner.py"):
+    if path.name not in ("launcher.py", "join.py"):
         assert "torch" not in packages(path)
 
 

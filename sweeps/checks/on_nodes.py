@@ -12,7 +12,8 @@ from typing import Any, Literal
 import psutil
 
 from sweeps.checks.finding import Finding, fail, ok, skip, warn
-from sweeps.cluster.nodes import differences, living_nodes, on_every_node, versions
+from sweeps.cluster.nodes import living_nodes, on_every_node
+from sweeps.cluster.versions import differences, versions
 from vit_trainer import machine as hardware
 from vit_trainer.data import require_dataset
 from vit_trainer.errors import InputError

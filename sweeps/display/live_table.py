@@ -16,7 +16,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.display.standing import Progress, Standing
+from sweeps.display.standing import Standing, TrialProgress
 from sweeps.table.cells import Cell
 from sweeps.table.labels import Labels
 
@@ -66,11 +66,11 @@ class LiveTable(AbstractContextManager["LiveTable"]):
                         return
             self._console.clear()  # the terminal has broken the old frame's lines anew: nobody knows where it begins
 
-    def _frame(self) -> "Picture":
-        return Picture(self._standing(), fits_height=True)
+    def _frame(self) -> "Screen":
+        return Screen(self._standing(), fits_height=True)
 
 
-class Picture:
+class Screen:
     """A Standing as something to print: as much of it as the width allows, and the height where that is asked for."""
 
     def __init__(self, standing: Standing, *, fits_height: bool = False) -> None:
@@ -233,7 +233,7 @@ def _cell_text(standing: Standing, cell: Cell, detail: int) -> Text:
     return Text("\n").join((lines + others)[: 1 if detail == DETAILS[-1] else None])
 
 
-def _running_lines(running: list[Progress], candidates: list[Progress], now: float, detail: int) -> list[str]:
+def _running_lines(running: list[TrialProgress], candidates: list[TrialProgress], now: float, detail: int) -> list[str]:
     if detail < 3:
         several_seeds = len({each.trial.seed for each in candidates}) > 1
         return [line for each in running for line in _candidate_lines(each, now, detail, several_seeds=several_seeds)]
@@ -250,7 +250,7 @@ def _running_lines(running: list[Progress], candidates: list[Progress], now: flo
     return [first, f"silent {brief(max(silent))}" if silent else left]
 
 
-def _candidate_lines(progress: Progress, now: float, detail: int, *, several_seeds: bool) -> list[str]:
+def _candidate_lines(progress: TrialProgress, now: float, detail: int, *, several_seeds: bool) -> list[str]:
     trial, left = progress.trial, progress.seconds_left(now)
     if progress.silent_seconds is not None:
         time_left = f"silent {brief(progress.silent_seconds)}"

@@ -1,4 +1,4 @@
-"""Progress: how far a trial is; Standing: how a sweep stands. Both from a sweep's events or from run folders alone."""
+"""Standing: how a sweep and each of its trials stand, from its events or from run folders alone."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from vit_trainer.files.run_dir import Result, Row
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrialProgress:
     """How far one trial is."""
 
     trial: Trial
@@ -39,11 +39,11 @@ class Progress:
     """Since the last sign of life of a process that should have given one; None: nothing is wrong."""
     result: Result | None = None
 
-    def began(self, at: float) -> "Progress":
+    def began(self, at: float) -> "TrialProgress":
         """A process has started, or goes on; at: Unix seconds."""
         return replace(self, is_running=True, counted_until=at, result=None)
 
-    def reported(self, row: Mapping[str, Any]) -> "Progress":
+    def reported(self, row: Mapping[str, Any]) -> "TrialProgress":
         """A row is in the journal."""
         hours, accuracy = hours_of(row), row.get("val/accuracy")
         return replace(
@@ -56,11 +56,11 @@ class Progress:
             counted_until=max(self.counted_until, float(row["time"])),
         )
 
-    def ended(self, result: Result) -> "Progress":
+    def ended(self, result: Result) -> "TrialProgress":
         """The trial has its result."""
         return replace(self, is_running=False, result=result, hours=max(self.hours, hours_of(result)))
 
-    def after(self, lines: Iterable[Row]) -> "Progress":
+    def after(self, lines: Iterable[Row]) -> "TrialProgress":
         """What a whole journal says, in the order written, as `RunDir.lines` gives it."""
         lines = list(lines)
         rows: list[Row] = []
@@ -122,7 +122,7 @@ class Standing:
 
     cells: tuple[Cell, ...]
     """Entries of the table, in its order."""
-    trials: tuple[Progress, ...]
+    trials: tuple[TrialProgress, ...]
     num_expected: int | None
     """Trials of the whole sweep; None: only those that have begun are known."""
     now: float
@@ -137,9 +137,9 @@ class Standing:
     """A line for each thing in the storage that can't be shown."""
 
     @cached_property
-    def by_cell(self) -> dict[Cell, list[Progress]]:
+    def by_cell(self) -> dict[Cell, list[TrialProgress]]:
         """Trials of each cell."""
-        groups: dict[Cell, list[Progress]] = {cell: [] for cell in self.cells}
+        groups: dict[Cell, list[TrialProgress]] = {cell: [] for cell in self.cells}
         for progress in self.trials:
             groups[progress.trial.cell].append(progress)
         return groups
@@ -168,7 +168,7 @@ class Standing:
         return sum(each.result is not None for each in self.trials)
 
     @property
-    def running(self) -> list[Progress]:
+    def running(self) -> list[TrialProgress]:
         """Trials with a process, as far as one can tell."""
         return [each for each in self.trials if each.is_running and each.silent_seconds is None]
 
@@ -232,7 +232,7 @@ class Standing:
         }
         return of_all, {trial_id: max(0.0, rest) for trial_id, rest in rests.items()}
 
-    def _uncounted_hours(self, progress: Progress) -> float:
+    def _uncounted_hours(self, progress: TrialProgress) -> float:
         return progress.uncounted_seconds(self.now) * progress.num_slots / 3600
 
 

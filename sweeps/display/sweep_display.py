@@ -1,4 +1,4 @@
-"""Board: what one sees of a sweep while it runs, and its table at the end."""
+"""SweepDisplay: what one sees of a sweep while it runs, and its table at the end."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -9,8 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.table import Table
 
-from sweeps.display.live_table import LiveTable, Picture, is_interactive, summary_lines, time_left
-from sweeps.display.standing import Event, Progress, Standing
+from sweeps.display.live_table import LiveTable, Screen, is_interactive, summary_lines, time_left
+from sweeps.display.standing import Event, Standing, TrialProgress
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.labels import Labels
 from vit_trainer.files.run_dir import Result, Row
@@ -21,7 +21,7 @@ MAX_EVENTS = 20
 
 
 @dataclass
-class Board(AbstractContextManager["Board"]):
+class SweepDisplay(AbstractContextManager["SweepDisplay"]):
     """Follows the trials of a sweep: a live table in a terminal, a line per event elsewhere and in CI."""
 
     cells: list[Cell]
@@ -35,7 +35,7 @@ class Board(AbstractContextManager["Board"]):
     """Unix seconds."""
 
     def __post_init__(self) -> None:
-        self._progress: dict[str, Progress] = {}
+        self._progress: dict[str, TrialProgress] = {}
         self._events: tuple[Event, ...] = ()
         self._live: LiveTable | None = None
         self._on_gpus, self._num_slots = False, 0
@@ -44,7 +44,7 @@ class Board(AbstractContextManager["Board"]):
         self._num_done = 0
         """Trials with a result."""
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "SweepDisplay":
         if not self.is_quiet and is_interactive(self.console):
             self._live = LiveTable(self.console, self.standing)
             self._live.__enter__()
@@ -57,7 +57,7 @@ class Board(AbstractContextManager["Board"]):
             self._live.__exit__(kind, error, trace)
             self._live = None
             if self._num_done < self.num_trials:
-                self.console.print(Picture(self.standing()))  # it ended early: no table comes after this
+                self.console.print(Screen(self.standing()))  # it ended early: no table comes after this
 
     # Events.
 
@@ -72,7 +72,7 @@ class Board(AbstractContextManager["Board"]):
             num_slots: GPUs, or CPU cores, that it takes.
             lines: of its journal, from earlier sessions.
         """
-        self._progress[trial.trial_id] = Progress(trial, trial.trial_id, num_slots=num_slots).after(lines)
+        self._progress[trial.trial_id] = TrialProgress(trial, trial.trial_id, num_slots=num_slots).after(lines)
 
     def started(self, trial_id: str) -> None:
         """A trial has begun, or goes on."""

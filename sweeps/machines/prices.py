@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sweeps.machines.node_types import NodeType
-from sweeps.options import SweepOptions
 from vit_trainer.errors import InputError
 
 
@@ -14,7 +13,7 @@ class Machine:
 
     num_gpus: int
     card: str
-    """A key of `rates.CARDS`."""
+    """A key of `cards.CARDS`."""
     dollars_per_hour: float
     """On demand, for Linux."""
 
@@ -32,21 +31,22 @@ that changes from day to day, so that a sum of these is an upper bound."""
 
 @dataclass(frozen=True)
 class Price:
-    """Of a GPU-hour."""
+    """What a GPU-hour costs."""
 
     dollars: float
     source: str
     """Where it is from, for the plan."""
 
 
-def price_of(options: SweepOptions, types: Iterable[NodeType]) -> Price | None:
+def price_of(given: float | None, types: Iterable[NodeType]) -> Price | None:
     """The price that was given, else that of the dearest known machine of a cluster; None if nothing is known.
 
     Args:
+        given: dollars per GPU-hour.
         types: kinds of workers of the cluster.
     """
-    if options.price_per_gpu_hour is not None:
-        return Price(options.price_per_gpu_hour, "as given")
+    if given is not None:
+        return Price(given, "as given")
     known = {kind.machine: MACHINES[kind.machine] for kind in types if kind.machine in MACHINES}
     if not known:
         return None
@@ -63,19 +63,18 @@ def cards_of(types: Iterable[NodeType]) -> list[str]:
     return [f"accelerator_type:{MACHINES[kind.machine].card}" for kind in types if kind.machine in MACHINES]
 
 
-def max_gpu_hours(options: SweepOptions, types: Iterable[NodeType]) -> float | None:
+def limit_in_hours(max_gpu_hours: float | None, max_dollars: float | None, price: Price | None) -> float | None:
     """The limit on GPU-hours that was given, in hours or in dollars; the smaller of both; None if neither was.
 
     Raises:
         InputError: dollars, and no price is known.
     """
-    limits = [options.max_gpu_hours] if options.max_gpu_hours is not None else []
-    if options.max_dollars is not None:
-        price = price_of(options, types)
+    limits = [] if max_gpu_hours is None else [max_gpu_hours]
+    if max_dollars is not None:
         if price is None:
             raise InputError(
-                f"max_dollars {options.max_dollars:g} on a cluster whose machines have no price here: "
+                f"max_dollars {max_dollars:g} on a cluster whose machines have no price here: "
                 "give --price-per-gpu-hour too"
             )
-        limits.append(options.max_dollars / price.dollars)
+        limits.append(max_dollars / price.dollars)
     return min(limits, default=None)

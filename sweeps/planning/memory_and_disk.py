@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sweeps.planning.rates import Card
+from sweeps.machines.cards import Card
 from sweeps.table.cells import Trial
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from sweeps.machines.cards import CARDS, DEFAULT_CARD, card_of_device
 from sweeps.planning.probed_rates import Workload, known
-from sweeps.planning.rates import CARDS, DEFAULT_CARD, Rates, card_of_device
+from sweeps.planning.rates import Rates
 from sweeps.records.commands import Command, read_commands
+from sweeps.records.decisions import Decision, read_decisions
 from sweeps.records.hours import hours_lost, hours_not_run, hours_of
-from sweeps.selection.rungs import Decision, read_decisions
 from sweeps.table.cells import Cell, Trial, cell_of, place_in_table
 from sweeps.table.published import PublishedFigure, figures_for, is_left_open, published_for
 from sweeps.table.verdict import Verdict, chosen_seeds, verdict_on

@@ -7,15 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sweeps.planning.rates import card_of_device
+from sweeps.machines.cards import card_of_device
+from sweeps.records.decisions import Decision
 from sweeps.records.results import UNFINISHED, Entry, Results
 from sweeps.reporting import figures
 from sweeps.reporting.best_region import Region, importances_of, validation_accuracy
 from sweeps.reporting.pages import Block, Chart, Code, Folded, Heading, Page, Picture, Table, Text
 from sweeps.selection.rehearsal import is_rehearsal
-from sweeps.selection.rungs import Decision
-from sweeps.table.cell_names import name_of_cell
-from sweeps.table.cells import Cell, cell_of
+from sweeps.table.cells import Cell, cell_of, name_of_cell
 from sweeps.table.labels import Labels
 from sweeps.table.verdict import Status
 from vit_trainer.config import FinetuneConfig

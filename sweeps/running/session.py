@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sweeps.display.sweep_display import Board
+from sweeps.display.sweep_display import SweepDisplay
 from sweeps.options import SweepOptions
-from sweeps.planning.plan import cheapest_first, longest_first
+from sweeps.planning.candidates import candidates
+from sweeps.planning.order import cheapest_first, longest_first
 from sweeps.records.budget import Budget
+from sweeps.records.decisions import Decision, read_decisions, record_decision
 from sweeps.selection.rehearsal import is_rehearsal
-from sweeps.selection.rungs import Decision, read_decisions, record_decision
 from sweeps.table.cells import Cell, Trial
 from vit_trainer.config import Execution
 from vit_trainer.files.run_dir import Row, RunDir
@@ -18,6 +19,7 @@ from vit_trainer.files.storage import DECISIONS
 
 if TYPE_CHECKING:
     from sweeps.selection.asha import PerCellASHA
+    from sweeps.selection.studies import Studies
 
 log = logging.getLogger(__name__)
 
@@ -38,32 +40,36 @@ class Session:
             InputError: a candidate makes no sense, a run folder is damaged, or the Optuna storage can't be used.
         """
         self.name, self.cells, self.options, self.execution, self.changed = name, cells, options, execution, ship
-        self.studies = options.studies(name, cells) if options.search == "optuna" else None
+        self.studies: Studies | None = None
+        if options.search == "optuna":
+            from sweeps.selection.studies import open_studies
+
+            self.studies = open_studies(options, name, cells)
         self.trials: dict[str, Trial] = {}
         """By trial id, in the order in which they start."""
         if self.studies is not None:
             self.studies.replay(self._runs())
             trials = self.studies.trials
         else:
-            trials = options.candidates(cells)
+            trials = candidates(options, cells)
         in_order = cheapest_first if options.max_gpu_hours else longest_first
         for trial in in_order(trials):
             self.trials[trial.trial_id] = trial
         self.num_expected = options.num_trials_per_cell * len(cells) if self.studies is not None else len(self.trials)
         """Trials of the whole sweep."""
-        self.board = Board(cells, self.num_expected, is_quiet=options.quiet)
+        self.display = SweepDisplay(cells, self.num_expected, is_quiet=options.quiet)
         journals = {trial_id: self.run_dir(trial_id).lines() for trial_id in self.trials}
         self.budget = Budget(options.max_gpu_hours, journals)
         for trial in self.trials.values():
-            self.board.add(trial, options.gpus_of(trial.cell.model), journals[trial.trial_id])
+            self.display.add(trial, options.gpus_of(trial.cell.model), journals[trial.trial_id])
             result = options.settled(self.run_dir(trial.trial_id).result())
             if result is not None:
-                self.board.ended(trial.trial_id, result)
+                self.display.ended(trial.trial_id, result)
 
     @property
     def pending(self) -> list[Trial]:
         """Trials without a result that stands, in the order in which they start."""
-        return [trial for trial_id, trial in self.trials.items() if self.board.result(trial_id) is None]
+        return [trial for trial_id, trial in self.trials.items() if self.display.result(trial_id) is None]
 
     @property
     def num_done(self) -> int:
@@ -71,12 +77,12 @@ class Session:
 
     def counts(self) -> dict[str, int]:
         """Trials by what they have come to: finished, stopped, failed, or unfinished."""
-        results = [self.board.result(trial_id) for trial_id in self.trials]
+        results = [self.display.result(trial_id) for trial_id in self.trials]
         return dict(Counter("unfinished" if result is None else str(result["status"]) for result in results))
 
     def has_failed(self, cell: Cell) -> bool:
         """Whether a cell is left without a number: all of its trials have ended, and none finished."""
-        results = [self.board.result(trial_id) for trial_id, trial in self.trials.items() if trial.cell == cell]
+        results = [self.display.result(trial_id) for trial_id, trial in self.trials.items() if trial.cell == cell]
         num_expected = self.options.num_trials_per_cell if self.studies is not None else len(results)
         ended = [result for result in results if result is not None]
         return len(ended) >= num_expected and all(result["status"] != "finished" for result in ended)
@@ -90,7 +96,7 @@ class Session:
         trial = self.studies.ask()
         if trial is not None and trial.trial_id not in self.trials:
             self.trials[trial.trial_id] = trial
-            self.board.add(trial, self.options.gpus_of(trial.cell.model))
+            self.display.add(trial, self.options.gpus_of(trial.cell.model))
         return trial
 
     def record(self, trial_id: str, result: dict[str, Any]) -> dict[str, Any]:
@@ -110,18 +116,18 @@ class Session:
     def started(self, trial_id: str) -> None:
         """A trial has begun, or goes on."""
         self.budget.started(trial_id, self.options.gpus_of(self.trials[trial_id].cell.model))
-        self.board.started(trial_id)
+        self.display.started(trial_id)
 
     def reported(self, trial_id: str, row: Row) -> None:
         """A trial has validated."""
         self.budget.reported(trial_id, row)
-        self.board.reported(trial_id, row)
+        self.display.reported(trial_id, row)
         self.changed(self.trials[trial_id])
 
     def ended(self, trial_id: str, result: dict[str, Any]) -> None:
         """Show a trial's end to everyone who follows the sweep."""
         self.budget.ended(trial_id)
-        self.board.ended(trial_id, result)
+        self.display.ended(trial_id, result)
         self.changed(self.trials[trial_id])
         if self.studies is not None:
             self.studies.tell(trial_id, self.run_dir(trial_id).journal(), result)
@@ -129,7 +135,7 @@ class Session:
     def replay(self, asha: "PerCellASHA") -> None:
         """Have ASHA know what an earlier session knew; what it decided and could no longer write is written now."""
         journals = {trial_id: self.run_dir(trial_id).journal() for trial_id in self.trials}
-        results = {trial_id: self.board.result(trial_id) for trial_id in self.trials}
+        results = {trial_id: self.display.result(trial_id) for trial_id in self.trials}
         at_rungs = [decision for decision in self.decisions() if not is_rehearsal(decision)]
         for decision in asha.replay_all(journals, results, at_rungs):
             result = self.record(decision.trial_id, {"status": "stopped", "cause": decision.rule})
@@ -148,11 +154,11 @@ class Session:
 
     def _runs(self) -> dict[str, Any]:
         """All run folders of the storage, as the studies want to be told of them."""
-        from sweeps.selection.studies import Run
+        from sweeps.selection.studies import PastRun
 
         runs, storage = {}, self.options.opened_storage
         for trial_id in storage.trial_ids():
             run_dir = storage.run_dir(trial_id)
             if (config := run_dir.config()) is not None:
-                runs[trial_id] = Run(config, run_dir.journal(), self.options.settled(run_dir.result()))
+                runs[trial_id] = PastRun(config, run_dir.journal(), self.options.settled(run_dir.result()))
         return runs

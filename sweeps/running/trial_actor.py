@@ -7,7 +7,7 @@ trace of the trial before, and killing the actor ends everything that it started
 import signal
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -15,7 +15,8 @@ from ray import tune
 from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from sweeps.cluster.nodes import differences, package_versions, refusal
+from sweeps.cluster.versions import differences, package_versions, refusal
+from sweeps.running.assignment import Assignment
 from sweeps.running.launcher import (
     FAILED,
     FINISHED,
@@ -26,49 +27,23 @@ from sweeps.running.launcher import (
     Start,
     free_port,
 )
-from sweeps.running.slot import Slot
-from vit_trainer.config import Execution, FinetuneConfig
+from sweeps.running.launcher_client import LauncherClient
 from vit_trainer.files.run_dir import RunDir
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a TrialActor is asked to run, and on how much."""
-
-    config: FinetuneConfig
-    location: str
-    """Path or URI of the run folder."""
-    execution: Execution
-    processes_of_nodes: tuple[int, ...] = (1,)
-    """Processes, one per GPU, on each node of the placement group."""
-    cpus_per_process: int = 1
-    has_gpus: bool = False
-    """Whether a process takes a GPU of Ray's, or only CPU cores."""
-    max_failures: int = 3
-    """How often the trial starts again after one of its processes died."""
-    versions: dict[str, str] | None = None
-    """What its nodes must have, as `package_versions` gives them; None: whatever they have."""
-
-    @property
-    def bundles(self) -> list[dict[str, float]]:
-        """Of its placement group, one per node."""
-        gpus = 1.0 if self.has_gpus else 0.0
-        return [{"CPU": count * self.cpus_per_process, "GPU": count * gpus} for count in self.processes_of_nodes]
 
 
 class Helper:
     """A Ray actor on another node of a gang: runs that node's processes."""
 
     def __init__(self, num_threads: int) -> None:
-        self._slot = Slot(num_threads)
+        self._launcher = LauncherClient(num_threads)
         self._attempt = self._ended_attempt = 0
 
     def run(self, start: Start, attempt: int) -> Exited:
         self._attempt = attempt
-        self._slot.start(start)
+        self._launcher.start(start)
         if self._ended_attempt == attempt:
-            self._slot.kill()
-        exited = self._slot.receive()
+            self._launcher.kill()
+        exited = self._launcher.receive()
         assert isinstance(exited, Exited)
         return exited
 
@@ -80,7 +55,7 @@ class Helper:
         """End an attempt, also one that is just about to start."""
         self._ended_attempt = attempt
         if self._attempt == attempt:
-            self._slot.kill()
+            self._launcher.kill()
 
 
 class TrialActor(tune.Trainable):
@@ -92,7 +67,7 @@ class TrialActor(tune.Trainable):
     `refused` with why nothing may run here.
     """
 
-    _slot: Slot | None = None
+    _launcher: LauncherClient | None = None
     _helpers: tuple[Any, ...] = ()
     _parts: tuple[Any, ...] = ()
     """What each helper's `run` will return."""
@@ -106,8 +81,8 @@ class TrialActor(tune.Trainable):
         assert isinstance(assignment, Assignment)
         self._assignment, self._execution = assignment, assignment.execution
         self._num_failures, self._begun = 0, False
-        if self._slot is None:
-            self._slot = Slot(assignment.cpus_per_process)
+        if self._launcher is None:
+            self._launcher = LauncherClient(assignment.cpus_per_process)
             group = get_current_placement_group()
             assert group is not None
             self._helpers = tuple(
@@ -124,13 +99,13 @@ class TrialActor(tune.Trainable):
             )
 
     def step(self) -> dict[str, Any]:
-        assert self._slot is not None
+        assert self._launcher is not None
         if not self._begun:
             self._begun = True
             if refused := self._refused():
                 return {"done": True, "refused": refused}
             self._begin()
-        message = self._slot.receive()
+        message = self._launcher.receive()
         if isinstance(message, Reported):
             return dict(message.row)
         exited = self._exit_of_gang(message)
@@ -158,9 +133,9 @@ class TrialActor(tune.Trainable):
         self._end()
         for helper in self._helpers:
             ray.kill(helper)
-        if self._slot is not None:
-            self._slot.close()
-            self._slot = None
+        if self._launcher is not None:
+            self._launcher.close()
+            self._launcher = None
 
     def _refused(self) -> str:
         """Why no trial may run here: a node that joined after the sweep's start has other versions."""
@@ -173,7 +148,7 @@ class TrialActor(tune.Trainable):
         return refusal(different) if different else ""
 
     def _begin(self) -> None:
-        assert self._slot is not None
+        assert self._launcher is not None
         assignment = self._assignment
         counts = assignment.processes_of_nodes
         rendezvous = f"{get_node_ip_address()}:{free_port()}" if len(counts) > 1 else ""
@@ -192,14 +167,14 @@ class TrialActor(tune.Trainable):
         ]
         self._attempt += 1
         self._lost_a_part = False
-        self._slot.start(starts[0])
+        self._launcher.start(starts[0])
         self._parts = tuple(
             helper.run.remote(start, self._attempt) for helper, start in zip(self._helpers, starts[1:], strict=True)
         )
         if self._parts:
-            threading.Thread(target=self._watch, args=(self._parts, self._slot), daemon=True).start()
+            threading.Thread(target=self._watch, args=(self._parts, self._launcher), daemon=True).start()
 
-    def _watch(self, parts: tuple[Any, ...], slot: Slot) -> None:
+    def _watch(self, parts: tuple[Any, ...], launcher: LauncherClient) -> None:
         """The first of the other nodes' parts to fail ends this one."""
         waiting = list(parts)
         while waiting:
@@ -210,7 +185,7 @@ class TrialActor(tune.Trainable):
                 failed = True
             if failed and parts is self._parts:
                 self._lost_a_part = True
-                slot.kill()
+                launcher.kill()
                 return
 
     def _exit_of_gang(self, mine: Exited) -> Exited:
@@ -256,8 +231,8 @@ class TrialActor(tune.Trainable):
         run_dir.close()
 
     def _end(self) -> None:
-        if self._slot is not None:
-            self._slot.end()
+        if self._launcher is not None:
+            self._launcher.end()
         self._kill_parts()
         with suppress(ray.exceptions.RayError):
             ray.get(list(self._parts))

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from sweeps.running.trial_actor import Assignment
-from sweeps.selection.rungs import METRIC, Decision, Rungs
+from sweeps.records.decisions import METRIC, Decision
+from sweeps.selection.rungs import Rungs
 from sweeps.table.cells import Cell, Trial
 from vit_trainer.files.run_dir import Row
 
@@ -159,10 +159,8 @@ class PerCellASHA(FIFOScheduler):
 
 
 def trial_id_of(trial: TuneTrial) -> str:
-    """Our id of a trial of Tune's."""
-    assignment = trial.config["assignment"]
-    assert isinstance(assignment, Assignment)
-    return assignment.config.trial_id
+    """Our id of a trial of Tune's: that of the assignment in its config."""
+    return str(trial.config["assignment"].trial_id)
 
 
 def _group(cell: Cell, scope: Scope) -> tuple[object, str]:

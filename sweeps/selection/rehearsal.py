@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from sweeps.options import SweepOptions
+from sweeps.planning.candidates import candidates
 from sweeps.records.budget import Budget
-from sweeps.selection.rungs import METRIC, Decision, read_decisions, record_decision
+from sweeps.records.decisions import METRIC, Decision, read_decisions, record_decision
 from sweeps.table.cells import Cell, Schedule, Trial
 from vit_trainer.errors import InputError
 
@@ -80,7 +81,7 @@ class Rehearsal:
     @property
     def trials(self) -> list[Trial]:
         """The short ones."""
-        return self.options.candidates(self.cells)
+        return candidates(self.options, self.cells)
 
     @property
     def is_over(self) -> bool:

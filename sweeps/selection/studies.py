@@ -19,13 +19,15 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeps.options import SweepOptions
+from sweeps.planning.candidates import search_space
+from sweeps.records.decisions import METRIC
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.search_space import Space
 from vit_trainer.data import dataset_id
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import Row
 
-METRIC = "val/accuracy"
 NUM_STARTUP_TRIALS = 4
 """Proposals are random until this many trials have ended: Optuna's own 10 would leave all of the usual 8 to chance.
 
@@ -37,8 +39,8 @@ MAX_DRAWS = 20
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a run folder holds."""
+class PastRun:
+    """What a run folder holds, as far as a study learns from it."""
 
     config: Mapping[str, Any]
     """Content of config.json."""
@@ -81,7 +83,7 @@ class Studies:
         """Every trial of this search so far: proposed, or replayed with this seed."""
         return [trial for _, trial in self._trials.values()]
 
-    def replay(self, runs: Mapping[str, Run]) -> None:
+    def replay(self, runs: Mapping[str, PastRun]) -> None:
         """Tell the studies what run folders hold, in the order of their first rows; to be done before asking.
 
         Runs of other cells, or with values outside a cell's space, are passed over. Runs of other seeds are told,
@@ -272,6 +274,25 @@ def study_name(cell: Cell, space: Space) -> str:
         fixed.append(f"warm-up {schedule.warmup_steps}")
     searched = [f"{name} {low} to {high}" for name, (low, high) in space.ends.items()]
     return f"{', '.join(fixed)}: {', '.join(searched)}"
+
+
+def open_studies(options: SweepOptions, sweep: str, cells: Sequence[Cell]) -> Studies:
+    """The studies that propose candidates with --search optuna.
+
+    Args:
+        sweep: its name.
+        cells: in the order in which they are to get their proposals.
+
+    Raises:
+        InputError: the Optuna storage can't be used.
+    """
+    return Studies(
+        {cell: search_space(options, cell) for cell in cells},
+        num_trials=options.num_trials_per_cell,
+        storage=options.optuna_storage or options.opened_storage.optuna_log,
+        seed=options.seeds[0],
+        sweep=sweep,
+    )
 
 
 def importances(candidates: Sequence[tuple[Mapping[str, float], float]]) -> dict[str, float]:

@@ -82,7 +82,7 @@ def _newest_first(client: "MlflowClient", name: str) -> Iterable:  # type: ignor
 def _best(session: Session, cell: Cell) -> Trial | None:
     finished = []
     for trial_id, trial in session.trials.items():
-        result = session.board.result(trial_id)
+        result = session.display.result(trial_id)
         if trial.cell == cell and result is not None and result["status"] == "finished":
             finished.append((trial, result))
     return next((trial for trial, _ in chosen_seeds(finished)), None)

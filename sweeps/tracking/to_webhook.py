@@ -8,11 +8,8 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
-from vit_trainer.errors import InputError
-
-Event = Literal["finished", "failed", "cell failed", "budget reached", "interrupted"]
+News = Literal["finished", "failed", "cell failed", "budget reached", "interrupted"]
 SECONDS_TO_ANSWER = 5.0
 SECONDS_TO_SEND_THE_LAST = 2.0
 """How long a sweep's end waits for what hasn't been sent: a dead URL must not delay it."""
@@ -34,7 +31,7 @@ class Notifier:
         if url is not None:
             self._thread.start()
 
-    def send(self, event: Event, text: str, facts: Mapping[str, Any] | None = None) -> None:
+    def send(self, event: News, text: str, facts: Mapping[str, Any] | None = None) -> None:
         """Have an event sent soon; returns at once."""
         if self._url is None:
             return
@@ -66,10 +63,3 @@ class Notifier:
                     self.failure = None
             except OSError as error:  # URLError is one too
                 self.failure = (str(error) or type(error).__name__).splitlines()[0]
-
-
-def require_url(url: str) -> None:
-    """Raise InputError for what can't be posted to."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"notify {url!r} is no web address: give one such as https://host/path")

@@ -1,9 +1,9 @@
-"""Outlets: everywhere that the news of a sweep goes: MLflow, TensorBoard's event files, a web address."""
+"""Trackers: everywhere that the news of a sweep goes: MLflow, TensorBoard's event files, a web address."""
 
 import sys
-from typing import TYPE_CHECKING
 
 from sweeps.options import SweepOptions
+from sweeps.running.early_end import Reason
 from sweeps.running.session import Session
 from sweeps.table.cells import Cell, Trial
 from sweeps.tracking.to_mlflow import SweepShipper
@@ -11,11 +11,8 @@ from sweeps.tracking.to_tensorboard import EventFiles
 from sweeps.tracking.to_webhook import Notifier
 from vit_trainer.files.folder import Folder
 
-if TYPE_CHECKING:
-    from sweeps.running.tuner import EndsEarly
 
-
-class Outlets:
+class Trackers:
     """Told of every change; none of them can delay or end a trial."""
 
     def __init__(self, name: str, options: SweepOptions) -> None:
@@ -48,13 +45,13 @@ class Outlets:
         if self._event_files is not None:
             self._event_files.update(self._options.run_dir(trial))
         session = self._session
-        if self._options.notify is None or session is None or session.board.result(trial.trial_id) is None:
+        if self._options.notify is None or session is None or session.display.result(trial.trial_id) is None:
             return
         if trial.cell not in self._failed_cells and session.has_failed(trial.cell):
             self._failed_cells.add(trial.cell)
             self._notifier.send("cell failed", f"no trial of {trial.cell.name} finished", {"cell": trial.cell.name})
 
-    def ended(self, ended_early: "EndsEarly | None") -> None:
+    def ended(self, ended_early: Reason | None) -> None:
         """The sweep has ended; why, if before its trials had."""
         assert self._session is not None
         counts = self._session.counts()

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweeps.display.live_table import Picture, is_interactive
-from sweeps.display.sweep_display import SECONDS_BETWEEN_SUMMARIES, Board
+from sweeps.display.live_table import Screen, is_interactive
+from sweeps.display.sweep_display import SECONDS_BETWEEN_SUMMARIES, SweepDisplay
 from sweeps.options import SweepOptions
+from sweeps.planning.candidates import candidates
 from sweeps.table.cells import PAPER, Cell, Schedule, Trial, cell_of, cells_of
 from sweeps.table.published import published_for
 from tests.sweeps.terminal import Terminal
@@ -59,31 +60,31 @@ def clock() -> Clock:
     return Clock()
 
 
-def candidates(cell: Cell) -> list[Trial]:
-    return SweepOptions(preset="paper").candidates([cell])
+def candidates_of(cell: Cell) -> list[Trial]:
+    return candidates(SweepOptions(preset="paper"), [cell])
 
 
-def new_board(clock: Clock, cells: list[Cell] = CELLS, **options: Any) -> Board:
+def new_board(clock: Clock, cells: list[Cell] = CELLS, **options: Any) -> SweepDisplay:
     """A board with every candidate of some cells, on 8 GPUs, that prints into a file."""
-    trials = SweepOptions(preset="paper").candidates(cells)
-    board = Board(cells, len(trials), console=Console(file=io.StringIO(), width=200), clock=clock, **options)
+    trials = candidates(SweepOptions(preset="paper"), cells)
+    board = SweepDisplay(cells, len(trials), console=Console(file=io.StringIO(), width=200), clock=clock, **options)
     board.connected(8, on_gpus=True)
     for trial in trials:
         board.add(trial)
     return board
 
 
-def printed(board: Board) -> str:
+def printed(board: SweepDisplay) -> str:
     file = board.console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()
 
 
-def every_state(clock: Clock) -> Board:
+def every_state(clock: Clock) -> SweepDisplay:
     """Row by row: R50+ViT-B_16 is done, ViT-B_16 runs, ViT-B_32 has failed, the others wait."""
     board = new_board(clock)
     for cell in CELLS:
-        first, second, third, fourth = (trial.trial_id for trial in candidates(cell))
+        first, second, third, fourth = (trial.trial_id for trial in candidates_of(cell))
         if cell.model == "R50+ViT-B_16":
             figure = published_for(cell)
             assert figure is not None
@@ -107,10 +108,10 @@ def every_state(clock: Clock) -> Board:
     return board
 
 
-def shown(board: Board, num_columns: int, num_rows: int | None = None) -> list[str]:
+def shown(board: SweepDisplay, num_columns: int, num_rows: int | None = None) -> list[str]:
     """The lines of a picture; without rows as many as it takes."""
     console = Console(width=num_columns, height=num_rows or 25, file=io.StringIO(), record=True)
-    console.print(Picture(board.standing(), fits_height=num_rows is not None))
+    console.print(Screen(board.standing(), fits_height=num_rows is not None))
     return console.export_text().splitlines()
 
 
@@ -149,7 +150,7 @@ def test_every_state_is_told_in_words_at_every_width(
 def test_the_best_of_the_finished_is_shown_while_others_run(clock: Clock) -> None:
     cell = CELLS[0]
     board = new_board(clock, [cell])
-    first, second, third, _ = (trial.trial_id for trial in candidates(cell))
+    first, second, third, _ = (trial.trial_id for trial in candidates_of(cell))
     for trial_id, result in ((first, finished(0.97, 0.98)), (second, finished(0.99, 0.95)), (third, STOPPED)):
         board.started(trial_id)
         board.ended(trial_id, result)
@@ -159,7 +160,7 @@ def test_the_best_of_the_finished_is_shown_while_others_run(clock: Clock) -> Non
 def test_of_several_seeds_the_mean_is_shown_as_in_the_verdict(clock: Clock) -> None:
     cell = CELLS[0]
     trials = [Trial(cell, 0.01, seed) for seed in (0, 1)] + [Trial(cell, 0.03, 0)]
-    board = Board([cell], 3, console=Console(file=io.StringIO()), clock=clock)
+    board = SweepDisplay([cell], 3, console=Console(file=io.StringIO()), clock=clock)
     for trial, result in zip(trials, (finished(0.98), finished(0.96), finished(0.99, 0.5)), strict=True):
         board.add(trial)
         board.ended(trial.trial_id, result)
@@ -181,7 +182,7 @@ def test_it_fits_any_terminal_and_always_says_how_the_sweep_stands(
 
 def test_in_24_lines_of_80_there_is_room_for_the_last_events(clock: Clock) -> None:
     board = every_state(clock)
-    for trial in candidates(CELLS[6]):
+    for trial in candidates_of(CELLS[6]):
         board.started(trial.trial_id)  # four rows of two lines would fill the screen
     lines = shown(board, 80, 24)
     assert "6 run" in "\n".join(lines) or "4 run" in "\n".join(lines)
@@ -198,7 +199,7 @@ def test_hours_spent_and_to_come_are_those_of_the_steps(clock: Clock) -> None:
     cell = CELLS[0]
     board = new_board(clock, [cell])
     board.connected(2, on_gpus=True)
-    first, second, *_ = (trial.trial_id for trial in candidates(cell))
+    first, second, *_ = (trial.trial_id for trial in candidates_of(cell))
     assert board.standing().hours_to_come is None
     board.started(first)
     board.started(second)
@@ -223,10 +224,10 @@ def test_hours_spent_and_to_come_are_those_of_the_steps(clock: Clock) -> None:
 
 def test_a_trial_from_an_earlier_session_waits_where_its_checkpoint_is(clock: Clock) -> None:
     cell = CELLS[0]
-    board = Board([cell], 1, console=Console(file=io.StringIO()), clock=clock)
+    board = SweepDisplay([cell], 1, console=Console(file=io.StringIO()), clock=clock)
     attempts = [{"time": START - 50, "attempt": number, "from_step": step} for number, step in ((1, 0), (2, 5200))]
     journal = [attempts[0], row(5200, 0.9, 2.0), row(6000, 0.91, 2.5), attempts[1]]
-    board.add(candidates(cell)[0], lines=journal)
+    board.add(candidates_of(cell)[0], lines=journal)
     assert "waiting 5.2k" in lines_of(cell.model, shown(board, 120))
     assert board.standing().spent_hours == 2.5
 
@@ -237,7 +238,7 @@ def test_a_trial_from_an_earlier_session_waits_where_its_checkpoint_is(clock: Cl
 def test_without_a_terminal_there_is_a_line_per_event(clock: Clock) -> None:
     cell = CELLS[0]
     board = new_board(clock, [cell])
-    first, second, *_ = (trial.trial_id for trial in candidates(cell))
+    first, second, *_ = (trial.trial_id for trial in candidates_of(cell))
     board.ended(second, finished(0.99))  # in an earlier session
     with board:
         board.started(first)
@@ -252,7 +253,7 @@ def test_without_a_terminal_there_is_a_line_per_event(clock: Clock) -> None:
 
 def test_a_log_says_now_and_then_how_the_sweep_stands(clock: Clock) -> None:
     board = new_board(clock, [CELLS[0]])
-    (first, *_) = (trial.trial_id for trial in candidates(CELLS[0]))
+    (first, *_) = (trial.trial_id for trial in candidates_of(CELLS[0]))
     board.started(first)
     board.reported(first, row(2500, 0.5, 1.0))
     assert printed(board) == ""
@@ -266,7 +267,7 @@ def test_a_log_says_now_and_then_how_the_sweep_stands(clock: Clock) -> None:
 
 def test_quiet_shows_nothing_until_the_table(clock: Clock) -> None:
     board = new_board(clock, [CELLS[0]], is_quiet=True)
-    (first, *_) = (trial.trial_id for trial in candidates(CELLS[0]))
+    (first, *_) = (trial.trial_id for trial in candidates_of(CELLS[0]))
     with board:
         board.started(first)
         board.noted(first, "a note")
@@ -299,13 +300,14 @@ def test_colours_that_are_forced_into_a_file_make_it_no_terminal(monkeypatch: py
 
 LIVE = """
 import sys
-from sweeps.display.sweep_display import Board
-from sweeps.table.cells import PAPER, cells_of
+from sweeps.display.sweep_display import SweepDisplay
 from sweeps.options import SweepOptions
+from sweeps.planning.candidates import candidates
+from sweeps.table.cells import PAPER, cells_of
 
 cells = cells_of(PAPER)
-trials = SweepOptions(preset="paper").candidates(cells)
-board = Board(cells, len(trials))
+trials = candidates(SweepOptions(preset="paper"), cells)
+board = SweepDisplay(cells, len(trials))
 for trial in trials:
     board.add(trial)
 with board:
@@ -383,7 +385,7 @@ def test_in_ci_a_terminal_gets_plain_lines(start_live: Callable[..., Terminal]) 
 
 @pytest.mark.parametrize("cell", [CELLS[0], CELLS[-1]], ids=lambda cell: cell.model)
 def test_a_config_tells_its_cell(cell: Cell) -> None:
-    assert cell_of(candidates(cell)[0].config.to_dict()) == cell
+    assert cell_of(candidates_of(cell)[0].config.to_dict()) == cell
 
 
 @pytest.mark.parametrize(
@@ -396,7 +398,7 @@ def test_a_config_tells_its_cell(cell: Cell) -> None:
 )
 def test_what_is_no_config_of_a_trial_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        cell_of(candidates(CELLS[0])[0].config.to_dict() | change)
+        cell_of(candidates_of(CELLS[0])[0].config.to_dict() | change)
     with pytest.raises(InputError, match="this is no trial's config"):
         cell_of({"some": "thing"})
 
@@ -414,7 +416,7 @@ def test_cells_that_differ_in_more_have_rows_of_their_own(
 ) -> None:
     cell = CELLS[0]
     other = replace(cell, resolution=224, upstream="imagenet21k+imagenet2012")
-    board = Board([cell, other], 2, console=Console(file=io.StringIO()), clock=clock)
+    board = SweepDisplay([cell, other], 2, console=Console(file=io.StringIO()), clock=clock)
     board.add(Trial(cell, 0.01, 0))
     board.add(Trial(other, 0.01, 0))
     lines = shown(board, num_columns)
@@ -423,7 +425,7 @@ def test_cells_that_differ_in_more_have_rows_of_their_own(
 
 def test_the_last_table_has_them_too(clock: Clock) -> None:
     cells = [replace(CELLS[0], schedule=Schedule(500, warmup)) for warmup in (50, 100)]
-    board = Board(cells, 2, console=Console(file=io.StringIO(), width=200), clock=clock)
+    board = SweepDisplay(cells, 2, console=Console(file=io.StringIO(), width=200), clock=clock)
     for cell, accuracy in zip(cells, (0.91, 0.92), strict=True):
         trial = Trial(cell, 0.01, 0)
         board.add(trial)

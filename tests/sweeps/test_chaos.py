@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from sweeps.selection.rungs import Decision, Rungs
+from sweeps.records.decisions import Decision
+from sweeps.selection.rungs import Rungs
 from sweeps.table.cells import MINI
 from tests.sweeps.running import SCRIPT, statuses_in_mlflow
 from vit_trainer.files.run_dir import RunDir

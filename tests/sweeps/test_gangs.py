@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from sweeps.running.tuner import Resources
+from sweeps.planning.capacity import Resources
 from tests.sweeps.running import Start, Sweep, has_validated, is_finished, numbers
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import RunDir

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from sweeps.running.launcher import FAILED, FINISHED, INTERRUPTED, RESTART, Continue, Exited, Reported, Start, Started
-from sweeps.running.slot import Slot
+from sweeps.running.launcher_client import LauncherClient
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.files.run_dir import Row, RunDir
 
@@ -110,10 +110,10 @@ def test_a_killed_trial_is_told_and_the_next_one_resumes_it(launched: Launched, 
 
 
 @pytest.fixture
-def slot() -> Iterator[Slot]:
-    slot = Slot(num_threads=1)
-    yield slot
-    slot.close()
+def client() -> Iterator[LauncherClient]:
+    client = LauncherClient(num_threads=1)
+    yield client
+    client.close()
 
 
 def holder(folder: Path) -> int:
@@ -123,30 +123,32 @@ def holder(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_word_to_a_process_that_was_killed_before_it_read_it_is_passed_over(slot: Slot, tmp_path: Path) -> None:
+def test_a_word_to_a_process_that_was_killed_before_it_read_it_is_passed_over(
+    client: LauncherClient, tmp_path: Path
+) -> None:
     start = Start(CONFIG, str(tmp_path), EXECUTION, 1, num_threads=1)
-    slot.start(start)
-    assert isinstance(slot.receive(), Reported)
+    client.start(start)
+    assert isinstance(client.receive(), Reported)
     first = holder(tmp_path)
     launcher = psutil.Process(first).ppid()
     os.kill(first, signal.SIGKILL)
-    assert slot.receive() == Exited(-signal.SIGKILL)  # having told it to go on
-    slot.start(start)
+    assert client.receive() == Exited(-signal.SIGKILL)  # having told it to go on
+    client.start(start)
     while holder(tmp_path) in (0, first):
-        assert isinstance(slot.receive(), Reported)
+        assert isinstance(client.receive(), Reported)
     assert psutil.Process(holder(tmp_path)).ppid() == launcher
 
 
 @pytest.mark.slow
-def test_a_launcher_that_was_killed_between_trials_costs_nothing(slot: Slot, tmp_path: Path) -> None:
+def test_a_launcher_that_was_killed_between_trials_costs_nothing(client: LauncherClient, tmp_path: Path) -> None:
     start = Start(CONFIG, str(tmp_path), EXECUTION, 1, num_threads=1)
-    slot.start(start)
-    assert isinstance(slot.receive(), Reported)
+    client.start(start)
+    assert isinstance(client.receive(), Reported)
     launcher = psutil.Process(holder(tmp_path)).ppid()
-    slot.end()
+    client.end()
     os.kill(launcher, signal.SIGKILL)
-    slot.start(start)
-    while isinstance(message := slot.receive(), Reported):
+    client.start(start)
+    while isinstance(message := client.receive(), Reported):
         pass
     assert message == Exited(FINISHED)
 

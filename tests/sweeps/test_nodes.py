@@ -14,8 +14,9 @@ import psutil
 import pytest
 import ray
 
-from sweeps.cluster.nodes import differences, on_every_node, versions
-from sweeps.running.tuner import count_gpus
+from sweeps.cluster.join import count_gpus
+from sweeps.cluster.nodes import on_every_node
+from sweeps.cluster.versions import differences, versions
 from tests.sweeps.running import Start
 from vit_trainer.errors import InputError
 

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from sweeps.machines.cards import CARDS
 from sweeps.machines.node_types import NodeType, node_types
-from sweeps.machines.prices import MACHINES, cards_of, max_gpu_hours, price_of
-from sweeps.options import SweepOptions
+from sweeps.machines.prices import MACHINES, cards_of, limit_in_hours, price_of
 from sweeps.paper_grid import app
-from sweeps.planning.rates import CARDS
 from vit_trainer.command_line import run
 from vit_trainer.errors import InputError
 
@@ -24,23 +23,24 @@ def test_machines_are_of_known_cards() -> None:
 
 
 def test_the_dearest_known_machine_gives_the_price_unless_one_was_given() -> None:
-    price = price_of(SweepOptions(), [P4D, P5, UNKNOWN])
+    price = price_of(None, [P4D, P5, UNKNOWN])
     assert price is not None
     assert price.dollars == 55.04 / 8
     assert "p5.48xlarge" in price.source
-    assert price_of(SweepOptions(), [UNKNOWN]) is None
-    given = price_of(SweepOptions(price_per_gpu_hour=1.5), [P4D])
+    assert price_of(None, [UNKNOWN]) is None
+    given = price_of(1.5, [P4D])
     assert given is not None
     assert given.dollars == 1.5
 
 
 def test_dollars_are_hours_and_the_smaller_limit_counts() -> None:
-    assert max_gpu_hours(SweepOptions(max_dollars=219.6), [P4D]) == pytest.approx(80)
-    assert max_gpu_hours(SweepOptions(max_dollars=219.6, max_gpu_hours=50), [P4D]) == 50
-    assert max_gpu_hours(SweepOptions(max_gpu_hours=50), []) == 50
-    assert max_gpu_hours(SweepOptions(), [P4D]) is None
+    price = price_of(None, [P4D])
+    assert limit_in_hours(None, 219.6, price) == pytest.approx(80)
+    assert limit_in_hours(50, 219.6, price) == 50
+    assert limit_in_hours(50, None, None) == 50
+    assert limit_in_hours(None, None, price) is None
     with pytest.raises(InputError, match=r"max_dollars 10 on a cluster whose machines have no price .*--price-per-gpu"):
-        max_gpu_hours(SweepOptions(max_dollars=10), [UNKNOWN])
+        limit_in_hours(None, 10, price_of(None, [UNKNOWN]))
 
 
 def test_the_machines_of_the_cluster_files_have_prices() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from sweeps import lr_search, paper_grid, resolution, seeds, short_schedule, upstream
 from sweeps.options import SweepOptions
+from sweeps.planning.candidates import candidates, narrowed
 from sweeps.records.commands import record_command
 from sweeps.records.results import Entry, gather
 from sweeps.report import files_of, report
@@ -23,8 +24,7 @@ from sweeps.reporting.sections import records
 from sweeps.running.session import Session
 from sweeps.selection.repeats import RepeatOptions
 from sweeps.sweep import choose
-from sweeps.table.cell_names import cell_named, name_of_cell
-from sweeps.table.cells import MINI, PAPER, Cell, Trial, cells_of, official_cell
+from sweeps.table.cells import MINI, PAPER, Cell, Trial, cell_named, cells_of, name_of_cell, official_cell
 from sweeps.table.published import TABLES, published_cells
 from tests.sweeps.storages import finished, write_run
 from vit_trainer.config import Execution
@@ -78,7 +78,7 @@ def test_every_published_row_is_a_cell_of_some_question() -> None:
 @pytest.mark.parametrize("cells", EVERY, ids=[*CELLS, *(f"{name}-mini" for name in MINIATURES)])
 def test_no_cell_is_there_twice_and_none_has_another_s_name(cells: list[Cell]) -> None:
     assert len(set(cells)) == len({cell.name for cell in cells}) == len(cells)
-    trials = SweepOptions().candidates(cells)  # checks the values
+    trials = candidates(SweepOptions(), cells)  # checks the values
     assert len({trial.trial_id for trial in trials}) == len(trials)
 
 
@@ -133,7 +133,7 @@ def test_a_name_that_is_none_is_refused(name: str, message: str) -> None:
 def test_flags_narrow_every_question_the_same_way() -> None:
     options = SweepOptions(models=("ViT-L_32",), datasets=("cifar10",), dropouts=(0.0, 0.1))
     for cells in (resolution.PAPER, upstream.PAPER):
-        chosen = options.narrow(cells)
+        chosen = narrowed(options, cells)
         assert {(cell.model, cell.dataset) for cell in chosen} == {("ViT-L_32", "cifar10")}
         assert [cell.dropout for cell in chosen] == [0.0, 0.1] * 2
     name, chosen = choose(
@@ -141,7 +141,7 @@ def test_flags_narrow_every_question_the_same_way() -> None:
     )
     assert name == "upstream-mini"
     assert chosen == [cell for cell in upstream.MINI if cell.dataset == "digits-odd"]
-    searched = SweepOptions(search="optuna", search_over=("base_lr", "dropout")).narrow(cells_of(PAPER))
+    searched = narrowed(SweepOptions(search="optuna", search_over=("base_lr", "dropout")), cells_of(PAPER))
     assert [cell.dropout for cell in searched] == [None] * 15
 
 
@@ -167,7 +167,7 @@ def test_named_cells_may_be_any() -> None:
 )
 def test_rows_that_do_not_exist_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        SweepOptions(**options).narrow(resolution.PAPER)
+        narrowed(SweepOptions(**options), resolution.PAPER)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_bad_input_is_one_line_and_exit_code_2(script: str, arguments: list[str]
 def test_a_trial_of_two_sweeps_runs_once(tmp_path: Path) -> None:
     shared = [cell for cell in resolution.PAPER if cell in upstream.PAPER]
     assert len(shared) == 4
-    for trial in SweepOptions().candidates(resolution.PAPER):
+    for trial in candidates(SweepOptions(), resolution.PAPER):
         write_finished(tmp_path, trial)
     open_ = session(tmp_path, "upstream-paper", upstream.PAPER)
     assert (open_.num_done, open_.num_expected) == (16, 32)
@@ -280,7 +280,7 @@ def test_seeds_repeat_the_rate_that_did_best_and_keep_to_it(tmp_path: Path) -> N
     other = official_cell("ViT-L_32", "cifar100")
     for base_lr, validation in ((0.003, 0.985), (0.01, 0.981), (0.03, 0.98)):
         write_finished(tmp_path, Trial(B16, base_lr, 0), validation, test=1 - validation)
-    assert [(trial.base_lr, trial.seed) for trial in options.candidates([B16, other])] == [
+    assert [(trial.base_lr, trial.seed) for trial in candidates(options, [B16, other])] == [
         *((0.003, seed) for seed in (0, 1, 2)),
         *((0.03, seed) for seed in (0, 1, 2)),
     ]

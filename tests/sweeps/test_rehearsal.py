@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 
 from sweeps import sweep
+from sweeps.machines.cards import CARDS
 from sweeps.options import SweepOptions
+from sweeps.planning.candidates import candidates
+from sweeps.planning.capacity import Resources
 from sweeps.planning.plan import make_plan
-from sweeps.planning.rates import CARDS, Rates
+from sweeps.planning.rates import Rates
+from sweeps.records.decisions import read_decisions
 from sweeps.running.session import Session
-from sweeps.running.tuner import Resources
 from sweeps.selection.asha import PerCellASHA
 from sweeps.selection.rehearsal import Rehearsal
-from sweeps.selection.rungs import read_decisions
 from sweeps.table.cells import MINI, PAPER, Cell, Trial, cells_of, official_cell
 from tests.sweeps.running import Start, is_finished
 from vit_trainer.command_line import INTERRUPTED
@@ -76,7 +78,7 @@ def test_the_best_on_the_validation_images_runs_whole(tmp_path: Path) -> None:
         leave(rehearsal, trial, accuracy)
     assert rehearsal.is_over
     cells, whole = rehearsal.whole()
-    (trial,) = whole.candidates(cells)
+    (trial,) = candidates(whole, cells)
     assert (trial.cell, trial.base_lr) == (CELL, 0.001)
     rehearsal.record()
     Rehearsal("sweep", [CELL], options(tmp_path)).record()
@@ -95,7 +97,7 @@ def test_seeds_count_by_their_mean_and_a_failed_one_takes_its_rate_out(tmp_path:
     assert rehearsal.is_over
     assert rehearsal.accuracies(CELL) == {0.003: None, 0.001: pytest.approx(0.7), 0.0003: pytest.approx(0.8)}
     cells, whole = rehearsal.whole()
-    assert {(trial.base_lr, trial.seed) for trial in whole.candidates(cells)} == {(0.0003, 0), (0.0003, 1)}
+    assert {(trial.base_lr, trial.seed) for trial in candidates(whole, cells)} == {(0.0003, 0), (0.0003, 1)}
 
 
 def test_a_cell_whose_rehearsals_all_failed_does_not_go_on(tmp_path: Path) -> None:
@@ -112,7 +114,7 @@ def test_a_cell_with_one_rate_needs_no_rehearsal(tmp_path: Path) -> None:
     rehearsal = Rehearsal("sweep", [CELL], options(tmp_path, base_lrs=("official",)))
     assert rehearsal.cells == []
     cells, whole = rehearsal.whole()
-    assert [trial.base_lr for trial in whole.candidates(cells)] == [0.003]
+    assert [trial.base_lr for trial in candidates(whole, cells)] == [0.003]
 
 
 def test_the_whole_runs_have_what_the_rehearsal_left_of_the_budget(tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_asha_does_not_take_a_rehearsal_for_a_rung(tmp_path: Path) -> None:
     run_dir.close()
     session = Session("sweep", [CELL], asha, Execution(), lambda trial: None)
     session.replay(PerCellASHA(session.trials.values(), record=session.record_decision))
-    assert session.board.result(begun.trial_id) is None
+    assert session.display.result(begun.trial_id) is None
 
 
 def test_after_an_interruption_nothing_runs_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +192,7 @@ def hours(trials: list[Trial]) -> float:
 def test_with_four_rates_it_costs_at_most_35_percent(tmp_path: Path, grid: Any) -> None:
     cells: list[Cell] = cells_of(grid)
     given = options(tmp_path, base_lrs=())
-    share = hours(Rehearsal("sweep", cells, given).planned()) / hours(given.candidates(cells))
+    share = hours(Rehearsal("sweep", cells, given).planned()) / hours(candidates(given, cells))
     assert 0.25 < share <= 0.35
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sweeps.records.decisions import Decision
 from sweeps.report import report, write_report
-from sweeps.selection.rungs import Decision
 from sweeps.table.cells import PAPER, cells_of
 from tests.sweeps.storages import finished, write_run
 from vit_trainer.config import FinetuneConfig

@@ -13,9 +13,10 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.display.sweep_display import Board
+from sweeps.display.sweep_display import SweepDisplay
 from sweeps.options import SweepOptions
-from sweeps.selection.studies import Run, Studies, study_name
+from sweeps.planning.candidates import grid_of, search_space
+from sweeps.selection.studies import PastRun, Studies, open_studies, study_name
 from sweeps.table.cells import MINI, Cell, Schedule, Trial, cells_of
 from sweeps.table.search_space import Space
 from vit_trainer.errors import InputError
@@ -36,14 +37,14 @@ def peak(at: float) -> Objective:
     return lambda trial: 0.98 - 0.1 * math.log10(trial.base_lr / at) ** 2
 
 
-def finished(trial: Trial, accuracy: float, time: float = 0.0) -> Run:
+def finished(trial: Trial, accuracy: float, time: float = 0.0) -> PastRun:
     rows = [{"time": time + step, "step": step, "val/accuracy": accuracy * step / 80} for step in (40, 80)]
-    return Run(trial.config.to_dict(), rows, {"status": "finished", "step": 80, "val/accuracy": accuracy})
+    return PastRun(trial.config.to_dict(), rows, {"status": "finished", "step": 80, "val/accuracy": accuracy})
 
 
-def stopped(trial: Trial, accuracies: dict[int, float], time: float = 0.0) -> Run:
+def stopped(trial: Trial, accuracies: dict[int, float], time: float = 0.0) -> PastRun:
     rows = [{"time": time + step, "step": step, "val/accuracy": value} for step, value in accuracies.items()]
-    return Run(trial.config.to_dict(), rows, {"status": "stopped", "step": max(accuracies), "cause": "ASHA"})
+    return PastRun(trial.config.to_dict(), rows, {"status": "stopped", "step": max(accuracies), "cause": "ASHA"})
 
 
 class Search:
@@ -54,7 +55,7 @@ class Search:
     ) -> None:
         self.settings: dict[str, Any] = {"num_trials": num_trials, "seed": seed, "sweep": "formula"} | given
         self.spaces, self.storage = spaces or {EVEN: RATES}, storage
-        self.runs: dict[str, Run] = {}
+        self.runs: dict[str, PastRun] = {}
         self.asked: list[Trial] = []
         self.start(storage)
 
@@ -72,7 +73,7 @@ class Search:
             self.end(trial, finished(trial, objective(trial), 1_000 * len(self.asked)))
         return self
 
-    def end(self, trial: Trial, run: Run) -> None:
+    def end(self, trial: Trial, run: PastRun) -> None:
         self.runs[trial.trial_id] = run
         assert run.result is not None
         self.studies.tell(trial.trial_id, run.rows, run.result)
@@ -179,7 +180,7 @@ def test_what_was_stopped_and_what_is_running_shape_the_next_proposal(tmp_path: 
         if ending == "stopped":
             search.end(trial, stopped(trial, {20: 0.1}))
         elif ending == "failed":  # which says nothing of how good the values are
-            search.end(trial, Run(trial.config.to_dict(), [], {"status": "failed", "step": 0}))
+            search.end(trial, PastRun(trial.config.to_dict(), [], {"status": "failed", "step": 0}))
         return search.studies.ask()
 
     assert next_after(ending) != next_after("failed")
@@ -239,7 +240,7 @@ def test_accuracies_that_are_no_numbers_break_nothing(storage: str, status: str,
         trial = search.studies.ask()
         assert trial is not None
         row = {"time": 1.0, "step": 20, "val/accuracy": value}
-        search.end(trial, Run(trial.config.to_dict(), [row], {"status": status, "step": 20, "val/accuracy": value}))
+        search.end(trial, PastRun(trial.config.to_dict(), [row], {"status": status, "step": 20, "val/accuracy": value}))
     expected = TrialState.PRUNED if status == "stopped" else TrialState.FAIL
     assert [(record.state, record.intermediate_values) for record in search.records()] == [(expected, {})] * 3
     assert search.studies.ask() is None
@@ -284,7 +285,7 @@ def killed_midway(storage: str) -> tuple[Search, Trial]:
     running = search.studies.ask()
     assert running is not None
     rows = [{"time": 5_500.0, "step": 20, "val/accuracy": 0.1}]
-    search.runs[running.trial_id] = Run(running.config.to_dict(), rows, None)
+    search.runs[running.trial_id] = PastRun(running.config.to_dict(), rows, None)
     return search, running
 
 
@@ -339,7 +340,9 @@ def test_a_grid_counts_where_it_lies_in_the_space(storage: str) -> None:
     of_grid = [Trial(EVEN, base_lr, 0) for base_lr in (0.003, 0.01, 0.5)]
     others = [Trial(ODD, 0.01, 0), Trial(replace(EVEN, dropout=0.1), 0.01, 0), Trial(EVEN, 0.02, 0, warmup_steps=4)]
     search.runs = {trial.trial_id: finished(trial, 0.5) for trial in of_grid + others}
-    search.runs["from-another-version"] = Run({"model": "ViT-B_16-mini", "base_lr": 0.01}, [], {"status": "finished"})
+    search.runs["from-another-version"] = PastRun(
+        {"model": "ViT-B_16-mini", "base_lr": 0.01}, [], {"status": "finished"}
+    )
     search.start(storage)
     assert [record.params["base_lr"] for record in search.records()] == [0.003, 0.01]
     assert len(search.run(peak(0.1)).asked) == 2
@@ -360,7 +363,10 @@ def test_proposals_depend_on_what_a_grid_found(tmp_path: Path) -> None:
 def test_trials_of_another_seed_are_told_but_do_not_count(file: str) -> None:
     search = Search(file, num_trials=2)
     other, half_done = Trial(EVEN, 0.01, 7), Trial(EVEN, 0.02, 7)
-    search.runs = {other.trial_id: finished(other, 0.5), half_done.trial_id: Run(half_done.config.to_dict(), [], None)}
+    search.runs = {
+        other.trial_id: finished(other, 0.5),
+        half_done.trial_id: PastRun(half_done.config.to_dict(), [], None),
+    }
     search.start(file)
     search.run(peak(0.1))
     assert len(search.asked) == 2
@@ -373,7 +379,7 @@ def test_another_sweep_shares_the_study_and_leaves_running_trials_alone(storage:
     running = one.studies.ask()
     assert running is not None
     other = Search(storage, num_trials=4, sweep="another")
-    other.runs[running.trial_id] = Run(running.config.to_dict(), [], None)
+    other.runs[running.trial_id] = PastRun(running.config.to_dict(), [], None)
     other.start(storage)
     other.run(peak(0.1))
     assert len(other.asked) == 2
@@ -445,24 +451,24 @@ def test_a_study_is_named_after_all_that_its_trials_share() -> None:
 
 def test_cells_of_several_dropouts_become_one_where_it_is_searched() -> None:
     options = SweepOptions(search="optuna", search_over=("base_lr", "dropout"), dropouts=(0.0, 0.3))
-    cells = cells_of(options.grid("mini"))
+    cells = cells_of(grid_of(options, "mini"))
     assert len(cells) == len(cells_of(MINI)) / 2
-    assert options.space(cells[0]) == Space((0.001, 0.03), (0.0, 0.3))
-    title = str(Board(cells[:1], 1).table().columns[1].header)
+    assert search_space(options, cells[0]) == Space((0.001, 0.03), (0.0, 0.3))
+    title = str(SweepDisplay(cells[:1], 1).table().columns[1].header)
     assert title == "digits-even\ndropout searched"
 
 
 def test_ranges_unless_given_lie_around_the_papers_candidates() -> None:
-    cells = {cell.dataset: cell for cell in cells_of(SweepOptions().grid("paper"))}
+    cells = {cell.dataset: cell for cell in cells_of(grid_of(SweepOptions(), "paper"))}
     options = SweepOptions(search="optuna", search_over=("base_lr", "warmup_steps"))
-    assert options.space(cells["cifar10"]) == Space((0.000333, 0.09), None, (0, 2_000))
-    assert options.space(cells["imagenet2012"]) == Space((0.001, 0.18), None, (0, 4_000))
+    assert search_space(options, cells["cifar10"]) == Space((0.000333, 0.09), None, (0, 2_000))
+    assert search_space(options, cells["imagenet2012"]) == Space((0.001, 0.18), None, (0, 4_000))
     given = SweepOptions(search="optuna", base_lrs=("0.002", "0.2"))
-    assert given.space(cells["cifar10"]) == Space((0.002, 0.2))
+    assert search_space(given, cells["cifar10"]) == Space((0.002, 0.2))
 
 
 def test_studies_of_options_lie_in_the_sweeps_folder(tmp_path: Path) -> None:
-    studies = SweepOptions(search="optuna", storage=str(tmp_path), num_trials=1).studies("formula", [EVEN])
+    studies = open_studies(SweepOptions(search="optuna", storage=str(tmp_path), num_trials=1), "formula", [EVEN])
     assert studies.ask() == Trial(EVEN, 0.003, 0)
     assert studies.ask() is None
     assert len(records(str(tmp_path / "optuna.log"), EVEN, Space((0.001, 0.03)))) == 1

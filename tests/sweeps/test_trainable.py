@@ -8,8 +8,9 @@ import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from sweeps.cluster.nodes import package_versions
-from sweeps.running.trial_actor import Assignment, TrialActor
+from sweeps.cluster.versions import package_versions
+from sweeps.running.assignment import Assignment
+from sweeps.running.trial_actor import TrialActor
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.files.run_dir import RunDir
 
@@ -23,7 +24,7 @@ def actor_class() -> Iterator[type]:
     class Watched(TrialActor):  # in here, since Ray's processes can't import this file
         def first_report(self) -> object:
             """What a process of a trial says first, or None if none runs."""
-            return self._slot.receive() if self._slot is not None and self._slot._pids else None
+            return self._launcher.receive() if self._launcher is not None and self._launcher._pids else None
 
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     group = placement_group([{"CPU": 1}])

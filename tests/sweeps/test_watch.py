@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweeps.display.live_table import Picture
-from sweeps.display.standing import Progress, Standing
+from sweeps.display.from_folders import MAX_SEARCHED, SILENT_ROWS, SILENT_SECONDS, Watch
+from sweeps.display.live_table import Screen
+from sweeps.display.standing import Standing, TrialProgress
 from sweeps.options import SweepOptions
+from sweeps.planning.candidates import candidates
 from sweeps.table.cells import PAPER, cells_of
-from sweeps.watch import MAX_SEARCHED, SILENT_ROWS, SILENT_SECONDS, Watch
 from tests.sweeps.terminal import Terminal
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
@@ -30,7 +31,7 @@ from vit_trainer.files.storage import Storage
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "sweeps" / "watch.py"
 CELL = cells_of(PAPER)[0]
-FIRST, SECOND, THIRD, FOURTH = (trial.config for trial in SweepOptions(preset="paper").candidates([CELL]))
+FIRST, SECOND, THIRD, FOURTH = (trial.config for trial in candidates(SweepOptions(preset="paper"), [CELL]))
 FINISHED = {"status": "finished", "step": 10_000, "test/accuracy": 0.9893, "val/accuracy": 0.98, "gpu_hours": 4.0}
 
 
@@ -58,13 +59,13 @@ def write(storage: str | Path, config: FinetuneConfig, *lines: dict[str, Any], r
     return run_dir
 
 
-def by_id(standing: Standing) -> dict[str, Progress]:
+def by_id(standing: Standing) -> dict[str, TrialProgress]:
     return {each.trial_id: each for each in standing.trials}
 
 
 def shown(standing: Standing, num_columns: int = 160) -> str:
     console = Console(width=num_columns, file=io.StringIO(), record=True)
-    console.print(Picture(standing))
+    console.print(Screen(standing))
     return console.export_text()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.options import SweepOptions
+from sweeps.planning.candidates import candidates, grid_of
 from sweeps.table.cells import Grid, cells_of
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import DATASETS, dataset_id, dataset_info, load_dataset, require_dataset
@@ -86,9 +87,9 @@ def test_a_relative_path_becomes_absolute(image_folder: Write, monkeypatch: pyte
     assert FinetuneConfig.official("ViT-B_16", "./pets").dataset == str(root)
     (cell,) = cells_of(Grid(("ViT-B_16",), ("./pets",), (0.0,)))
     assert cell.dataset == str(root)
-    grid = SweepOptions(preset="paper", datasets=("./pets", "cifar10")).grid("paper")
+    grid = grid_of(SweepOptions(preset="paper", datasets=("./pets", "cifar10")), "paper")
     assert grid.datasets == ("./pets", "cifar10")
-    assert SweepOptions().candidates([cell])[0].trial_id.startswith("ViT-B_16-pets-")
+    assert candidates(SweepOptions(), [cell])[0].trial_id.startswith("ViT-B_16-pets-")
 
 
 def test_named_data_sets_are_what_they_were() -> None:

@@ -1,4 +1,4 @@
-"""Slot: one node's part of the resources of a trial, with a launcher that outlives the trials run there."""
+"""LauncherClient: runs trials in processes of a launcher, which outlives them; one on each node of a gang."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from pathlib import Path
 from sweeps.running.launcher import Continue, End, Exited, Reported, Start, Started
 
 
-class Slot:
+class LauncherClient:
     """Runs trials one after another, each in clean processes. Imports no torch, so its owner may be any process."""
 
     def __init__(self, num_threads: int) -> None:

@@ -1,0 +1,199 @@
+"""Watch: how the trials of a storage stand, from their run folders alone, read again and again."""
+
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from sweeps.display.standing import Event, Standing, TrialProgress
+from sweeps.display.sweep_display import outcome
+from sweeps.table.cells import Trial, cell_of, place_in_table
+from vit_trainer.config import trial_id_of
+from vit_trainer.errors import InputError, reason_of
+from vit_trainer.files.folder import Folder, Stamp
+from vit_trainer.files.run_dir import CONFIG, JOURNAL, LEASE, RESULT, Row, RunDir
+from vit_trainer.files.storage import Storage
+
+SILENT_SECONDS = 300.0
+"""After so long without a change in its folder a trial is called silent: its process may have been killed."""
+
+
+SILENT_ROWS = 3
+"""It may also take so many times as long as between its last two rows."""
+
+
+MAX_SEARCHED = 4
+"""More values of dropout (or warm-up) than this on one data set were proposed by a search: one cell holds them all."""
+
+
+NUM_READERS = 8
+"""Folders that are read at a time."""
+
+
+MAX_EVENTS = 20
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was read of one run folder, and when that has to be done again."""
+
+    stamps: dict[str, Stamp]
+    """Of the files it was read from."""
+    progress: TrialProgress | None = None
+    """None: see `complaint`."""
+    events: tuple[Event, ...] = ()
+    on_gpus: bool = False
+    row_seconds: float = 0.0
+    """Time between its last two rows."""
+    complaint: str = ""
+    """Why this folder can't be shown."""
+
+
+class Watch:
+    """Reads a storage again and again; of what hasn't changed since the last time, only the list of files."""
+
+    def __init__(self, storage: str, clock: Callable[[], float] = time.time) -> None:
+        """clock: Unix seconds.
+
+        Raises:
+            InputError: there is no such folder, or the URI can't be used.
+        """
+        self._storage = Storage.existing(storage)
+        self._clock = clock
+        self._seen: dict[str, _Seen] = {}
+
+    @property
+    def location(self) -> str:
+        """Path or URI of the storage, without the password that a URI may hold."""
+        return re.sub(r"//[^/@]*@", "//", self._storage.location)
+
+    def read(self) -> Standing:
+        """How the trials stand that have a run folder; nothing is written.
+
+        Raises:
+            OSError: the storage can't be read.
+        """
+        runs = self._storage.runs
+        in_order = sorted(runs.stamps().items())
+        files = {
+            trial_id: {name.partition("/")[2]: stamp for name, stamp in group}
+            for trial_id, group in groupby(in_order, key=lambda item: item[0].partition("/")[0])
+        }
+        stamps = {
+            trial_id: {name: of_folder[name] for name in (CONFIG, LEASE, JOURNAL, RESULT) if name in of_folder}
+            for trial_id, of_folder in files.items()
+            if "" not in of_folder  # a file beside the run folders
+        }
+        changed = [
+            key for key, of_files in stamps.items() if key not in self._seen or self._seen[key].stamps != of_files
+        ]
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            read = list(pool.map(lambda trial_id: _read(runs, trial_id, stamps[trial_id]), changed))
+        fresh = dict(zip(changed, read, strict=True))
+        self._seen = {trial_id: fresh[trial_id] if trial_id in fresh else self._seen[trial_id] for trial_id in stamps}
+        now = self._clock()
+        silence = {key: now - max(stamp.modified_at for stamp in files[key].values()) for key in stamps}
+        return self._standing(now, silence)
+
+    def _standing(self, now: float, silence: dict[str, float]) -> Standing:
+        """silence: seconds since anything changed in a folder, by trial id."""
+        trials: list[TrialProgress] = []
+        events: list[Event] = []
+        complaints: list[str] = []
+        for trial_id, seen in self._seen.items():
+            events += seen.events
+            if seen.progress is None:
+                is_new = not seen.complaint and silence[trial_id] < SILENT_SECONDS
+                reason = seen.complaint or "no config.json: not a run folder, or its process was killed at once"
+                complaints += [] if is_new else [f"left out: runs/{trial_id}: {reason}"]
+                continue
+            limit = max(SILENT_SECONDS, SILENT_ROWS * seen.row_seconds)
+            is_silent = seen.progress.is_running and silence[trial_id] > limit
+            trials.append(replace(seen.progress, silent_seconds=silence[trial_id]) if is_silent else seen.progress)
+        trials = _with_searched_cells(trials)
+        if not self._seen:
+            complaints.append(f"no trial has begun in {self.location}")
+        return Standing(
+            cells=tuple(sorted({each.trial.cell for each in trials}, key=place_in_table)),
+            trials=tuple(trials),
+            num_expected=None,
+            now=now,
+            on_gpus=any(seen.on_gpus for seen in self._seen.values()),
+            events=tuple(sorted(events, key=lambda event: event.time)[-MAX_EVENTS:]),
+            complaints=tuple(complaints),
+        )
+
+
+def _read(runs: Folder, trial_id: str, stamps: dict[str, Stamp]) -> _Seen:
+    if CONFIG not in stamps:
+        return _Seen(stamps)
+    run_dir = RunDir(runs.child(trial_id))
+    try:
+        config = run_dir.config() or {}
+        cell = cell_of(config)
+        if (own := trial_id_of(config)) != trial_id:
+            return _Seen(stamps, complaint=f"a copy: its config.json is that of {own}")
+        trial = Trial(cell, float(config["base_lr"]), int(config["seed"]))
+        lines = run_dir.lines() if JOURNAL in stamps else []
+        result = run_dir.result() if RESULT in stamps else None
+        attempts = [line for line in lines if "attempt" in line]
+        num_slots = int(attempts[-1]["num_processes"]) if attempts else 1
+        progress = TrialProgress(trial, trial_id, num_slots=num_slots).after(lines)
+        events = [Event(float(line["time"]), f"{trial_id}: {text}") for line in lines if (text := _text(line))]
+        if result is not None:
+            _check_result(result)
+            progress = progress.ended(result)
+            events.append(Event(stamps[RESULT].modified_at, f"{trial_id}: {outcome(result)}"))
+        elif LEASE in stamps:
+            progress = progress.began(max(progress.counted_until, stamps[LEASE].modified_at))
+        times = [float(line["time"]) for line in lines if "step" in line][-2:]
+        on_gpus = any(line.get("device") == "cuda" for line in attempts)
+        return _Seen(stamps, progress, tuple(events), on_gpus, times[-1] - times[0] if times else 0.0)
+    except OSError as error:
+        return _Seen({}, complaint=reason_of(error))  # without stamps: read again
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        reason = str(error) if isinstance(error, InputError) else f"damaged ({type(error).__name__}: {error})"
+        return _Seen(stamps, complaint=reason)
+
+
+def _text(line: Row) -> str:
+    """What a line of the journal tells as an event; nothing for most."""
+    if "attempt" in line:
+        begins = f"goes on after step {line['from_step']}" if line["from_step"] else "started"
+        return f"{begins} on {line['host']}"
+    return str(line.get("note", ""))
+
+
+def _check_result(result: dict[str, object]) -> None:
+    """Raises KeyError or ValueError for what nobody could show."""
+    if result["status"] not in ("finished", "stopped", "failed"):
+        raise ValueError(f"status {result['status']!r} in {RESULT}")
+    if result["status"] == "finished":
+        for name in ("test/accuracy", "val/accuracy"):
+            if not isinstance(result[name], float | int):
+                raise ValueError(f"{name} {result[name]!r} in {RESULT}")
+
+
+def _with_searched_cells(trials: list[TrialProgress]) -> list[TrialProgress]:
+    """The trials; those of a search that had values of dropout or warm-up proposed are put into common cells."""
+    dropouts: dict[str, set[float | None]] = {}
+    warmups: dict[tuple[str, int], set[int]] = {}
+    for each in trials:
+        cell = each.trial.cell
+        dropouts.setdefault(cell.dataset, set()).add(cell.dropout)
+        warmups.setdefault((cell.dataset, cell.schedule.total_steps), set()).add(cell.schedule.warmup_steps)
+
+    def moved(trial: Trial) -> Trial:
+        cell = trial.cell
+        if len(dropouts[cell.dataset]) > MAX_SEARCHED:
+            trial = replace(trial, cell=replace(trial.cell, dropout=None), dropout=cell.dropout)
+        steps = warmups[cell.dataset, cell.schedule.total_steps]
+        if len(steps) > MAX_SEARCHED:
+            schedule = replace(cell.schedule, warmup_steps=min(steps))
+            own = cell.schedule.warmup_steps
+            trial = replace(trial, cell=replace(trial.cell, schedule=schedule), warmup_steps=own)
+        return trial
+
+    return [replace(each, trial=moved(each.trial)) for each in trials]

@@ -1,0 +1,90 @@
+"""Candidates: which cells a sweep is about, and which trials of them compete, by its flags."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from sweeps.options import SweepOptions
+from sweeps.table.cells import MINI, PAPER, Cell, Grid, Trial
+from sweeps.table.search_space import Space
+from vit_trainer.architectures import MODELS
+from vit_trainer.config import FinetuneConfig
+from vit_trainer.data import DATASETS, is_folder
+from vit_trainer.errors import InputError, one_of
+
+
+def grid_of(options: SweepOptions, preset: Literal["paper", "mini"]) -> Grid:
+    """The preset's grid, narrowed or replaced by what was asked for.
+
+    Raises:
+        InputError: a model or data set that doesn't exist, or not in this preset.
+    """
+    grid = MINI if preset == "mini" else PAPER
+    models = [name for name in MODELS if name.endswith("-mini") == (preset == "mini")]
+    datasets = [name for name in DATASETS if name.startswith("digits-") == (preset == "mini")]
+    if preset == "paper":
+        datasets += [name for name in options.datasets if is_folder(name)]
+    for kind, given, valid in (("model", options.models, models), ("dataset", options.datasets, datasets)):
+        for name in given:
+            if name not in valid:
+                raise one_of(f"{kind} of --preset {preset}", name, valid)
+    chosen = Grid(options.models or grid.models, options.datasets or grid.datasets, options.dropouts or grid.dropouts)
+    return replace(chosen, dropouts=(None,)) if "dropout" in options.search_over else chosen
+
+
+def narrowed(options: SweepOptions, cells: Sequence[Cell]) -> list[Cell]:
+    """Those of a question's cells that were asked for; dropouts that were asked for replace the question's.
+
+    Raises:
+        InputError: the question has no row of a model or data set, or none of both together.
+    """
+    asked_for = {"model": options.models, "dataset": options.datasets}
+    chosen = list(cells)
+    for kind, names in asked_for.items():
+        for name in names:
+            if name not in (valid := list(dict.fromkeys(getattr(cell, kind) for cell in cells))):
+                raise one_of(f"{kind} of this question", name, valid)
+        chosen = [cell for cell in chosen if not names or getattr(cell, kind) in names]
+    for kind, names in asked_for.items():
+        for name in names:
+            if name not in (getattr(cell, kind) for cell in chosen):
+                rows = dict.fromkeys(f"{cell.model} on {cell.dataset}" for cell in cells)
+                raise InputError(f"no row for {name} with what else was asked for: there are {', '.join(rows)}")
+    dropouts: tuple[float | None, ...] = (None,) if "dropout" in options.search_over else options.dropouts
+    if not dropouts:
+        return chosen
+    return list(dict.fromkeys(replace(cell, dropout=dropout) for cell in chosen for dropout in dropouts))
+
+
+def candidates(options: SweepOptions, cells: list[Cell]) -> list[Trial]:
+    """Every candidate of every cell of a grid search: its learning rates times the seeds.
+
+    Raises:
+        InputError: a learning rate or seed that makes no sense.
+    """
+    assert options.search == "grid", "the candidates of --search optuna are those that its studies propose"
+    trials = [
+        Trial(cell, base_lr, seed) for cell in cells for base_lr in options.base_lrs_of(cell) for seed in options.seeds
+    ]
+    for trial in trials:
+        _ = trial.config  # checks the values
+    return trials
+
+
+def planned_trials(options: SweepOptions, cells: list[Cell]) -> list[Trial]:
+    """What a plan counts: the candidates, or for an Optuna search as many trials of the published recipe."""
+    if options.search == "grid":
+        return candidates(options, cells)
+    return [
+        Trial(cell, FinetuneConfig.official(cell.model, cell.dataset).base_lr, seed, cell.dropout or 0.0)
+        for cell in cells
+        for seed in range(options.num_trials_per_cell)
+    ]
+
+
+def search_space(options: SweepOptions, cell: Cell) -> Space:
+    """What is searched in a cell, and within which ends."""
+    space = Space.around_official(cell, options.search_over)
+    if options.base_lr_ends:
+        space = replace(space, base_lr=options.base_lr_ends)
+    return replace(space, dropout=options.dropout_ends) if options.dropout_ends else space

@@ -1,0 +1,134 @@
+"""Capacity: what a cluster's nodes can hold, which trials fit there, and how long these take. Knows no Ray."""
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sweeps.table.cells import Trial
+from vit_trainer.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+from sweeps.machines.node_types import NodeType, nodes_to_come
+
+CPUS_PER_GPU = 8
+"""CPU cores that a trial gets with each GPU, if the cluster has that many."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What trials can be placed on."""
+
+    gpus_of_nodes: tuple[int, ...]
+    """Of the nodes that have some."""
+    cpus_of_nodes: tuple[int, ...]
+
+    @classmethod
+    def of_types(cls, kinds: Iterable[NodeType]) -> "Resources":
+        """Of a cluster that isn't there yet, at its largest."""
+        nodes = nodes_to_come(kinds, [])
+        return cls(tuple(node.num_gpus for node in nodes if node.num_gpus), tuple(node.num_cpus for node in nodes))
+
+    @property
+    def num_slots(self) -> int:
+        """Trials of one process that run at once."""
+        return sum(self.gpus_of_nodes) or sum(self.cpus_of_nodes)
+
+    @property
+    def cpus_per_process(self) -> int:
+        """CPU cores of each of a trial's processes: with a GPU its part of all cores, else one."""
+        if not self.gpus_of_nodes:
+            return 1
+        return max(1, min(CPUS_PER_GPU, sum(self.cpus_of_nodes) // self.num_slots))
+
+    def processes_of_nodes(self, num_processes: int) -> tuple[int, ...]:
+        """How a gang is spread over nodes: one if one holds it, else as few full ones as do.
+
+        Raises:
+            InputError: no such nodes.
+        """
+        per_node = sorted((size for size in self.gpus_of_nodes or self.cpus_of_nodes if size), reverse=True)
+        if not per_node:
+            raise InputError("no node of the Ray cluster has a GPU or CPU core for trials: add one")
+        if num_processes <= per_node[0]:
+            return (num_processes,)
+        for share in sorted(set(per_node), reverse=True):
+            count = num_processes // share
+            if num_processes % share == 0 and sum(size >= share for size in per_node) >= count:
+                return (share,) * count
+        kind = "GPUs" if self.gpus_of_nodes else "CPU cores"
+        raise InputError(
+            f"a trial of {num_processes} {kind} does not fit on nodes with {', '.join(map(str, per_node))}: "
+            "give a number of GPUs per trial that fits on one node or fills several"
+        )
+
+
+def require_fit(trials: Iterable[Trial], gpus_of: Callable[[str], int], resources: Resources) -> None:
+    """Refuse trials that could wait for ever, or whose batch can't be divided.
+
+    Args:
+        gpus_of: GPUs of a trial by its model's name.
+        resources: the cluster's.
+
+    Raises:
+        InputError: names the first model that doesn't fit, what it needs and what there is.
+    """
+    for trial in trials:
+        batch, gpus_per_trial = trial.config.global_batch_size, gpus_of(trial.cell.model)
+        if batch % gpus_per_trial:
+            raise InputError(
+                f"{trial.cell.model}: its global batch of {batch} images can't be divided among {gpus_per_trial} GPUs: "
+                "give another number of GPUs per trial, such as "
+                f"{max(n for n in range(1, gpus_per_trial) if batch % n == 0)}"
+            )
+        try:
+            resources.processes_of_nodes(gpus_per_trial)
+        except InputError as error:
+            raise InputError(f"{trial.cell.model}: {error}") from error
+
+
+def wall_hours(jobs: Sequence[tuple[float, tuple[int, ...]]], slots_of_nodes: Sequence[int]) -> float:
+    """When the last of some jobs ends, if each starts as soon as it fits, the first in the order before the others.
+
+    Args:
+        jobs: (hours, slots on each of its nodes); a gang's parts may share a node.
+        slots_of_nodes: GPUs of each node, or CPU cores.
+
+    >>> wall_hours([(3, (1,)), (2, (1,)), (2, (1,))], [2])
+    4.0
+    """
+    free = list(slots_of_nodes)
+    waiting, now, number = list(jobs), 0.0, 0
+    running: list[tuple[float, int, dict[int, int]]] = []
+    while waiting:
+        left = []
+        for hours, parts in waiting:
+            taken = _place(parts, free) if any(free) else None
+            if taken is None:
+                left.append((hours, parts))
+            else:
+                heapq.heappush(running, (now + hours, number, taken))
+                number += 1
+        assert len(left) < len(waiting) or running, "a job fits on no node: see require_fit"
+        waiting = left
+        if waiting:
+            now, _, taken = heapq.heappop(running)
+            for node, count in taken.items():
+                free[node] += count
+    return float(max((end for end, _, _ in running), default=now))
+
+
+def _place(parts: tuple[int, ...], free: list[int]) -> dict[int, int] | None:
+    """Take slots for every part, each on the fullest node that holds it: slots by node, or None and nothing taken."""
+    taken: dict[int, int] = {}
+    for part in parts:
+        node = min((n for n, count in enumerate(free) if count >= part), key=lambda n: free[n], default=None)
+        if node is None:
+            for other, count in taken.items():
+                free[other] += count
+            return None
+        free[node] -= part
+        taken[node] = taken.get(node, 0) + part
+    return taken

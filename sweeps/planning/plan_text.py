@@ -1,0 +1,108 @@
+"""Plan as text: the lines that --plan prints."""
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from sweeps.planning.memory_and_disk import Fit
+from sweeps.planning.plan import Plan
+from sweeps.planning.probed_rates import Workload
+from sweeps.planning.rates import (
+    ASSUMED_SHARE_OF_PEAK,
+    REACHED_BY_OTHERS,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """A plan as lines to print; what isn't known is left out."""
+    unit = "GPU-hours" if plan.on_gpus else "slot-hours"
+    price = None if plan.price is None else plan.price.dollars
+    has_hours = plan.hours is not None
+    width = max([66, *(len(cell.cell.name) for cell in plan.cells)])
+    lines = [f"{'cell':<{width}} {'candidates (base_lr)':<30}" + (f" {unit:>10}" if has_hours else "")]
+    lines[0] += f" {'dollars':>9}" if has_hours and price is not None else ""
+    for cell in plan.cells:
+        rates = [f"{rate:g}" + f" x {n}" * (n > 1) for rate, n in Counter(cell.base_lrs).items()]
+        line = f"{cell.cell.name:<{width}} {', '.join(rates):<30}"
+        if has_hours and cell.hours is not None:
+            line += f" {_number(cell.hours):>10}" + (f" {cell.hours * price:9,.2f}" if price is not None else "")
+        lines.append(line + (f"  ({cell.num_done} done)" if cell.num_done else ""))
+    lines.append(f"{len(plan.cells)} cells, {plan.num_trials} trials, {plan.num_done} of them done")
+    lines += _cost_lines(plan, unit)
+    if plan.wall is not None:
+        wall, kind = plan.wall, "GPUs" if plan.on_gpus else "CPU cores"
+        where = f"on {wall.num_slots} {kind}" + (", for example: there is none here" if wall.is_example else "")
+        lines.append(f"wall time: {_hours(wall.hours)} {where} (at best {_hours(wall.least_hours)})")
+    elif plan.num_done < plan.num_trials:
+        lines.append("hours: not known for miniatures until --probe measures them")
+    if plan.memory:
+        memory = f"{plan.rates.card.name}, {plan.rates.card.memory_gib:g} GiB"
+        lines.append(f"memory, estimated for {memory}:")
+        lines += [_memory_line(plan, workload, fit) for workload, fit in plan.memory]
+    lines.append(f"disk: {', '.join(f'{item.name} {_size(item.num_bytes)}' for item in plan.disk)}")
+    return [line.rstrip() for line in lines]
+
+
+def _cost_lines(plan: Plan, unit: str) -> list[str]:
+    if plan.hours is None:
+        return []
+    line = f"cost: {_number(plan.hours)} {unit}{_dollars(plan, plan.hours)} if early stopping stops nothing"
+    if plan.stopped_early is not None:
+        low, high = plan.stopped_early
+        line += f"; with it {_number(low)} to {_number(high)}{_dollars(plan, low, high)} are expected"
+    lines = [line]
+    if plan.price is not None:
+        lines.append(f"price: ${plan.price.dollars:.3g} per GPU-hour, {plan.price.source}")
+    measured = {result.device_name: result.seconds for result in plan.rates.measured.values()}
+    if measured:
+        probed = ", ".join(f"{seconds:g} s on {name}" for name, seconds in measured.items())
+        return [*lines, f"rates: measured for {probed}; reading and decoding image files isn't in them"]
+    card = plan.rates.card
+    workloads = [workload for workload, _ in plan.memory]
+    known = [plan.rates.table[card.name, each] for each in workloads if (card.name, each) in plan.rates.table]
+    for source in sorted({rate.source for rate in known}):
+        lines.append(f"rates: measured on {card.name} by {source}")
+    if len(known) < len(workloads):
+        low, high = REACHED_BY_OTHERS
+        peak = f"{card.name}'s peak of {card.peak_flops_per_second / 1e12:g} TFLOP/s"
+        lines.append(
+            f"rates: {ASSUMED_SHARE_OF_PEAK:.0%} of {peak}, assumed and not measured; other trainings "
+            f"reach {low:.0%} to {high:.0%}, so it may take "
+            f"{ASSUMED_SHARE_OF_PEAK / high:.2g} to {ASSUMED_SHARE_OF_PEAK / low:.2g} times these hours"
+        )
+    if not card.has_bfloat16:
+        lines.append(
+            f"{card.name} has no bfloat16, and that peak is float16's, which the trainer doesn't use: expect far more "
+            "hours, or measure with --probe"
+        )
+    return lines
+
+
+def _memory_line(plan: Plan, workload: Workload, fit: Fit) -> str:
+    line = f"  {workload.name} fits with micro-batch {fit.micro_batch_size}: {fit.num_bytes / 2**30:.1f} GiB"
+    result = plan.rates.measured.get(workload)
+    if result is not None and result.peak_memory_bytes is not None:
+        line += f" (measured {result.peak_memory_bytes / 2**30:.1f} GiB with {result.micro_batch_size})"
+    return line
+
+
+def _dollars(plan: Plan, *hours: float) -> str:
+    if plan.price is None:
+        return ""
+    return f" ({' to '.join(f'${each * plan.price.dollars:,.2f}' for each in hours)})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _hours(hours: float) -> str:
+    return f"{_number(hours)} h" if hours >= 1 else f"{60 * hours:.2g} min"
+
+
+def _size(num_bytes: float | None) -> str:
+    if num_bytes is None:
+        return "of unknown size"
+    return f"{num_bytes / 1e9:.3g} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3g} MB"

@@ -1,0 +1,34 @@
+"""Assignment: what a trial actor is asked to run, and on how much."""
+
+from dataclasses import dataclass
+
+from vit_trainer.config import Execution, FinetuneConfig
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a TrialActor is asked to run, and on how much."""
+
+    config: FinetuneConfig
+    location: str
+    """Path or URI of the run folder."""
+    execution: Execution
+    processes_of_nodes: tuple[int, ...] = (1,)
+    """Processes, one per GPU, on each node of the placement group."""
+    cpus_per_process: int = 1
+    has_gpus: bool = False
+    """Whether a process takes a GPU of Ray's, or only CPU cores."""
+    max_failures: int = 3
+    """How often the trial starts again after one of its processes died."""
+    versions: dict[str, str] | None = None
+    """What its nodes must have, as `package_versions` gives them; None: whatever they have."""
+
+    @property
+    def trial_id(self) -> str:
+        return self.config.trial_id
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """Of its placement group, one per node."""
+        gpus = 1.0 if self.has_gpus else 0.0
+        return [{"CPU": count * self.cpus_per_process, "GPU": count * gpus} for count in self.processes_of_nodes]

@@ -1,0 +1,147 @@
+"""Tune adapters: what Ray Tune calls while it runs trials, to follow its events, stop it, and propose trials."""
+
+import logging
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+from ray import tune
+from ray.tune import Callback
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.search import Searcher
+
+from sweeps.records.decisions import METRIC
+from sweeps.running.assignment import Assignment
+from sweeps.running.session import Session
+from sweeps.selection.asha import PerCellASHA, trial_id_of
+from vit_trainer.errors import cause_of
+
+log = logging.getLogger(__name__)
+
+
+class Follower(Callback):
+    """Passes Tune's events on. An error here would end the whole experiment, so it is logged instead."""
+
+    def __init__(self, session: Session, asha: PerCellASHA, ends_early: Callable[[], bool]) -> None:
+        self._session, self._asha, self._ends_early = session, asha, ends_early
+        self._display = session.display
+        self._last_words: dict[str, dict[str, Any]] = {}
+        self.running: set[str] = set()
+        """Trials that may have a process somewhere."""
+        self.refused = ""
+        """Why a node can't run trials, once one has said so."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune saves its callbacks for Tuner.restore, which this project has no use for
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        with _logged():
+            self.running.add(trial_id_of(trial))
+            self._session.started(trial_id_of(trial))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        with _logged():
+            trial_id = trial_id_of(trial)
+            if "note" in result:
+                self._display.noted(trial_id, result["note"])
+            elif "refused" in result:
+                self.refused = result["refused"]
+            elif "step" in result:
+                self._session.reported(trial_id, result)
+            self._last_words[trial_id] = result
+
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        with _logged():
+            self._display.noted(trial_id_of(trial), "its node or actor was lost; goes on from its last checkpoint")
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        with _logged():
+            trial_id = trial_id_of(trial)
+            result, last_words = self._result(trial_id), self._last_words.get(trial_id, {})
+            if result is None and "taken_over" in last_words:
+                result = {"status": "failed", "step": 0, "cause": last_words["taken_over"]}
+            elif result is None and last_words.get("cause"):
+                result = {"status": "failed", "step": 0, "cause": last_words["cause"]}  # not even that could be written
+            elif result is None and (self.refused or self._ends_early()):
+                return  # it keeps its state, and the same command goes on with it
+            self._ended(trial_id, result or self._record_failure(trial_id, "it ended without a result"))
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        with _logged():
+            trial_id = trial_id_of(trial)
+            log_file = trial.pickled_error_file or trial.error_file
+            cause = f"its actor was lost {trial.num_failures} times; see {log_file}"
+            self._ended(trial_id, self._record_failure(trial_id, cause))
+
+    def _result(self, trial_id: str) -> dict[str, Any] | None:
+        """The run folder's, once what ASHA decided is written there too."""
+        decision = self._asha.stop_of(trial_id)
+        if decision is None:
+            return self._session.run_dir(trial_id).result()
+        return self._session.record(trial_id, {"status": "stopped", "cause": decision.rule})
+
+    def _record_failure(self, trial_id: str, cause: str) -> dict[str, Any]:
+        return self._session.record(trial_id, {"status": "failed", "cause": cause})
+
+    def _ended(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.running.discard(trial_id)
+        if result["status"] == "failed":
+            self._asha.give_up(trial_id)
+        self._session.ended(trial_id, result)
+
+
+class EndEarly(tune.Stopper):
+    """Has Tune end all trials once there is a reason to."""
+
+    def __init__(self, reason: Callable[[], object]) -> None:
+        self._reason = reason
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as for the callbacks
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return bool(self._reason())
+
+
+class Proposals(Searcher):
+    """Hands Tune a trial whenever it has room for one."""
+
+    def __init__(self, ask: Callable[[], Assignment | None]) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self._ask = ask
+        self._trouble = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as for the callbacks
+
+    def suggest(self, trial_id: str) -> Any:
+        try:
+            assignment = self._ask()
+        except Exception as error:  # a database that is away for a while
+            if (trouble := cause_of(error)) != self._trouble:
+                log.warning("no proposals: %s", trouble)
+            self._trouble = trouble
+            return None
+        return Searcher.FINISHED if assignment is None else {"assignment": assignment}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass  # the session tells the study, with what the run folder holds
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError
+
+
+@contextmanager
+def _logged() -> Any:
+    try:
+        yield
+    except Exception:
+        log.exception("following the sweep failed")
