@@ -107,7 +107,7 @@ def in_turn(calls: dict[str, Callable[[int], object]], repeats: int) -> dict[str
 
 
 def ours(resolution: int) -> Crop:
-    """As `InMemorySplit` does it."""
+    """Crops as `InMemorySplit` makes them."""
     from vit_trainer.data.augment import random_crops, resize_crops
 
     def crop(images: "Tensor", step: int) -> "Tensor":
@@ -118,7 +118,7 @@ def ours(resolution: int) -> Crop:
 
 
 def kornia_(resolution: int) -> Crop:
-    """Its own RandomResizedCrop on the batch, other crops for each image."""
+    """kornia's own RandomResizedCrop on the batch, other crops for each image."""
     try:
         from kornia.augmentation import AugmentationSequential, RandomHorizontalFlip, RandomResizedCrop
     except ImportError as error:
@@ -137,7 +137,7 @@ def kornia_(resolution: int) -> Crop:
 
 
 def torchvision_(resolution: int) -> Crop:
-    """Its transforms on one image after the other, since they give a whole batch the same crop."""
+    """torchvision's transforms on one image after the other, since they give a whole batch the same crop."""
     import torch
     from torchvision.transforms import v2
 

@@ -90,7 +90,7 @@ class FormulaActor(tune.Trainable):
 
 
 class RawFormulaActor(FormulaActor):
-    """The same without our orchestrator: from values as one would write them for Tune."""
+    """The formula's trials without our orchestrator: from values as one would write them for Tune."""
 
     def _trial_of(self, config: dict[str, Any]) -> tuple[FinetuneConfig, str]:
         trial = FinetuneConfig(**config["trial"])

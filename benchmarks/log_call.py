@@ -61,7 +61,7 @@ def log_call(*, num_calls: int = 5000, json: Path | None = None) -> int:
 
 
 def _seconds(call: Callable[[int], object], num_calls: int) -> list[float]:
-    """Of each call; it gets its number."""
+    """Seconds of each call, which gets its number."""
     seconds = []
     for i in range(num_calls):
         start = time.perf_counter()

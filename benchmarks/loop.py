@@ -31,7 +31,7 @@ TINY = Architecture(16, 192, 12, 3, 768)
 NUM_WARMUPS = 5
 MOST_MS_OVER_BARE, MOST_MS_OVER_ACCELERATE, LEAST_OF_BARE = 1.0, 0.5, 0.97
 Figures = dict[str, dict[str, list[float]]]
-"""Of each loop, by what is measured: lower quartile, median, upper quartile."""
+"""Lower quartile, median and upper quartile of each loop, by what is measured."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Size:
     batch_size: int
     """Images per step, in one micro-batch."""
     share_of_steps: float
-    """Of --steps: a step of the larger model takes longer."""
+    """Its share of --steps: a step of the larger model takes longer."""
 
 
 SIZES = {
@@ -99,7 +99,7 @@ def measure(size: Size, steps: int) -> dict[str, list[float]]:
 
 
 def summary(seconds: dict[str, list[float]]) -> Figures:
-    """Of a loop's steps, their differences from the bare loop's in the same turn, and their speed over its."""
+    """Each loop's steps, their differences from the bare loop's in the same turn, and their speed over its."""
     bare = np.array(seconds["bare loop"])
     quartiles = [25, 50, 75]
     return {

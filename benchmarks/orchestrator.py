@@ -50,7 +50,7 @@ RIVALS: dict[Rival, str] = {
 
 
 Runs = dict[tuple[Rival, int, int], list["Measured"]]
-"""By rival, trials, and reports per trial."""
+"""Measured runs by rival, trials, and reports per trial."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class Measured:
     num_reports: int
     """Reports of all trials together; fewer than asked for where ASHA stopped some."""
     start_seconds: float
-    """Until the first trial began: planning, and the start of the first actors; without imports and Ray's start."""
+    """Time until the first trial began: planning and the start of the first actors, without imports and Ray's start."""
     wall_seconds: float
-    """From then on until all trials had ended and Tune had returned."""
+    """Time from then on until all trials had ended and Tune had returned."""
     cpu_seconds: float
-    """Of the driver, all its threads, start included."""
+    """Processor time of the driver, all its threads, start included."""
     peak_mb: float
     """Most memory that the driver had, in 2**20 bytes."""
     seconds_behind: float
@@ -143,15 +143,15 @@ class Cost:
     """What follows from runs of two sizes with all reports and with one, in one measure of time."""
 
     seconds_per_trial: float
-    """Of each trial beyond the first tenth, its reports apart."""
+    """Seconds of each trial beyond the first tenth, its reports apart."""
     ms_per_report: float
     """Milliseconds of each report beyond a trial's first, with all trials."""
     growth: float
-    """Of all trials over ten times that of a tenth, with all reports: 1 is linear."""
+    """Time of all trials over ten times that of a tenth, with all reports: 1 is linear."""
     seconds: float
-    """Of all trials with all reports."""
+    """Time of all trials with all reports."""
     tenth_seconds: float
-    """Of a tenth of the trials with all reports."""
+    """Time of a tenth of the trials with all reports."""
 
     @classmethod
     def of(cls, runs: Runs, rival: Rival, measure: Measure) -> "Cost":
@@ -264,7 +264,7 @@ def measured(rival: Rival, num_trials: int, num_reports: int) -> Measured:
 
 
 def run_raw(num_trials: int, num_reports: int, folder: Path) -> None:
-    """As one would write it for Tune, with its own records of results switched off as ours switches them off."""
+    """A sweep as one would write it for Tune, its own records of results switched off as ours switches them off."""
     from ray import tune
 
     from benchmarks.formulas import RawFormulaActor, formula_trials
@@ -289,7 +289,7 @@ def run_raw(num_trials: int, num_reports: int, folder: Path) -> None:
 
 
 def run_ours(rival: Rival, num_trials: int, num_reports: int, folder: Path) -> float:
-    """As `run_sweep` does it; returns the seconds that MLflow was behind at the end."""
+    """A sweep as `run_sweep` does it; returns the seconds that MLflow was behind at the end."""
     from benchmarks.formulas import FormulaActor, candidates_per_cell, formula_cells
     from sweeps.options import SweepOptions
     from sweeps.running.session import Session
@@ -343,7 +343,7 @@ def _terminal() -> TextIO:
 
 
 def shipped_runs(tracking_uri: str) -> list[bool]:
-    """Of each trial's run in MLflow: whether it has its result."""
+    """For each trial's run in MLflow, whether it has its result."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri)

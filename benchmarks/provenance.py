@@ -29,13 +29,13 @@ def machine() -> str:
 
 
 def _model_of(information: Path) -> str:
-    """Of a GPU, as NVIDIA's driver describes it: `Model: NVIDIA H200` is a line of that file."""
+    """Name of a GPU, as NVIDIA's driver describes it: `Model: NVIDIA H200` is a line of that file."""
     lines = information.read_text().splitlines() if information.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("Model:")), "GPU")
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that the figures depend on; rivals are optional."""
+    """Versions of Python and of the packages that the figures depend on; rivals are optional."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -44,7 +44,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Of the tree, `+changes` after it if files differ from it; `unknown` outside of a repository."""
+    """Commit of the tree, `+changes` after it if files differ from it; `unknown` outside of a repository."""
     try:
         head, changes = (
             subprocess.run(["git", *arguments], check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()

@@ -57,14 +57,14 @@ class Measured:
     """Side of the images in pixels."""
     micro_batch_size: int
     images_per_second: dict[str, list[float]]
-    """By loop, one for each repeat; empty where memory didn't suffice."""
+    """Speed by loop, one for each repeat; empty where memory didn't suffice."""
     share_of_peak: float | None
     """What ours reaches, crops included; None where the device's peak isn't known."""
     evaluation_images_per_second: float
     evaluation_shares: dict[str, float]
-    """Of a run's time, by data set, if its images come as fast as random ones."""
+    """Evaluation's share of a run's time, by data set, if its images come as fast as random ones."""
     milliseconds: dict[str, float]
-    """Of a step of ours, by phase, each waited for: their sum is more than a step takes."""
+    """Time of a step of ours by phase, each waited for: their sum is more than a step takes."""
 
 
 @app.default
@@ -217,7 +217,7 @@ def evaluation_share(dataset: str, train_rate: float, evaluation_rate: float) ->
 
 
 def milliseconds_by_phase(work: Work, loop: Callable[[Work, AfterStep], None]) -> dict[str, float]:
-    """Of a step of ours, its parts waited for one by one; `input` includes the crops."""
+    """Time of a step of ours, its parts waited for one by one; `input` includes the crops."""
     import torch
 
     from benchmarks.training_loops import step_seconds

@@ -35,9 +35,9 @@ from vit_trainer.errors import InputError
 app = new_app("Simulates early stopping and the order of trials.", name="sweep.py")
 
 SCHEDULE = Schedule(10_000, 500)
-"""CIFAR's."""
+"""CIFAR's schedule."""
 CORRELATIONS = (1.0, 0.8, 0.5)
-"""Of what a candidate has at a rung, or after its rehearsal, with what it has in the end."""
+"""Correlations of what a candidate has at a rung, or after its rehearsal, with what it has in the end."""
 NUM_CANDIDATES = 4
 NUM_ORDERS = 50
 """Random orders of trials."""
@@ -65,7 +65,7 @@ class Makespan:
     num_gpus: int
     hours: float
     over_least: float
-    """As a multiple of what no order could beat."""
+    """Its hours as a multiple of what no order could beat."""
 
 
 class Candidate:
@@ -134,7 +134,7 @@ def select(method: str, correlation: float, num_cells: int) -> Selection:
 
 
 def makespans(num_gpus: int) -> list[Makespan]:
-    """Of the paper's grid with all its candidates, without early stopping, on one-GPU trials."""
+    """Wall hours of the paper's grid with all its candidates, without early stopping, on one-GPU trials."""
     trials = candidates(SweepOptions(base_lrs=()), cells_of(PAPER))
     rates = Rates(CARDS["A100-40GB"])
     hours = {trial: rates.hours(trial) or 0.0 for trial in trials}

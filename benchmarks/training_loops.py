@@ -39,7 +39,7 @@ class Work:
     """What every loop is given."""
 
     config: FinetuneConfig
-    """Its `total_steps` are run; its dropout is 0, since a loop of torch's would draw other masks."""
+    """The trial whose `total_steps` are run; its dropout is 0, since a loop of torch's would draw other masks."""
     micro_batch_size: int
     device: torch.device
     bfloat16: bool = False
@@ -72,7 +72,7 @@ class Work:
 
     @property
     def num_classes(self) -> int:
-        """Of the head."""
+        """Classes of the head."""
         return dataset_info(self.config.dataset).num_classes
 
     def lr(self, step: int) -> float:
@@ -83,7 +83,7 @@ class Work:
         )
 
     def autocast(self) -> AbstractContextManager[object]:
-        """That of a bare loop."""
+        """The autocast of a bare loop."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
 
@@ -134,7 +134,7 @@ def ours(work: Work, after_step: AfterStep, train_split: Split | None = None) ->
 
 
 def bare(work: Work, after_step: AfterStep, model: nn.Module | None = None) -> None:
-    """As one writes it by hand, with the multi-tensor kernels that PyTorch takes by itself only on GPUs."""
+    """A loop as one writes it by hand, with the multi-tensor kernels that PyTorch takes by itself only on GPUs."""
     model = (model or work.model()).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, foreach=True)
     forward = torch.compile(model, dynamic=False) if work.compile else model
@@ -155,7 +155,7 @@ def bare(work: Work, after_step: AfterStep, model: nn.Module | None = None) -> N
 
 
 def raw_accelerate(work: Work, after_step: AfterStep) -> None:
-    """As Accelerate's documentation writes it."""
+    """A loop as Accelerate's documentation writes it."""
     accelerator = Accelerator(
         mixed_precision="bf16" if work.bfloat16 else "no",
         gradient_accumulation_steps=work.accumulation_steps,
@@ -256,7 +256,7 @@ LOOPS: dict[str, Callable[[Work, AfterStep], None]] = {
 
 
 def step_seconds(loop: Callable[[Work, AfterStep], None], work: Work, num_warmups: int) -> list[float]:
-    """Of each step but the first few, once the device has done it.
+    """Seconds of each step but the first few, once the device has done it.
 
     Args:
         num_warmups: how many of the steps aren't counted; at least 1.
@@ -277,7 +277,7 @@ def step_seconds(loop: Callable[[Work, AfterStep], None], work: Work, num_warmup
 
 
 def step_seconds_in_turn(work: Work, num_warmups: int) -> dict[str, list[float]]:
-    """Of each step of each of `LOOPS` but the first few; each does one step, and then it is the next one's turn.
+    """Seconds of each loop's steps but the first few; each does one step, and then it is the next one's turn.
 
     A machine that others use is fast in one second and slow in the next. Rivals that do their steps in turn meet the
     same seconds. They share one thread, so that they share its pool of threads too.

@@ -30,7 +30,7 @@ app = new_app("Searches for learning rates with Optuna, a study per cell, or its
 
 @dataclass(frozen=True)
 class SearchOptions(SweepOptions):
-    """As for every sweep, but that Optuna searches."""
+    """The flags of every sweep, but that Optuna searches."""
 
     search: Literal["grid", "optuna"] = "optuna"
     """optuna: a study per cell proposes trials, between two --base-lrs if given. grid: each of the --base-lrs."""

@@ -21,7 +21,7 @@ from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import Storage
 
 SEVERAL = Parameter(consume_multiple=True, negative=(), show_default=False)
-"""Of a flag that takes several values."""
+"""Parameter of a flag that takes several values."""
 
 DEFAULT_NUM_TRIALS = 8
 """Trials per cell of an Optuna search."""
@@ -70,7 +70,7 @@ class SweepOptions:
     max_gpu_hours: float | None = None
     """Stop when the next step would pass this, having started with the cells that take least; no limit unless given."""
     max_dollars: float | None = None
-    """The same in dollars of GPU-hours; what a cloud asks for the head, idle minutes and disks comes on top."""
+    """A limit as --max-gpu-hours, in dollars; what a cloud asks for the head, idle minutes and disks comes on top."""
     early_stopping: Annotated[Literal["asha", "rehearsal"] | None, Parameter(negative_none="no-")] = "asha"
     """asha: stop candidates that fall behind in their cell. rehearsal: 500 steps of each, then the best one whole."""
     search: Literal["grid", "optuna"] = "grid"
@@ -151,7 +151,7 @@ class SweepOptions:
 
     @cached_property
     def _gpus_of_models(self) -> dict[str, int]:
-        """As given; the number for all others under the empty name."""
+        """GPUs of each model's trials as given; the number for all others under the empty name."""
         numbers = {"": 1}
         for given in self.gpus_per_trial:
             model, _, number = given.rpartition("=")

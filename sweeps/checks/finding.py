@@ -16,20 +16,20 @@ class Finding:
 
 
 def ok(what: str, detail: str) -> Finding:
-    """As it should be."""
+    """A check that found all as it should be."""
     return Finding("ok", what, detail)
 
 
 def fail(what: str, detail: str) -> Finding:
-    """The sweep can't run so, or not safely."""
+    """A check after which the sweep can't run, or not safely."""
     return Finding("FAIL", what, detail)
 
 
 def warn(what: str, detail: str) -> Finding:
-    """It can run, at a cost."""
+    """A check after which the sweep can run, at a cost."""
     return Finding("warn", what, detail)
 
 
 def skip(what: str, detail: str) -> Finding:
-    """Couldn't be looked at."""
+    """A check that couldn't be made."""
     return Finding("skip", what, detail)

@@ -36,7 +36,7 @@ def require_answer(address: str) -> None:
 
 
 def living_nodes() -> dict[str, dict[str, Any]]:
-    """As `ray.nodes()` gives them, by address; where several have the same one, with their id."""
+    """The living nodes as `ray.nodes()` gives them, by address; where several have the same one, with their id."""
     living = [node for node in ray.nodes() if node["Alive"]]
     shared = Counter(node["NodeManagerAddress"] for node in living)
 

@@ -35,7 +35,7 @@ def _code_hash() -> str:
 
 
 def differences(here: dict[str, str], found: dict[str, Any]) -> list[str]:
-    """Where a node's versions aren't those of this process, both named.
+    """Lines that say where a node's versions aren't those of this process, both named.
 
     Args:
         here: as `versions` gives them.

@@ -1,1 +1,7 @@
-"""Display: what one sees of a sweep while it runs."""
+"""Display: what one sees of a sweep while it runs.
+
+sweep_display  a live table in a terminal, else a line per event, and the table at the end
+live_table     draws it for any size of terminal
+standing       how a sweep and each of its trials stand
+from_folders   how they stand by the run folders alone, for watch.py
+"""

@@ -40,7 +40,7 @@ class _Seen:
     """What was read of one run folder, and when that has to be done again."""
 
     stamps: dict[str, Stamp]
-    """Of the files it was read from."""
+    """Stamps of the files that it was read from, by name."""
     progress: TrialProgress | None = None
     """None: see `complaint`."""
     events: tuple[Event, ...] = ()

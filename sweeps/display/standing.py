@@ -29,14 +29,14 @@ class TrialProgress:
     seconds: float = 0.0
     """Time of these steps."""
     lost_hours: float = 0.0
-    """Of steps that had to be run again."""
+    """GPU-hours (hours of a slot) of steps that had to be run again."""
     counted_until: float = 0.0
     """Unix seconds of the journal's last line, or of the start if that was later."""
     is_running: bool = False
     num_slots: int = 1
     """GPUs, or CPU cores, that it takes when it runs."""
     silent_seconds: float | None = None
-    """Since the last sign of life of a process that should have given one; None: nothing is wrong."""
+    """Seconds since the last sign of life of a process that should have given one; None: nothing is wrong."""
     result: Result | None = None
 
     def began(self, at: float) -> "TrialProgress":
@@ -81,7 +81,7 @@ class TrialProgress:
 
     @property
     def status(self) -> str | None:
-        """That of its result; None without one."""
+        """Status of its result; None without one."""
         return None if self.result is None else str(self.result["status"])
 
     @property
@@ -95,11 +95,11 @@ class TrialProgress:
         return 0.0 if self.result is not None else self.work * (1 - self.step / self.total_steps)
 
     def uncounted_seconds(self, now: float) -> float:
-        """Of a running process since the journal's last line, which holds no hours of them yet."""
+        """Seconds of a running process since the journal's last line, which doesn't count them yet."""
         return max(0.0, now - self.counted_until) if self.is_running and self.silent_seconds is None else 0.0
 
     def seconds_left(self, now: float) -> float | None:
-        """Of a trial that runs on at its mean speed; None if that isn't known yet."""
+        """Seconds to its end if the trial runs on at its mean speed; None if that isn't known yet."""
         if not self.step or not self.seconds:
             return None
         left = self.seconds / self.step * (self.total_steps - self.step)

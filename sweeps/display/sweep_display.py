@@ -27,7 +27,7 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
     cells: list[Cell]
     """Entries of the table."""
     num_trials: int
-    """Of the whole sweep, those included that `add` has yet to be called with."""
+    """Trials of the whole sweep, those included that `add` has yet to be called with."""
     is_quiet: bool = False
     """Whether to show nothing until the table at the end."""
     console: Console = field(default_factory=lambda: Console(highlight=False))

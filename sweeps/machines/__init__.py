@@ -1,1 +1,6 @@
-"""Machines: facts about node types, cards and prices. Knows no Ray."""
+"""Machines: facts about GPUs, machines and prices. Knows no Ray.
+
+cards       what planning has to know of GPUs, by our names, Ray's and the drivers'
+node_types  the kinds of nodes that a cluster's file names, and those that may still come
+prices      what a GPU-hour costs, and how many hours some dollars buy
+"""

@@ -13,7 +13,7 @@ class Card:
 
     name: str
     peak_flops_per_second: float
-    """Of dense matrix products in bfloat16 that are summed in float32; in float16 where there is no bfloat16."""
+    """Speed of dense matrix products in bfloat16 that are summed in float32; in float16 where there is no bfloat16."""
     memory_gib: float
     """What programs see of its memory, rounded down."""
     has_bfloat16: bool = True

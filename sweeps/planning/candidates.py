@@ -33,7 +33,7 @@ def grid_of(options: SweepOptions, preset: Literal["paper", "mini"]) -> Grid:
 
 
 def narrowed(options: SweepOptions, cells: Sequence[Cell]) -> list[Cell]:
-    """Those of a question's cells that were asked for; dropouts that were asked for replace the question's.
+    """The question's cells that were asked for; dropouts that were asked for replace the question's.
 
     Raises:
         InputError: the question has no row of a model or data set, or none of both together.

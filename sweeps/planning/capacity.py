@@ -22,12 +22,13 @@ class Resources:
     """What trials can be placed on."""
 
     gpus_of_nodes: tuple[int, ...]
-    """Of the nodes that have some."""
+    """GPUs of each node that has some."""
     cpus_of_nodes: tuple[int, ...]
+    """CPU cores of each node."""
 
     @classmethod
     def of_types(cls, kinds: Iterable[NodeType]) -> "Resources":
-        """Of a cluster that isn't there yet, at its largest."""
+        """What a cluster that isn't there yet will have at its largest."""
         nodes = nodes_to_come(kinds, [])
         return cls(tuple(node.num_gpus for node in nodes if node.num_gpus), tuple(node.num_cpus for node in nodes))
 

@@ -47,7 +47,7 @@ def early_stopping_range(
 
 
 def _percentile(ascending: list[float], fraction: float) -> float:
-    """By linear interpolation, as NumPy's."""
+    """The value at a fraction of the way up, by linear interpolation, as NumPy's percentile."""
     place = fraction * (len(ascending) - 1)
     low = int(place)
     high = min(low + 1, len(ascending) - 1)

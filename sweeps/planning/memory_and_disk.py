@@ -88,7 +88,7 @@ def disk_items(trials: Iterable[Trial], num_at_once: int, *, saves_weights: bool
 
 
 def _upstream_bytes(model: str, upstream: str) -> float | None:
-    """Of the file if it is here, else of the arrays that the released one holds."""
+    """Size of an upstream's file: its own if it is here, else that of the arrays that the released one holds."""
     path = checkpoint_path(model, upstream)
     if path.is_file():
         return float(path.stat().st_size)

@@ -26,7 +26,7 @@ class CellPlan:
 
     cell: Cell
     base_lrs: tuple[float, ...]
-    """Those of its candidates."""
+    """Learning rates of its candidates."""
     num_done: int
     hours: float | None
     """GPU-hours (or hours of a slot) of candidates that aren't done, run to the end; None if nothing is known."""
@@ -87,7 +87,7 @@ class Plan:
 
     @property
     def hours(self) -> float | None:
-        """Of all cells; None if one's are not known."""
+        """GPU-hours (or hours of a slot) of all cells; None if one's are not known."""
         hours = [cell.hours for cell in self.cells if cell.hours is not None]
         return sum(hours) if len(hours) == len(self.cells) else None
 

@@ -26,7 +26,7 @@ class Workload:
 
     @classmethod
     def of(cls, trial: Trial) -> "Workload":
-        """That of a trial."""
+        """The workload that a trial is."""
         return cls(trial.cell.model, trial.cell.resolution, trial.config.dropout > 0)
 
     @property

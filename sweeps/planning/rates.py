@@ -46,7 +46,7 @@ class MeasuredRate:
 
 
 MEASURED: dict[tuple[str, Workload], MeasuredRate] = {}
-"""By card and workload. Empty: this trainer has not run on a GPU yet. `python benchmarks/step.py` measures for it."""
+"""What `python benchmarks/step.py` measured, by card and workload. Empty: this trainer has not run on a GPU yet."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Rates:
 
     card: Card
     measured: Mapping[Workload, ProbeResult] = field(default_factory=dict)
-    """By probes of this sweep's storage."""
+    """What probes kept in this sweep's storage."""
     table: Mapping[tuple[str, Workload], MeasuredRate] = field(default_factory=lambda: MEASURED)
 
     def hours(self, trial: Trial) -> float | None:

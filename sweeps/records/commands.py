@@ -24,11 +24,11 @@ class Command:
     time: float
     """When it began, Unix seconds."""
     host: str
-    """Where its driver ran."""
+    """Host that its driver ran on."""
     line: str
-    """As for a shell, without passwords."""
+    """Its command line as for a shell, without passwords."""
     cells: tuple[Cell, ...]
-    """Those with trials that weren't done when it began; data sets by their ids."""
+    """Cells with trials that weren't done when it began; data sets by their ids."""
     searched: tuple[str, ...]
     """Which of dropout and warmup_steps each trial of these cells has its own of."""
 

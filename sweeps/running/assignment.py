@@ -21,7 +21,7 @@ class Assignment:
     max_failures: int = 3
     """How often the trial starts again after one of its processes died."""
     versions: dict[str, str] | None = None
-    """What its nodes must have, as `package_versions` gives them; None: whatever they have."""
+    """Versions that its nodes must have, as `package_versions` gives them; None: whatever they have."""
 
     @property
     def trial_id(self) -> str:
@@ -29,6 +29,6 @@ class Assignment:
 
     @property
     def bundles(self) -> list[dict[str, float]]:
-        """Of its placement group, one per node."""
+        """Bundles of its placement group, one per node."""
         gpus = 1.0 if self.has_gpus else 0.0
         return [{"CPU": count * self.cpus_per_process, "GPU": count * gpus} for count in self.processes_of_nodes]

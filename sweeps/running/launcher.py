@@ -44,7 +44,7 @@ class Start:
     num_threads: int
     """CPU threads per process."""
     first_rank: int = 0
-    """Of this node's processes."""
+    """Rank of this node's first process."""
     world_size: int = 0
     """Processes on all nodes; 0: all are on this one."""
     rendezvous: str = ""
@@ -86,11 +86,11 @@ class Exited:
     status: int
     """FINISHED, FAILED and so on, or minus the signal that ended the first process to fail."""
     cause: str | None = None
-    """In one line, where a process could still say it."""
+    """Why they ended, in one line, where a process could still say it."""
     result: Row | None = None
-    """Of a failure: what result.json says, or should say of a gang, where no process knows who was first to fail."""
+    """What result.json says of a failure, or should say of a gang, where no process knows who was first to fail."""
     micro_batch_size: int | None = None
-    """To start again with, where a gang ran out of memory."""
+    """What to start again with, where a gang ran out of memory."""
 
 
 def die_with_parent(with_signal: int) -> None:

@@ -46,7 +46,7 @@ class Session:
 
             self.studies = open_studies(options, name, cells)
         self.trials: dict[str, Trial] = {}
-        """By trial id, in the order in which they start."""
+        """The sweep's trials by their ids, in the order in which they start."""
         if self.studies is not None:
             self.studies.replay(self._runs())
             trials = self.studies.trials

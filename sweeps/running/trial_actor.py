@@ -48,7 +48,7 @@ class Helper:
         return exited
 
     def versions(self) -> dict[str, dict[str, str]]:
-        """Of its node, by the node's address."""
+        """What is installed on its node, by the node's address."""
         return {get_node_ip_address(): package_versions()}
 
     def kill(self, attempt: int) -> None:

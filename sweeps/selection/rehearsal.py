@@ -68,11 +68,11 @@ class Rehearsal:
             cell: replace(cell, schedule=short(cell.schedule)) for cell, rates in self._rates.items() if len(rates) > 1
         }
         self.name = f"{name}-rehearsal"
-        """Of the sweep that runs it."""
+        """Name of the sweep that runs it."""
         self.cells = list(self._short.values())
-        """Of that sweep."""
+        """Cells of the sweep that runs it."""
         self.options = self._fixed({self._short[cell]: self._rates[cell] for cell in self._short}, register=False)
-        """Of that sweep; what is registered is a cell's whole trial."""
+        """Flags of the sweep that runs it; what is registered is a cell's whole trial."""
 
     def _fixed(self, rates: Mapping[Cell, tuple[float, ...]], **changes: object) -> FixedRates:
         values = {each.name: getattr(self._options, each.name) for each in fields(SweepOptions)}

@@ -17,7 +17,7 @@ from vit_trainer.errors import InputError, reason_of
 
 @dataclass(frozen=True)
 class RepeatOptions(SweepOptions):
-    """As for every sweep, but for several seeds, which are all run to their end."""
+    """The flags of every sweep, but for several seeds, which are all run to their end."""
 
     seeds: Annotated[tuple[int, ...], SEVERAL] = (0, 1, 2)
     """Seeds; each is another trial of its cell."""
@@ -60,5 +60,5 @@ class RepeatOptions(SweepOptions):
 
 
 def _as_recorded(cell: Cell) -> Cell:
-    """As a config.json has it: a folder of classes by its id."""
+    """The cell as a config.json has it: a folder of classes by its id."""
     return replace(cell, dataset=dataset_id(cell.dataset))

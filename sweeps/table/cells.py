@@ -101,7 +101,7 @@ PAPER = Grid(
 """The official table, in its order; 384 px, from imagenet21k."""
 
 MINI = Grid(models=tuple(f"{name}-mini" for name in PAPER.models), datasets=("digits-even", "digits-odd"))
-"""The same question on a laptop: the five architectures in miniature, two data sets of real digits."""
+"""The table's question on a laptop: the five architectures in miniature, two data sets of real digits."""
 
 
 def official_cell(

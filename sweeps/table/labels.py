@@ -12,11 +12,11 @@ class Labels:
     """Rows are models and what else a question varies, columns are data sets and dropouts."""
 
     varying: frozenset[str]
-    """Those of resolution, total_steps, warmup_steps, global_batch_size and upstream that need saying."""
+    """Which of resolution, total_steps, warmup_steps, global_batch_size and upstream need saying."""
 
     @classmethod
     def of(cls, cells: Iterable[Cell]) -> "Labels":
-        """Those of a table: what differs between two cells of one model, data set and dropout is said of all.
+        """The labels of a table: what differs between two cells of one model, data set and dropout is said of all.
 
         >>> from sweeps.table.cells import Schedule, official_cell
         >>> schedules = Schedule(500, 50), Schedule(1_000, 100)

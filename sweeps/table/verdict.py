@@ -12,7 +12,7 @@ from sweeps.table.published import PublishedFigure, replicates
 from vit_trainer.errors import InputError
 
 SIGNIFICANCE = 0.05
-"""Of each verdict: `reproduced` beyond the margin, or `above` and `below` together where there is no difference."""
+"""Chance of a wrong verdict: `reproduced` beyond the margin, or `above` or `below` where there is no difference."""
 MAX_NUM_SEEDS = 100
 """How many seeds of ours are considered when asking how many would decide."""
 MARGINS = {"cifar10": 0.002, "cifar100": 0.006, "imagenet2012": 0.003}
@@ -40,7 +40,7 @@ class Spread:
     deviation: float
     """Standard deviation of one run, as a fraction; positive."""
     degrees_of_freedom: int
-    """Of its estimate; at least 1."""
+    """Degrees of freedom of its estimate; at least 1."""
 
 
 @dataclass(frozen=True)
