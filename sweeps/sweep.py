@@ -16,7 +16,7 @@ from sweeps.planning.probed_rates import Workload, known, measure
 from sweeps.planning.rates import Rates, card_of
 from sweeps.records.commands import read_commands, record_command
 from sweeps.records.hours import hours_lost, hours_saved, predicted_and_actual
-from sweeps.report import write_report
+from sweeps.reporting.write import write_report
 from sweeps.running.session import Session
 from sweeps.selection.rehearsal import Rehearsal
 from sweeps.table.cell_names import cell_named

@@ -17,9 +17,10 @@ from sweeps import lr_search, paper_grid, resolution, seeds, short_schedule, ups
 from sweeps.options import SweepOptions
 from sweeps.records.commands import record_command
 from sweeps.records.results import Entry, gather
-from sweeps.report import files_of, report
+from sweeps.report import report
 from sweeps.reporting.best_region import Region, importances_of
 from sweeps.reporting.sections import records
+from sweeps.reporting.write import files_of
 from sweeps.running.session import Session
 from sweeps.selection.repeats import RepeatOptions
 from sweeps.sweep import choose

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.report import report, write_report
+from sweeps.report import report
+from sweeps.reporting.write import write_report
 from sweeps.selection.rungs import Decision
 from sweeps.table.cells import PAPER, cells_of
 from tests.sweeps.storages import finished, write_run
