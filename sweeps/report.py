@@ -42,7 +42,7 @@ def report(*, storage: str = "sweep-results", sweep: str | None = None, output: 
         raise InputError(f"cannot write to {into.location} ({reason_of(error)}): give another --output") from error
     for complaint in results.complaints:
         print(f"left out: {complaint}", file=sys.stderr)
-    if not results.runs:
+    if not results.trials:
         print(f"No trial has begun in {opened.location}")
     print(f"{into.location}/report.html")
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeps.records.results import Entry, Run
+from sweeps.records.cell_record import CellRecord
+from sweeps.records.trial_record import TrialRecord
 from sweeps.reporting.best_region import Region, validation_accuracy
 from sweeps.table.labels import Labels
 
@@ -23,7 +24,7 @@ LINES = ("--", ":", "-.")
 """Of candidates that weren't chosen."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 ENDS = {"finished": "o", "stopped": "X", "failed": "v", "unfinished": "|"}
-"""How a curve ends, by the status of its run."""
+"""How a curve ends, by the status of its trial."""
 MAX_NAMED = 8
 """Of a cell with more candidates, only the chosen one is named."""
 SHOWN_FROM = 0.25
@@ -46,36 +47,38 @@ class Panel:
     num_title_lines: int = 1
 
 
-def curves(entry: Entry, title: str | None = None) -> Panel:
+def curves(record: CellRecord, title: str | None = None) -> Panel:
     """Validation accuracy of a cell's candidates over optimiser steps; a cross ends those that were stopped."""
-    names_all = len(entry.runs) <= MAX_NAMED
-    named = [run for run in entry.runs if names_all or run in entry.chosen]
-    labels = {run.trial_id: _label(entry, run) for run in named}
-    others = len(entry.runs) - len(named)
+    names_all = len(record.trials) <= MAX_NAMED
+    named = [trial for trial in record.trials if names_all or trial in record.chosen]
+    labels = {trial.trial_id: _label(record, trial) for trial in named}
+    others = len(record.trials) - len(named)
     columns = 2 if max(map(len, labels.values()), default=0) <= 25 else 1
 
     def draw(axes: "Axes") -> None:
-        first_other = next((run for run in entry.runs if run not in named), None)
-        for i, run in enumerate(entry.runs):
-            is_chosen, is_named = run in entry.chosen, run in named
-            points = run.validations
+        first_other = next((trial for trial in record.trials if trial not in named), None)
+        for i, trial in enumerate(record.trials):
+            is_chosen, is_named = trial in record.chosen, trial in named
+            points = trial.validations
             axes.plot(
                 [step for step, _ in points],
                 [100 * accuracy for _, accuracy in points],
                 color=SERIES[i % len(SERIES)] if is_named else GREY,
                 linestyle=LINES[i % len(LINES)] if is_named and not is_chosen else "-",
                 linewidth=2.2 if is_chosen else 1.3 if is_named else 0.8,
-                marker=ENDS[run.status],
+                marker=ENDS[trial.status],
                 markevery=[-1] if points else None,
-                markersize=7 if run.status == "stopped" else 5,
-                label=labels.get(run.trial_id, f"{others} others" if run is first_other else None),
+                markersize=7 if trial.status == "stopped" else 5,
+                label=labels.get(trial.trial_id, f"{others} others" if trial is first_other else None),
                 zorder=3 if is_chosen else 2,
             )
-        steps = entry.cell.schedule.total_steps
+        steps = record.cell.schedule.total_steps
         axes.set_xlim(0, 1.03 * steps)
-        late = [accuracy for run in entry.runs for step, accuracy in run.validations if step >= SHOWN_FROM * steps]
+        late = [
+            accuracy for trial in record.trials for step, accuracy in trial.validations if step >= SHOWN_FROM * steps
+        ]
         if late:
-            _show(axes, min(late), max(accuracy for run in entry.runs for _, accuracy in run.validations))
+            _show(axes, min(late), max(accuracy for trial in record.trials for _, accuracy in trial.validations))
         axes.set_xlabel("optimiser steps")
         axes.set_ylabel("validation accuracy, %")
         _finish(axes, title, columns)
@@ -83,7 +86,7 @@ def curves(entry: Entry, title: str | None = None) -> Panel:
     return Panel(draw, math.ceil((len(named) + (others > 0)) / columns), len(_title_lines(title)))
 
 
-def over_rate(entry: Entry, region: Region, title: str | None = None) -> Panel:
+def over_rate(record: CellRecord, region: Region, title: str | None = None) -> Panel:
     """Validation accuracy of a cell's candidates over their learning rates; the best region is shaded."""
 
     def draw(axes: "Axes") -> None:
@@ -93,21 +96,21 @@ def over_rate(entry: Entry, region: Region, title: str | None = None) -> Panel:
         if region.official_lr is not None:
             axes.axvline(region.official_lr, color=GREY, linestyle="--", linewidth=1.3, label="official rate")
         for status, name in (("finished", "finished"), ("stopped", "where it was stopped")):
-            runs = [run for run in entry.runs if run.status == status]
-            if runs:
+            tried = [trial for trial in record.trials if trial.status == status]
+            if tried:
                 axes.plot(
-                    [run.trial.base_lr for run in runs],
-                    [100 * validation_accuracy(run) for run in runs],
+                    [trial.base_lr for trial in tried],
+                    [100 * validation_accuracy(trial) for trial in tried],
                     color=SERIES[0] if status == "finished" else GREY,
                     linestyle="",
                     marker=ENDS[status],
                     markersize=6,
                     label=name,
                 )
-        best = [region.best.trial.base_lr], [100 * validation_accuracy(region.best)]
+        best = [region.best.base_lr], [100 * validation_accuracy(region.best)]
         axes.plot(*best, color=SERIES[0], linestyle="", marker="o", markersize=12, fillstyle="none", label="best")
         _log_scale(axes, (1.0, 3.0))
-        accuracies = [validation_accuracy(run) for run in entry.runs if run.status in ("finished", "stopped")]
+        accuracies = [validation_accuracy(trial) for trial in record.trials if trial.status in ("finished", "stopped")]
         known = [accuracy for accuracy in accuracies if math.isfinite(accuracy)]
         _show(axes, min(known), max(known))
         axes.set_xlabel("base learning rate")
@@ -117,36 +120,36 @@ def over_rate(entry: Entry, region: Region, title: str | None = None) -> Panel:
     return Panel(draw, 3, len(_title_lines(title)))
 
 
-def accuracy_against_hours(entries: Sequence[Entry], unit: str, title: str | None = None) -> Panel:
+def accuracy_against_hours(records: Sequence[CellRecord], unit: str, title: str | None = None) -> Panel:
     """Test accuracy of cells against the hours that all their candidates took: rows by colour, dropouts by mark.
 
     Args:
-        entries: of one data set, each with an accuracy.
+        records: of one data set, each with an accuracy.
         unit: such as GPU-hours.
     """
-    labels = Labels.of(entry.cell for entry in entries)
-    rows = list(dict.fromkeys(labels.row(entry.cell) for entry in entries))
+    labels = Labels.of(record.cell for record in records)
+    rows = list(dict.fromkeys(labels.row(record.cell) for record in records))
     columns = 2 if max(len(", ".join(row)) for row in rows) <= 25 else 1
-    dropouts = list(dict.fromkeys(entry.cell.dropout for entry in entries))
+    dropouts = list(dict.fromkeys(record.cell.dropout for record in records))
 
     def draw(axes: "Axes") -> None:
         from matplotlib.ticker import MaxNLocator
 
-        for entry in entries:
+        for record in records:
             axes.plot(
-                [entry.hours],
-                [100 * (entry.accuracy or 0.0)],
-                color=SERIES[rows.index(labels.row(entry.cell)) % len(SERIES)],
+                [record.hours],
+                [100 * (record.accuracy or 0.0)],
+                color=SERIES[rows.index(labels.row(record.cell)) % len(SERIES)],
                 markersize=8,
                 linestyle="",
-                **_mark(dropouts.index(entry.cell.dropout)),
+                **_mark(dropouts.index(record.cell.dropout)),
             )
         for i, row in enumerate(rows):
             axes.plot([], [], color=SERIES[i % len(SERIES)], linewidth=4, label=", ".join(row))
         for i, dropout in enumerate(dropouts):
             name = "dropout searched" if dropout is None else f"dropout {dropout:g}"
             axes.plot([], [], color=INK, linestyle="", label=name, **_mark(i))
-        hours = [entry.hours for entry in entries]
+        hours = [record.hours for record in records]
         if min(hours) > 0 and max(hours) > 10 * min(hours):
             _log_scale(axes, (1.0, 2.0, 5.0))
         else:
@@ -154,7 +157,7 @@ def accuracy_against_hours(entries: Sequence[Entry], unit: str, title: str | Non
             axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(f"{unit} of all candidates")
         axes.set_ylabel("test accuracy, %")
-        accuracies = [entry.accuracy or 0.0 for entry in entries]
+        accuracies = [record.accuracy or 0.0 for record in records]
         _show(axes, min(accuracies), max(accuracies))
         _finish(axes, title, columns)
 
@@ -277,8 +280,8 @@ def _mark(i: int) -> dict[str, Any]:
     return {"marker": MARKERS[i % len(MARKERS)], "fillstyle": "none" if i % 2 else "full"}
 
 
-def _label(entry: Entry, run: Run) -> str:
-    name = entry.name_of(run)
-    if run in entry.chosen:
+def _label(record: CellRecord, trial: TrialRecord) -> str:
+    name = record.name_of(trial)
+    if trial in record.chosen:
         return f"{name} (chosen)"
-    return name if run.status == "finished" else f"{name} ({run.status} at {run.step})"
+    return name if trial.status == "finished" else f"{name} ({trial.status} at {trial.step})"

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sweeps.planning.rates import card_of_device
-from sweeps.records.results import UNFINISHED, Entry, Results
+from sweeps.records.cell_record import CellRecord
+from sweeps.records.results import Results
+from sweeps.records.trial_record import UNFINISHED
 from sweeps.reporting import figures
 from sweeps.reporting.best_region import Region, importances_of, validation_accuracy
 from sweeps.reporting.pages import Block, Chart, Code, Folded, Heading, Page, Picture, Table, Text
@@ -39,7 +41,7 @@ def page(results: Results, *, now: float) -> Page:
         now: Unix seconds.
     """
     title = f"Results of {results.sweep or 'the sweep'}"
-    if not results.runs:
+    if not results.trials:
         empty = f"No trial has begun in {results.location}: nothing to report."
         return Page(title, (Text(empty), *_left_alone(results)))
     return Page(
@@ -61,21 +63,21 @@ def page(results: Results, *, now: float) -> Page:
     )
 
 
-def records(results: Results) -> list[dict[str, Any]]:
+def rows_of(results: Results) -> list[dict[str, Any]]:
     """The table for other tools, a row per cell: accuracies and differences as fractions, hours as numbers.
 
     Columns about what was published are left out where nothing is.
     """
-    return [_record(entry, results.has_published) for entry in results.entries]
+    return [_record(record, results.has_published) for record in results.cells]
 
 
-def _record(entry: Entry, has_published: bool) -> dict[str, Any]:
-    cell, figure, verdict = entry.cell, entry.figure, entry.verdict
-    first = entry.chosen[0].config if entry.chosen else {}
-    accuracies: dict[str, float] = {each.table: each.accuracy for each in (figure, *entry.others) if each is not None}
+def _record(record: CellRecord, has_published: bool) -> dict[str, Any]:
+    cell, figure, verdict = record.cell, record.figure, record.verdict
+    first = record.chosen[0].config if record.chosen else {}
+    accuracies: dict[str, float] = {each.table: each.accuracy for each in (figure, *record.others) if each is not None}
     published = {
         **{f"{table}_accuracy": accuracies.get(table) for table in PUBLISHED_BY},
-        "published_left_open": entry.is_left_open,
+        "published_left_open": record.is_left_open,
         "published_accuracy": figure and figure.accuracy,
         "difference": verdict and verdict.difference,
         "interval_95_low": verdict and verdict.interval_95[0],
@@ -97,23 +99,23 @@ def _record(entry: Entry, has_published: bool) -> dict[str, Any]:
         "total_steps": cell.schedule.total_steps,
         "warmup_steps": cell.schedule.warmup_steps,
         "global_batch_size": cell.schedule.global_batch_size,
-        "accuracy": entry.accuracy,
-        "num_seeds": len(entry.chosen),
+        "accuracy": record.accuracy,
+        "num_seeds": len(record.chosen),
         **(published if has_published else {}),
-        "validation_accuracy": entry.validation_accuracy,
+        "validation_accuracy": record.validation_accuracy,
         "chosen_base_lr": first.get("base_lr"),
         "chosen_dropout": first.get("dropout"),
         "chosen_warmup_steps": first.get("warmup_steps"),
-        "wall_hours": entry.wall_hours,
-        "device": entry.device,
-        "hours": entry.hours,
-        "predicted_hours": entry.predicted_hours,
-        "saved_hours": entry.saved_hours,
-        "lost_hours": entry.lost_hours,
-        **{f"num_{status}": entry.count(status) for status in STATUSES},
-        "trial_ids": " ".join(run.trial_id for run in entry.chosen),
-        "command": entry.commands[-1] if entry.commands else None,
-        "trial_command": trial_command(entry.chosen[0].config) if entry.chosen else None,
+        "wall_hours": record.wall_hours,
+        "device": record.device,
+        "hours": record.hours,
+        "predicted_hours": record.predicted_hours,
+        "saved_hours": record.saved_hours,
+        "lost_hours": record.lost_hours,
+        **{f"num_{status}": record.count(status) for status in STATUSES},
+        "trial_ids": " ".join(trial.trial_id for trial in record.chosen),
+        "command": record.commands[-1] if record.commands else None,
+        "trial_command": trial_command(record.chosen[0].config) if record.chosen else None,
     }
 
 
@@ -145,17 +147,17 @@ def trial_command(config: Mapping[str, Any]) -> str:
 
 
 def _summary(results: Results, now: float) -> str:
-    counts = Counter(run.status for run in results.runs)
+    counts = Counter(trial.status for trial in results.trials)
     statuses = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     line = (
-        f"{len(results.runs)} trials of {len(results.entries)} cells in {results.location}: {statuses}. "
-        f"Together {duration(sum(run.hours for run in results.runs))} of {_unit(results)} time. "
+        f"{len(results.trials)} trials of {len(results.cells)} cells in {results.location}: {statuses}. "
+        f"Together {duration(sum(trial.hours for trial in results.trials))} of {_unit(results)} time. "
         f"Written {_date(now)} from the run folders."
     )
-    verdicts = Counter(entry.verdict.status for entry in results.entries if entry.verdict is not None)
+    verdicts = Counter(record.verdict.status for record in results.cells if record.verdict is not None)
     if verdicts:
         said = [f"{verdicts[status]} {status}" for status in Status if verdicts[status]]
-        num_open = sum(entry.figure is not None and entry.verdict is None for entry in results.entries)
+        num_open = sum(record.figure is not None and record.verdict is None for record in results.cells)
         said += [f"{num_open} without a result"] if num_open else []
         line += f" Beside the published figures: {', '.join(said)}."
     return line
@@ -164,21 +166,21 @@ def _summary(results: Results, now: float) -> str:
 def _table(results: Results) -> list[Block]:
     """Models and what else varies as rows, (data set, dropout) as columns, as the published table has them."""
     labels = labels_of(results)
-    in_order = sorted(results.entries, key=lambda entry: _column_place(entry.cell))
-    columns = list(dict.fromkeys(labels.column(entry.cell) for entry in in_order))
-    rows: dict[tuple[str, ...], dict[tuple[str, str], Entry]] = {}
-    for entry in results.entries:
-        rows.setdefault(labels.row(entry.cell), {})[labels.column(entry.cell)] = entry
+    in_order = sorted(results.cells, key=lambda record: _column_place(record.cell))
+    columns = list(dict.fromkeys(labels.column(record.cell) for record in in_order))
+    rows: dict[tuple[str, ...], dict[tuple[str, str], CellRecord]] = {}
+    for record in results.cells:
+        rows.setdefault(labels.row(record.cell), {})[labels.column(record.cell)] = record
     texts = tuple(
-        ("\n".join(row), *(_entry_text(entries[column]) if column in entries else "" for column in columns))
-        for row, entries in rows.items()
+        ("\n".join(row), *(_entry_text(records[column]) if column in records else "" for column in columns))
+        for row, records in rows.items()
     )
     header = ("model", *map("\n".join, columns))
     explained = "Test accuracy in percent of the candidate that is best on held-out training images, over all its seeds"
     if results.has_published:
         explained += "; what was published, the difference in points and the verdict (docs/verdict.md)"
     explained += "; how long one run took, and on what."
-    recipes = dict.fromkeys(f"{entry.cell.dataset}: {labels.recipe(entry.cell)}." for entry in results.entries)
+    recipes = dict.fromkeys(f"{record.cell.dataset}: {labels.recipe(record.cell)}." for record in results.cells)
     return [Heading("The table"), Table(header, texts, is_grid=True), Text(explained), *map(Text, recipes)]
 
 
@@ -189,22 +191,22 @@ def _column_place(cell: Cell) -> tuple[object, ...]:
     return (dataset, cell.dataset, -1.0 if cell.dropout is None else cell.dropout)
 
 
-def _entry_text(entry: Entry) -> str:
-    if entry.accuracy is None:
-        return UNFINISHED if entry.count(UNFINISHED) else "failed" if entry.count("failed") else "no result"
-    lines = [percent(entry.accuracy)]
-    if entry.figure is not None and entry.verdict is not None:
-        lines.append(f"published {percent(entry.figure.accuracy)}, {points(entry.verdict.difference)}")
-        lines.append(_verdict_text(entry.verdict.status))
+def _entry_text(record: CellRecord) -> str:
+    if record.accuracy is None:
+        return UNFINISHED if record.count(UNFINISHED) else "failed" if record.count("failed") else "no result"
+    lines = [percent(record.accuracy)]
+    if record.figure is not None and record.verdict is not None:
+        lines.append(f"published {percent(record.figure.accuracy)}, {points(record.verdict.difference)}")
+        lines.append(_verdict_text(record.verdict.status))
     lines += [
-        f"{PUBLISHED_BY[other.table]} {percent(other.accuracy)}, {points(entry.accuracy - other.accuracy)}"
-        for other in entry.others
+        f"{PUBLISHED_BY[other.table]} {percent(other.accuracy)}, {points(record.accuracy - other.accuracy)}"
+        for other in record.others
     ]
-    lines += ["published: left open"] if entry.is_left_open else []
-    took = duration(entry.wall_hours or 0.0)
-    lines.append(f"{took}, {card}" if (card := _card(entry)) else took)
-    if entry.count(UNFINISHED):
-        lines.append(f"{entry.count(UNFINISHED)} unfinished")
+    lines += ["published: left open"] if record.is_left_open else []
+    took = duration(record.wall_hours or 0.0)
+    lines.append(f"{took}, {card}" if (card := _card(record)) else took)
+    if record.count(UNFINISHED):
+        lines.append(f"{record.count(UNFINISHED)} unfinished")
     return "\n".join(lines)
 
 
@@ -213,42 +215,42 @@ def _cell_by_cell(results: Results) -> list[Block]:
     header += ["published", "difference,\n95% interval", "verdict"] if results.has_published else []
     header += ["chosen\nbase_lr", "seeds", "candidates", "time of\none run", f"{_unit(results)} time\nof all", "on"]
     rows = []
-    for entry in results.entries:
-        row = [name_of(entry, results), "" if entry.accuracy is None else percent(entry.accuracy)]
+    for record in results.cells:
+        row = [name_of(record, results), "" if record.accuracy is None else percent(record.accuracy)]
         if results.has_published:
-            row += _published_texts(entry)
-        counts = [f"{entry.count(status)} {status}" for status in STATUSES if entry.count(status)]
+            row += _published_texts(record)
+        counts = [f"{record.count(status)} {status}" for status in STATUSES if record.count(status)]
         row += [
-            entry.name_of(entry.chosen[0]).partition(" seed ")[0] if entry.chosen else "",
-            str(len(entry.chosen)) if entry.chosen else "",
+            record.name_of(record.chosen[0]).partition(" seed ")[0] if record.chosen else "",
+            str(len(record.chosen)) if record.chosen else "",
             "\n".join(counts),
-            "" if entry.wall_hours is None else duration(entry.wall_hours),
-            duration(entry.hours),
-            _card(entry),
+            "" if record.wall_hours is None else duration(record.wall_hours),
+            duration(record.hours),
+            _card(record),
         ]
         rows.append(tuple(row))
     numbers = frozenset(
         i for i, name in enumerate(header) if name in ("accuracy", "published", "seeds") or "time" in name
     )
     blocks: list[Block] = [Heading("Cell by cell"), Table(tuple(header), tuple(rows), numbers=numbers)]
-    shown = [figure for entry in results.entries for figure in (entry.figure, *entry.others) if figure is not None]
+    shown = [figure for record in results.cells for figure in (record.figure, *record.others) if figure is not None]
     caveats = {figure.caveat: figure.source for figure in shown}
     blocks += [Text(f"Published by {source}: {caveat}.") for caveat, source in caveats.items() if caveat]
-    for entry in results.entries:
-        if count := entry.num_stopped_seeds:
+    for record in results.cells:
+        if count := record.num_stopped_seeds:
             line = (
-                f"{name_of(entry, results)}: early stopping ended {count} of the chosen candidate's seeds, so those "
+                f"{name_of(record, results)}: early stopping ended {count} of the chosen candidate's seeds, so those "
                 "that count are the better ones. To compare seeds, run them with --no-early-stopping."
             )
             blocks.append(Text(line))
     return blocks
 
 
-def _published_texts(entry: Entry) -> list[str]:
-    figure, verdict = entry.figure, entry.verdict
+def _published_texts(record: CellRecord) -> list[str]:
+    figure, verdict = record.figure, record.verdict
     published = [] if figure is None else [percent(figure.accuracy)]
-    published += [f"{percent(other.accuracy)} {PUBLISHED_BY[other.table]}" for other in entry.others]
-    published += ["left open"] if entry.is_left_open else []
+    published += [f"{percent(other.accuracy)} {PUBLISHED_BY[other.table]}" for other in record.others]
+    published += ["left open"] if record.is_left_open else []
     if verdict is None:
         return ["\n".join(published), "", ""]
     low, high = verdict.interval_95
@@ -261,12 +263,12 @@ def _published_texts(entry: Entry) -> list[str]:
 
 
 def _curves(results: Results) -> list[Block]:
-    entries = entries_with_curves(results)
-    if not entries:
+    records = records_with_curves(results)
+    if not records:
         return []
     charts = tuple(
-        Chart(name_of(entry, results), figures.svg(figures.curves(entry), f"curves-{i}"))
-        for i, entry in enumerate(entries)
+        Chart(name_of(record, results), figures.svg(figures.curves(record), f"curves-{i}"))
+        for i, record in enumerate(records)
     )
     explained = (
         "Accuracy on held-out training images. A cross ends a candidate that early stopping ended, a dot one that "
@@ -280,9 +282,9 @@ def _curves(results: Results) -> list[Block]:
     ]
 
 
-def entries_with_curves(results: Results) -> list[Entry]:
+def records_with_curves(results: Results) -> list[CellRecord]:
     """Those of which there is a validation to draw."""
-    return [entry for entry in results.entries if any(run.validations for run in entry.runs)]
+    return [record for record in results.cells if any(trial.validations for trial in record.trials)]
 
 
 def _over_rate(results: Results) -> list[Block]:
@@ -290,22 +292,22 @@ def _over_rate(results: Results) -> list[Block]:
     if not regions:
         return []
     charts = tuple(
-        Chart(name_of(entry, results), figures.svg(figures.over_rate(entry, region), f"rate-{i}"))
-        for i, (entry, region) in enumerate(regions)
+        Chart(name_of(record, results), figures.svg(figures.over_rate(record, region), f"rate-{i}"))
+        for i, (record, region) in enumerate(regions)
     )
     rows = []
-    for entry, region in regions:
+    for record, region in regions:
         best, official = validation_accuracy(region.best), region.official
         rows.append(
             (
-                name_of(entry, results),
-                f"{entry.name_of(region.best)}: {percent(best)}",
+                name_of(record, results),
+                f"{record.name_of(region.best)}: {percent(best)}",
                 f"{region.low:g} to {region.high:g}",
                 "not finished"
                 if official is None
-                else f"{entry.name_of(official)}: {percent(validation_accuracy(official))}",
+                else f"{record.name_of(official)}: {percent(validation_accuracy(official))}",
                 "" if official is None else points(best - validation_accuracy(official)),
-                "\n".join(f"{name} {share:.0%}" for name, share in importances_of(entry).items()),
+                "\n".join(f"{name} {share:.0%}" for name, share in importances_of(record).items()),
             )
         )
     header = ("cell", "best", "best region", "official", "difference", "what mattered")
@@ -324,49 +326,51 @@ def _over_rate(results: Results) -> list[Block]:
     ]
 
 
-def regions_of(results: Results) -> list[tuple[Entry, Region]]:
+def regions_of(results: Results) -> list[tuple[CellRecord, Region]]:
     """Cells in which enough learning rates were tried to draw accuracy over them."""
-    found = [(entry, Region.of(entry)) for entry in results.entries]
-    return [(entry, region) for entry, region in found if region is not None]
+    found = [(record, Region.of(record)) for record in results.cells]
+    return [(record, region) for record, region in found if region is not None]
 
 
 def _accuracy_against_hours(results: Results) -> list[Block]:
-    by_dataset = entries_by_dataset(results)
+    by_dataset = records_by_dataset(results)
     if not by_dataset:
         return []
     charts = tuple(
-        Chart(dataset, figures.svg(figures.accuracy_against_hours(entries, unit(results)), f"hours-{dataset}"))
-        for dataset, entries in by_dataset.items()
+        Chart(dataset, figures.svg(figures.accuracy_against_hours(records, unit(results)), f"hours-{dataset}"))
+        for dataset, records in by_dataset.items()
     )
     alt = f"Test accuracy against the {unit(results)} that all candidates of a cell took, a chart per data set"
     return [Heading(f"Accuracy against {unit(results)}"), Picture(HOURS, alt, charts)]
 
 
-def entries_by_dataset(results: Results) -> dict[str, list[Entry]]:
+def records_by_dataset(results: Results) -> dict[str, list[CellRecord]]:
     """Those with an accuracy."""
-    by_dataset: dict[str, list[Entry]] = {}
-    for entry in results.entries:
-        if entry.accuracy is not None:
-            by_dataset.setdefault(entry.cell.dataset, []).append(entry)
+    by_dataset: dict[str, list[CellRecord]] = {}
+    for record in results.cells:
+        if record.accuracy is not None:
+            by_dataset.setdefault(record.cell.dataset, []).append(record)
     return by_dataset
 
 
 def _early_stopping(results: Results) -> list[Block]:
-    stopped = [(entry, run) for entry in results.entries for run in entry.runs if run.status == "stopped"]
+    stopped = [(record, trial) for record in results.cells for trial in record.trials if trial.status == "stopped"]
     if not results.decisions and not stopped:
         return []
     latest: dict[str, Decision] = {each.trial_id: each for each in results.decisions if each.action == "stops"}
-    saved = duration(sum(run.saved_hours for _, run in stopped))
+    saved = duration(sum(trial.saved_hours for _, trial in stopped))
     line = f"Candidates stopped: {len(stopped)}, which saved at least {saved} of {_unit(results)} time."
     rehearsed = [(each.group, each.trial_id, each.rule) for each in results.decisions if is_rehearsal(each)]
     if num_at_rungs := len(results.decisions) - len(rehearsed):
         line += f" Decisions at rungs on record: {num_at_rungs}."
     rows = []
-    for entry, run in stopped:
-        decision = latest.get(run.trial_id)
-        rule = str((run.result or {}).get("cause") or (decision.rule if decision else "not recorded"))
-        when = "" if run.last_time is None else _date(run.last_time)
-        rows.append((name_of(entry, results), entry.name_of(run), when, f"{run.step} of {run.total_steps}", rule))
+    for record, trial in stopped:
+        decision = latest.get(trial.trial_id)
+        rule = str((trial.result or {}).get("cause") or (decision.rule if decision else "not recorded"))
+        when = "" if trial.last_time is None else _date(trial.last_time)
+        rows.append(
+            (name_of(record, results), record.name_of(trial), when, f"{trial.step} of {trial.total_steps}", rule)
+        )
     header = ("cell", "base_lr", "when", "step", "why")
     blocks: list[Block] = [
         Heading("What early stopping did"),
@@ -382,22 +386,22 @@ def _hours(results: Results) -> list[Block]:
     header = ("cell", "predicted", "actual", "saved by stopping", "lost to faults")
     rows = [
         (
-            name_of(entry, results),
-            "not known" if entry.predicted_hours is None else duration(entry.predicted_hours),
-            duration(entry.hours),
-            duration(entry.saved_hours),
-            duration(entry.lost_hours),
+            name_of(record, results),
+            "not known" if record.predicted_hours is None else duration(record.predicted_hours),
+            duration(record.hours),
+            duration(record.saved_hours),
+            duration(record.lost_hours),
         )
-        for entry in results.entries
+        for record in results.cells
     ]
-    known = [run for run in results.runs if run.predicted_hours_so_far is not None]
+    known = [trial for trial in results.trials if trial.predicted_hours_so_far is not None]
     lines = [f"Times are {unit(results)}; what was saved and lost are lower bounds."]
     if known:
-        predicted = sum(run.predicted_hours_so_far or 0.0 for run in known)
-        actual = sum(run.hours for run in known)
+        predicted = sum(trial.predicted_hours_so_far or 0.0 for trial in known)
+        actual = sum(trial.hours for trial in known)
         lines.append(
-            f"The steps of {len(known)} of {len(results.runs)} trials were predicted to take {duration(predicted)} and "
-            f"took {duration(actual)}: {actual / predicted:.2f} times that."
+            f"The steps of {len(known)} of {len(results.trials)} trials were predicted to take {duration(predicted)} "
+            f"and took {duration(actual)}: {actual / predicted:.2f} times that."
         )
     else:
         lines.append("Nothing was predicted: no probe of these models on this device, and its peak is not known.")
@@ -409,14 +413,14 @@ def _hours(results: Results) -> list[Block]:
 
 
 def _failures(results: Results) -> list[Block]:
-    failed = [run for run in results.runs if run.status == "failed"]
+    failed = [trial for trial in results.trials if trial.status == "failed"]
     blocks: list[Block] = [] if failed else [Text("No trial failed.")]
     blocks += _table_of(
         ("failed trial", "step", "cause"),
-        [(run.trial_id, str(run.step), str((run.result or {}).get("cause"))) for run in failed],
+        [(trial.trial_id, str(trial.step), str((trial.result or {}).get("cause"))) for trial in failed],
         "Failed trials",
     )
-    traces = Counter(str((run.result or {}).get("traceback") or "").rstrip() for run in failed)
+    traces = Counter(str((trial.result or {}).get("traceback") or "").rstrip() for trial in failed)
     for trace, count in traces.items():
         if trace:
             blocks.append(
@@ -425,18 +429,22 @@ def _failures(results: Results) -> list[Block]:
     blocks += _table_of(
         ("trial that went on", "attempts", "lost", "notes"),
         [
-            (run.trial_id, str(len(run.attempts)), duration(run.lost_hours), "\n".join(run.notes))
-            for run in results.runs
-            if len(run.attempts) > 1 or run.notes
+            (trial.trial_id, str(len(trial.attempts)), duration(trial.lost_hours), "\n".join(trial.notes))
+            for trial in results.trials
+            if len(trial.attempts) > 1 or trial.notes
         ],
         "Trials that went on after a fault",
     )
     blocks += _table_of(
         ("trial without a result", "step", "last seen"),
         [
-            (run.trial_id, f"{run.step} of {run.total_steps}", "" if run.last_time is None else _date(run.last_time))
-            for run in results.runs
-            if run.status == UNFINISHED
+            (
+                trial.trial_id,
+                f"{trial.step} of {trial.total_steps}",
+                "" if trial.last_time is None else _date(trial.last_time),
+            )
+            for trial in results.trials
+            if trial.status == UNFINISHED
         ],
         "Trials without a result",
     )
@@ -464,19 +472,19 @@ def _environment(results: Results) -> list[Block]:
     def count(name: str, value: object) -> None:
         found.setdefault(name, Counter())[str(value) if value else "not recorded"] += 1
 
-    last_attempts = [(run, run.attempts[-1] if run.attempts else {}) for run in results.runs]
+    last_attempts = [(trial, trial.last_attempt) for trial in results.trials]
     for _, last in last_attempts:
         for name, value in (last.get("versions") or {"versions": None}).items():
             count(name, value)
         count("commit", last.get("commit"))
         count("host", last.get("host"))
         count("device", last.get("device_name") or last.get("device"))
-    for run, last in last_attempts:
+    for trial, last in last_attempts:
         weights = f"SHA-256 {last['weights_sha256']}" if last.get("weights_sha256") else None
-        upstream = run.config["upstream"]
-        count(f"weights of {run.config['model']}, {upstream}", "random" if upstream == "scratch" else weights)
-    for run, _ in last_attempts:
-        count(f"data of {run.config['dataset']}", _data(str(run.config["dataset"])))
+        upstream = trial.config["upstream"]
+        count(f"weights of {trial.config['model']}, {upstream}", "random" if upstream == "scratch" else weights)
+    for trial, _ in last_attempts:
+        count(f"data of {trial.config['dataset']}", _data(str(trial.config["dataset"])))
     rows = tuple((name, value, str(number)) for name, values in found.items() for value, number in values.most_common())
     return [Heading("Environment"), Table(("what", "value", "trials"), rows, numbers=frozenset({2}))]
 
@@ -495,14 +503,14 @@ def _data(dataset: str) -> str:
 def _commands(results: Results) -> list[Block]:
     """The sweeps that ran the cells, and each cell's chosen trial alone."""
     by_command: dict[str, list[str]] = {}
-    for entry in results.entries:
-        for line in entry.commands:
-            by_command.setdefault(line, []).append(name_of(entry, results))
-    every = len(results.entries)
+    for record in results.cells:
+        for line in record.commands:
+            by_command.setdefault(line, []).append(name_of(record, results))
+    every = len(results.cells)
     sweeps = [(line, "every cell" if len(names) == every else "\n".join(names)) for line, names in by_command.items()]
     trials = [
-        (name_of(entry, results), name_of_cell(cell_of(config)), trial_command(config))
-        for entry, config in ((entry, entry.chosen[0].config) for entry in results.entries if entry.chosen)
+        (name_of(record, results), name_of_cell(cell_of(config)), trial_command(config))
+        for record, config in ((record, record.chosen[0].config) for record in results.cells if record.chosen)
     ]
     return [
         Heading("The commands that made each row"),
@@ -565,26 +573,26 @@ def _unit(results: Results) -> str:
     return "GPU" if results.on_gpus else "slot"
 
 
-def name_of(entry: Entry, results: Results) -> str:
+def name_of(record: CellRecord, results: Results) -> str:
     """The cell as one reads it: what all cells of a model, data set and dropout share is left out."""
-    return labels_of(results).name(entry.cell)
+    return labels_of(results).name(record.cell)
 
 
 def labels_of(results: Results) -> Labels:
     """What rows, columns and cells are called."""
-    return Labels.of(entry.cell for entry in results.entries)
+    return Labels.of(record.cell for record in results.cells)
 
 
 def _verdict_text(status: Status) -> str:
     return f"{MARKS[status]} {status}"
 
 
-def _card(entry: Entry) -> str:
+def _card(record: CellRecord) -> str:
     """What the chosen candidate ran on, in a word or two."""
-    run = next((run for run in entry.chosen if run.attempts), None)
-    if run is None:
+    trial = next((trial for trial in record.chosen if trial.attempts), None)
+    if trial is None:
         return ""
-    attempt = run.attempts[-1]
+    attempt = trial.last_attempt
     card = card_of_device(str(attempt.get("device_name")))
     name = card.name if card else "CPU" if attempt.get("device") == "cpu" else str(attempt.get("device_name") or "")
     number = int(attempt.get("num_processes", 1))

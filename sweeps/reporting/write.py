@@ -14,12 +14,12 @@ from sweeps.reporting.sections import (
     CURVES,
     HOURS,
     RATES,
-    entries_by_dataset,
-    entries_with_curves,
     name_of,
     page,
-    records,
+    records_by_dataset,
+    records_with_curves,
     regions_of,
+    rows_of,
     unit,
 )
 from vit_trainer.errors import cause_of
@@ -48,14 +48,14 @@ def write_report(storage: Storage, sweep: str | None = None) -> str:
 
 def files_of(results: Results) -> dict[str, bytes]:
     """The report's files by name; of an empty storage, only the page that says so and an empty table."""
-    rows, content = records(results), page(results, now=time.time())
+    rows, content = rows_of(results), page(results, now=time.time())
     files = {"table.json": (json.dumps(rows, indent=1) + "\n").encode(), "table.csv": _csv(rows).encode()}
-    if entries := entries_with_curves(results):
-        files[CURVES] = figures.png([figures.curves(entry, name_of(entry, results)) for entry in entries])
+    if records := records_with_curves(results):
+        files[CURVES] = figures.png([figures.curves(record, name_of(record, results)) for record in records])
     if regions := regions_of(results):
-        panels = [figures.over_rate(entry, region, name_of(entry, results)) for entry, region in regions]
+        panels = [figures.over_rate(record, region, name_of(record, results)) for record, region in regions]
         files[RATES] = figures.png(panels)
-    if by_dataset := entries_by_dataset(results):
+    if by_dataset := records_by_dataset(results):
         panels = [figures.accuracy_against_hours(each, unit(results), name) for name, each in by_dataset.items()]
         files[HOURS] = figures.png(panels)
     return files | {"report.md": markdown(content).encode(), "report.html": html(content).encode()}
