@@ -14,6 +14,8 @@ from vit_trainer.files.run_dir import Row, RunDir
 
 UNFINISHED = "unfinished"
 """Status of a trial without a result: it waits to be gone on with, or runs."""
+STATUSES = ("finished", "stopped", "failed", UNFINISHED)
+"""Every status; the first three are those of a result."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _read(run_dir: RunDir) -> TrialRecord:
     trial = Trial(cell, float(config["base_lr"]), int(config["seed"]))
     record = TrialRecord(run_dir.trial_id, config, trial, tuple(lines), result, None)
     if result is not None:
-        if result["status"] not in ("finished", "stopped", "failed"):
+        if result["status"] not in STATUSES[:3]:
             raise ValueError(f"status {result['status']!r} in result.json")
         for name in ("test/accuracy", "val/accuracy") if result["status"] == "finished" else ():
             if not (isinstance(result[name], int | float) and 0 <= result[name] <= 1):

@@ -44,10 +44,9 @@ class Panel:
 
     draw: Callable[["Axes"], None]
     num_legend_lines: int
-    num_title_lines: int = 1
 
 
-def curves(record: CellRecord, title: str | None = None) -> Panel:
+def curves(record: CellRecord) -> Panel:
     """Validation accuracy of a cell's candidates over optimiser steps; a cross ends those that were stopped."""
     names_all = len(record.trials) <= MAX_NAMED
     named = [trial for trial in record.trials if names_all or trial in record.chosen]
@@ -81,12 +80,12 @@ def curves(record: CellRecord, title: str | None = None) -> Panel:
             _show(axes, min(late), max(accuracy for trial in record.trials for _, accuracy in trial.validations))
         axes.set_xlabel("optimiser steps")
         axes.set_ylabel("validation accuracy, %")
-        _finish(axes, title, columns)
+        _legend(axes, columns)
 
-    return Panel(draw, math.ceil((len(named) + (others > 0)) / columns), len(_title_lines(title)))
+    return Panel(draw, math.ceil((len(named) + (others > 0)) / columns))
 
 
-def over_rate(record: CellRecord, region: Region, title: str | None = None) -> Panel:
+def over_rate(record: CellRecord, region: Region) -> Panel:
     """Validation accuracy of a cell's candidates over their learning rates; the best region is shaded."""
 
     def draw(axes: "Axes") -> None:
@@ -115,12 +114,12 @@ def over_rate(record: CellRecord, region: Region, title: str | None = None) -> P
         _show(axes, min(known), max(known))
         axes.set_xlabel("base learning rate")
         axes.set_ylabel("validation accuracy, %")
-        _finish(axes, title, 2)
+        _legend(axes, 2)
 
-    return Panel(draw, 3, len(_title_lines(title)))
+    return Panel(draw, 3)
 
 
-def accuracy_against_hours(records: Sequence[CellRecord], unit: str, title: str | None = None) -> Panel:
+def accuracy_against_hours(records: Sequence[CellRecord], unit: str) -> Panel:
     """Test accuracy of cells against the hours that all their candidates took: rows by colour, dropouts by mark.
 
     Args:
@@ -159,13 +158,13 @@ def accuracy_against_hours(records: Sequence[CellRecord], unit: str, title: str 
         axes.set_ylabel("test accuracy, %")
         accuracies = [record.accuracy or 0.0 for record in records]
         _show(axes, min(accuracies), max(accuracies))
-        _finish(axes, title, columns)
+        _legend(axes, columns)
 
     return Panel(draw, math.ceil((len(rows) + len(dropouts)) / columns))
 
 
-def png(panels: Sequence[Panel], num_columns: int = 3) -> bytes:
-    """Charts side by side on white, so that they are readable wherever they are put."""
+def png(panels: Sequence[tuple[str, Panel]], num_columns: int = 3) -> bytes:
+    """Charts with their titles side by side on white, so that they are readable wherever they are put."""
     buffer = io.BytesIO()
     _save(panels, min(num_columns, len(panels)), buffer, {"format": "png", "dpi": 120, "facecolor": "white"})
     return buffer.getvalue()
@@ -179,7 +178,7 @@ def svg(panel: Panel, name: str) -> str:
     """
     buffer = io.StringIO()
     options = {"format": "svg", "transparent": True, "metadata": {"Date": None}}
-    _save([panel], 1, buffer, options, top=UNTITLED_TOP, salt=name)
+    _save([("", panel)], 1, buffer, options, top=UNTITLED_TOP, salt=name)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
@@ -200,7 +199,7 @@ def style(*, on_dark: bool) -> str:
 
 
 def _save(
-    panels: Sequence[Panel],
+    panels: Sequence[tuple[str, Panel]],
     num_columns: int,
     buffer: io.BytesIO | io.StringIO,
     options: dict[str, Any],
@@ -226,17 +225,20 @@ def _save(
     }
     settings |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
     num_rows = -(-len(panels) // num_columns)
-    legend = LEGEND_LINE * max(panel.num_legend_lines for panel in panels)
-    top += TITLE_LINE * (max(panel.num_title_lines for panel in panels) - 1)
+    legend = LEGEND_LINE * max(panel.num_legend_lines for _, panel in panels)
+    titles = [textwrap.wrap(title, MAX_TITLE_LENGTH) for title, _ in panels]
+    top += TITLE_LINE * max(0, *(len(lines) - 1 for lines in titles))
     panel_height = top + HEIGHT + BOTTOM + legend
     width, height = WIDTH * num_columns, panel_height * num_rows
     with rc_context(settings):
         figure = Figure(figsize=(width, height))
-        for i, panel in enumerate(panels):
+        for i, (_, panel) in enumerate(panels):
             row, column = divmod(i, num_columns)
             left, bottom = column * WIDTH + LEFT, (num_rows - 1 - row) * panel_height + BOTTOM + legend
             box = (left / width, bottom / height, (WIDTH - LEFT - RIGHT) / width, HEIGHT / height)
-            panel.draw(figure.add_axes(box))
+            axes = figure.add_axes(box)
+            panel.draw(axes)
+            axes.set_title("\n".join(titles[i]))
         figure.savefig(buffer, **options)
 
 
@@ -256,9 +258,7 @@ def _log_scale(axes: "Axes", subs: Sequence[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _finish(axes: "Axes", title: str | None, num_columns: int) -> None:
-    if title:
-        axes.set_title("\n".join(_title_lines(title)))
+def _legend(axes: "Axes", num_columns: int) -> None:
     axes.legend(
         loc="upper center",
         bbox_to_anchor=(0.46, -(BOTTOM - 0.04) / HEIGHT),
@@ -270,10 +270,6 @@ def _finish(axes: "Axes", title: str | None, num_columns: int) -> None:
         handlelength=1.8,
         columnspacing=1.2,
     )
-
-
-def _title_lines(title: str | None) -> list[str]:
-    return textwrap.wrap(title, MAX_TITLE_LENGTH) if title else [""]
 
 
 def _mark(i: int) -> dict[str, Any]:

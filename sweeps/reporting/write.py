@@ -8,20 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from sweeps.records.results import Results, gather
-from sweeps.reporting import figures
+from sweeps.reporting.charts import chart_files
 from sweeps.reporting.pages import html, markdown
-from sweeps.reporting.sections import (
-    CURVES,
-    HOURS,
-    RATES,
-    name_of,
-    page,
-    records_by_dataset,
-    records_with_curves,
-    regions_of,
-    rows_of,
-    unit,
-)
+from sweeps.reporting.rows import rows_of
+from sweeps.reporting.sections import page
 from vit_trainer.errors import cause_of
 from vit_trainer.files.folder import Folder
 from vit_trainer.files.storage import Storage
@@ -49,16 +39,13 @@ def write_report(storage: Storage, sweep: str | None = None) -> str:
 def files_of(results: Results) -> dict[str, bytes]:
     """The report's files by name; of an empty storage, only the page that says so and an empty table."""
     rows, content = rows_of(results), page(results, now=time.time())
-    files = {"table.json": (json.dumps(rows, indent=1) + "\n").encode(), "table.csv": _csv(rows).encode()}
-    if records := records_with_curves(results):
-        files[CURVES] = figures.png([figures.curves(record, name_of(record, results)) for record in records])
-    if regions := regions_of(results):
-        panels = [figures.over_rate(record, region, name_of(record, results)) for record, region in regions]
-        files[RATES] = figures.png(panels)
-    if by_dataset := records_by_dataset(results):
-        panels = [figures.accuracy_against_hours(each, unit(results), name) for name, each in by_dataset.items()]
-        files[HOURS] = figures.png(panels)
-    return files | {"report.md": markdown(content).encode(), "report.html": html(content).encode()}
+    return {
+        "table.json": (json.dumps(rows, indent=1) + "\n").encode(),
+        "table.csv": _csv(rows).encode(),
+        **chart_files(results),
+        "report.md": markdown(content).encode(),
+        "report.html": html(content).encode(),
+    }
 
 
 def write_files(files: Mapping[str, bytes], folder: Folder) -> None:

@@ -20,7 +20,7 @@ from sweeps.records.commands import record_command
 from sweeps.records.results import gather
 from sweeps.report import report
 from sweeps.reporting.best_region import Region, importances_of
-from sweeps.reporting.sections import rows_of
+from sweeps.reporting.rows import rows_of
 from sweeps.reporting.write import files_of
 from sweeps.running.session import Session
 from sweeps.selection.repeats import RepeatOptions
