@@ -54,15 +54,15 @@ def hours(results: Results) -> list[Block]:
         for record in results.cells
     ]
     known = [trial for trial in results.trials if trial.predicted_hours_so_far is not None]
+    predicted = sum(trial.predicted_hours_so_far or 0.0 for trial in known)
     lines = [f"Times are {hours_name(results)}; what was saved and lost are lower bounds."]
-    if known:
-        predicted = sum(trial.predicted_hours_so_far or 0.0 for trial in known)
+    if predicted:
         actual = sum(trial.hours for trial in known)
         lines.append(
             f"The steps of {len(known)} of {len(results.trials)} trials were predicted to take {duration(predicted)} "
             f"and took {duration(actual)}: {actual / predicted:.2f} times that."
         )
-    else:
+    elif not known:
         lines.append("Nothing was predicted: no probe of these models on this device, and its peak is not known.")
     return [
         Heading("Hours"),

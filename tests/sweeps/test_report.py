@@ -154,6 +154,14 @@ def test_an_empty_storage_is_said_to_be_empty(tmp_path: Path, capsys: pytest.Cap
     assert json.loads((tmp_path / "report" / "table.json").read_text()) == []
 
 
+def test_trials_that_took_no_step_are_reported_too(tmp_path: Path) -> None:
+    write_run(tmp_path, config(), [], {"status": "failed", "cause": "OSError: no space left"})
+    report(storage=str(tmp_path))
+    markdown = (tmp_path / "report" / "report.md").read_text()
+    assert "OSError: no space left" in markdown
+    assert "were predicted to take" not in markdown
+
+
 def test_a_sweep_does_not_end_for_its_report(storage: Path) -> None:
     (storage / "report").write_text("a file in the way")
     line = write_report(Storage(storage))
