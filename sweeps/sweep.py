@@ -20,7 +20,7 @@ from sweeps.planning.rates import Rates
 from sweeps.records.commands import read_commands, record_command
 from sweeps.records.comparison import predicted_and_actual
 from sweeps.records.hours import hours_lost, hours_saved
-from sweeps.report import write_report
+from sweeps.reporting.write import write_report
 from sweeps.running.early_end import Reason
 from sweeps.running.session import Session
 from sweeps.selection.rehearsal import Rehearsal

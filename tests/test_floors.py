@@ -11,7 +11,9 @@ ROOT = Path(__file__).parent.parent
 NO_RAY = {"studies.py", "search_space.py", "published.py", "verdict.py", "commands.py"}
 NO_RAY |= {"to_webhook.py", "to_tensorboard.py", "standing.py", "sweep_display.py", "watch.py"}
 NO_RAY |= {"labels.py", "cell_names.py", "best_region.py", "finding.py", "cluster_file.py"}
-NO_RAY |= {"results.py", "figures.py", "pages.py", "sections.py", "report.py"}
+NO_RAY |= {"results.py", "trial_record.py", "cell_record.py", "predicted_hours.py"}
+NO_RAY |= {"sections.py", "accuracies.py", "charts.py", "outcomes.py", "origin.py", "rows.py", "texts.py"}
+NO_RAY |= {"figures.py", "pages.py", "write.py", "report.py"}
 STANDARD_LIBRARY_ONLY = [
     "errors.py",
     "architectures.py",

@@ -1,9 +1,12 @@
 """Records: what sweeps leave in a storage, read back.
 
-commands    which command ran which cells
-decisions   what was decided about candidates, and from what
-results     what all run folders hold, as the cells of a table
-hours       what trials took, what early stopping saved and faults lost
-comparison  predicted against actual hours
-budget      the hours that a sweep may take, and those that it has taken
+trial_record     what one run folder holds
+cell_record      one cell of the table and everything that was run for it
+results          the run folders of a storage as the cells of a table
+commands         which command ran which cells
+decisions        what was decided about candidates, and from what
+hours            what trials took, what early stopping saved and faults lost
+comparison       predicted against actual hours
+predicted_hours  what a plan would have said of trials that have run
+budget           the hours that a sweep may take, and those that it has taken
 """

@@ -3,7 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from sweeps.records.results import Entry, Run
+from sweeps.records.cell_record import CellRecord
+from sweeps.records.trial_record import TrialRecord
+from sweeps.table.cells import Trial
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import DATASETS
 from vit_trainer.errors import InputError
@@ -16,7 +18,7 @@ MIN_RATES = 5
 class Region:
     """What a cell's finished candidates say about its learning rate."""
 
-    best: Run
+    best: TrialRecord
     """The candidate that is best on the validation images."""
     low: float
     """The lowest learning rate of the region; all finished candidates within do as well as the best."""
@@ -24,46 +26,52 @@ class Region:
     """The highest."""
     official_lr: float | None
     """The official recipe's; None: it has none for this data set."""
-    official: Run | None
+    official: TrialRecord | None
     """The finished candidate with the official recipe."""
 
     @classmethod
-    def of(cls, entry: Entry) -> "Region | None":
+    def of(cls, record: CellRecord) -> "Region | None":
         """None if fewer than MIN_RATES were tried, or nothing is finished.
 
         As good as the best is what lies within one standard error of its accuracy: that of a share of the held-out
         images, with one more right and one more wrong, so that 100% isn't certain.
         """
-        finished = sorted((run for run in entry.runs if run.status == "finished"), key=lambda run: run.trial.base_lr)
-        if not finished or len({run.trial.base_lr for run in entry.runs}) < MIN_RATES:
+        finished = sorted(
+            (trial for trial in record.trials if trial.status == "finished"), key=lambda trial: trial.base_lr
+        )
+        if not finished or len({trial.base_lr for trial in record.trials}) < MIN_RATES:
             return None
         best = max(finished, key=validation_accuracy)
-        enough = validation_accuracy(best) - _standard_error(validation_accuracy(best), entry.cell.dataset)
+        enough = validation_accuracy(best) - _standard_error(validation_accuracy(best), record.cell.dataset)
         low = high = finished.index(best)
         while low > 0 and validation_accuracy(finished[low - 1]) >= enough:
             low -= 1
         while high + 1 < len(finished) and validation_accuracy(finished[high + 1]) >= enough:
             high += 1
-        recipe = _official(entry)
-        official = [run for run in finished if recipe is not None and _is_recipe(run, recipe)]
-        ends = finished[low].trial.base_lr, finished[high].trial.base_lr
+        recipe = _official(record)
+        official = [trial for trial in finished if recipe is not None and _is_recipe(trial.trial, recipe)]
+        ends = finished[low].base_lr, finished[high].base_lr
         return cls(best, *ends, recipe.base_lr if recipe else None, official[0] if official else None)
 
 
-def validation_accuracy(run: Run) -> float:
+def validation_accuracy(trial: TrialRecord) -> float:
     """At its end, or where it was stopped; a fraction, NaN if it never validated."""
-    if run.status == "finished" and run.result is not None:
-        return float(run.result["val/accuracy"])
-    return run.validations[-1][1] if run.validations else math.nan
+    if trial.status == "finished" and trial.result is not None:
+        return float(trial.result["val/accuracy"])
+    return trial.validations[-1][1] if trial.validations else math.nan
 
 
-def importances_of(entry: Entry) -> dict[str, float]:
+def importances_of(record: CellRecord) -> dict[str, float]:
     """How much of what candidates differ by each searched value explains, as shares by name, the largest first.
 
     Compared is the accuracy at the last step that all have reached: those that early stopping ended say most about
     what does harm. Empty unless several values were searched and there are enough candidates.
     """
-    curves = [(run.config, dict(run.validations)) for run in entry.runs if run.validations and run.status != "failed"]
+    curves = [
+        (trial.config, dict(trial.validations))
+        for trial in record.trials
+        if trial.validations and trial.status != "failed"
+    ]
     searched = [
         name for name in ("base_lr", "dropout", "warmup_steps") if len({config[name] for config, _ in curves}) > 1
     ]
@@ -84,14 +92,13 @@ def _standard_error(accuracy: float, dataset: str) -> float:
     return math.sqrt(share * (1 - share) / number)
 
 
-def _official(entry: Entry) -> FinetuneConfig | None:
+def _official(record: CellRecord) -> FinetuneConfig | None:
     try:
-        return FinetuneConfig.official(entry.cell.model, entry.cell.dataset)
+        return FinetuneConfig.official(record.cell.model, record.cell.dataset)
     except InputError:  # a folder of classes, of which a run folder knows the id only
         return None
 
 
-def _is_recipe(run: Run, recipe: FinetuneConfig) -> bool:
+def _is_recipe(trial: Trial, recipe: FinetuneConfig) -> bool:
     """Whether a candidate has the official values of what its cell searches."""
-    trial = run.trial
     return trial.base_lr == recipe.base_lr and trial.dropout in (None, recipe.dropout) and trial.warmup_steps is None

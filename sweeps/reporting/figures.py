@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeps.records.results import Entry, Run
+from sweeps.records.cell_record import CellRecord
+from sweeps.records.trial_record import TrialRecord
 from sweeps.reporting.best_region import Region, validation_accuracy
 from sweeps.table.labels import Labels
 
@@ -23,7 +24,7 @@ LINES = ("--", ":", "-.")
 """Of candidates that weren't chosen."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 ENDS = {"finished": "o", "stopped": "X", "failed": "v", "unfinished": "|"}
-"""How a curve ends, by the status of its run."""
+"""How a curve ends, by the status of its trial."""
 MAX_NAMED = 8
 """Of a cell with more candidates, only the chosen one is named."""
 SHOWN_FROM = 0.25
@@ -43,47 +44,48 @@ class Panel:
 
     draw: Callable[["Axes"], None]
     num_legend_lines: int
-    num_title_lines: int = 1
 
 
-def curves(entry: Entry, title: str | None = None) -> Panel:
+def curves(record: CellRecord) -> Panel:
     """Validation accuracy of a cell's candidates over optimiser steps; a cross ends those that were stopped."""
-    names_all = len(entry.runs) <= MAX_NAMED
-    named = [run for run in entry.runs if names_all or run in entry.chosen]
-    labels = {run.trial_id: _label(entry, run) for run in named}
-    others = len(entry.runs) - len(named)
+    names_all = len(record.trials) <= MAX_NAMED
+    named = [trial for trial in record.trials if names_all or trial in record.chosen]
+    labels = {trial.trial_id: _label(record, trial) for trial in named}
+    others = len(record.trials) - len(named)
     columns = 2 if max(map(len, labels.values()), default=0) <= 25 else 1
 
     def draw(axes: "Axes") -> None:
-        first_other = next((run for run in entry.runs if run not in named), None)
-        for i, run in enumerate(entry.runs):
-            is_chosen, is_named = run in entry.chosen, run in named
-            points = run.validations
+        first_other = next((trial for trial in record.trials if trial not in named), None)
+        for i, trial in enumerate(record.trials):
+            is_chosen, is_named = trial in record.chosen, trial in named
+            points = trial.validations
             axes.plot(
                 [step for step, _ in points],
                 [100 * accuracy for _, accuracy in points],
                 color=SERIES[i % len(SERIES)] if is_named else GREY,
                 linestyle=LINES[i % len(LINES)] if is_named and not is_chosen else "-",
                 linewidth=2.2 if is_chosen else 1.3 if is_named else 0.8,
-                marker=ENDS[run.status],
+                marker=ENDS[trial.status],
                 markevery=[-1] if points else None,
-                markersize=7 if run.status == "stopped" else 5,
-                label=labels.get(run.trial_id, f"{others} others" if run is first_other else None),
+                markersize=7 if trial.status == "stopped" else 5,
+                label=labels.get(trial.trial_id, f"{others} others" if trial is first_other else None),
                 zorder=3 if is_chosen else 2,
             )
-        steps = entry.cell.schedule.total_steps
+        steps = record.cell.schedule.total_steps
         axes.set_xlim(0, 1.03 * steps)
-        late = [accuracy for run in entry.runs for step, accuracy in run.validations if step >= SHOWN_FROM * steps]
+        late = [
+            accuracy for trial in record.trials for step, accuracy in trial.validations if step >= SHOWN_FROM * steps
+        ]
         if late:
-            _show(axes, min(late), max(accuracy for run in entry.runs for _, accuracy in run.validations))
+            _show(axes, min(late), max(accuracy for trial in record.trials for _, accuracy in trial.validations))
         axes.set_xlabel("optimiser steps")
         axes.set_ylabel("validation accuracy, %")
-        _finish(axes, title, columns)
+        _legend(axes, columns)
 
-    return Panel(draw, math.ceil((len(named) + (others > 0)) / columns), len(_title_lines(title)))
+    return Panel(draw, math.ceil((len(named) + (others > 0)) / columns))
 
 
-def over_rate(entry: Entry, region: Region, title: str | None = None) -> Panel:
+def over_rate(record: CellRecord, region: Region) -> Panel:
     """Validation accuracy of a cell's candidates over their learning rates; the best region is shaded."""
 
     def draw(axes: "Axes") -> None:
@@ -93,60 +95,60 @@ def over_rate(entry: Entry, region: Region, title: str | None = None) -> Panel:
         if region.official_lr is not None:
             axes.axvline(region.official_lr, color=GREY, linestyle="--", linewidth=1.3, label="official rate")
         for status, name in (("finished", "finished"), ("stopped", "where it was stopped")):
-            runs = [run for run in entry.runs if run.status == status]
-            if runs:
+            tried = [trial for trial in record.trials if trial.status == status]
+            if tried:
                 axes.plot(
-                    [run.trial.base_lr for run in runs],
-                    [100 * validation_accuracy(run) for run in runs],
+                    [trial.base_lr for trial in tried],
+                    [100 * validation_accuracy(trial) for trial in tried],
                     color=SERIES[0] if status == "finished" else GREY,
                     linestyle="",
                     marker=ENDS[status],
                     markersize=6,
                     label=name,
                 )
-        best = [region.best.trial.base_lr], [100 * validation_accuracy(region.best)]
+        best = [region.best.base_lr], [100 * validation_accuracy(region.best)]
         axes.plot(*best, color=SERIES[0], linestyle="", marker="o", markersize=12, fillstyle="none", label="best")
         _log_scale(axes, (1.0, 3.0))
-        accuracies = [validation_accuracy(run) for run in entry.runs if run.status in ("finished", "stopped")]
+        accuracies = [validation_accuracy(trial) for trial in record.trials if trial.status in ("finished", "stopped")]
         known = [accuracy for accuracy in accuracies if math.isfinite(accuracy)]
         _show(axes, min(known), max(known))
         axes.set_xlabel("base learning rate")
         axes.set_ylabel("validation accuracy, %")
-        _finish(axes, title, 2)
+        _legend(axes, 2)
 
-    return Panel(draw, 3, len(_title_lines(title)))
+    return Panel(draw, 3)
 
 
-def accuracy_against_hours(entries: Sequence[Entry], unit: str, title: str | None = None) -> Panel:
+def accuracy_against_hours(records: Sequence[CellRecord], unit: str) -> Panel:
     """Test accuracy of cells against the hours that all their candidates took: rows by colour, dropouts by mark.
 
     Args:
-        entries: of one data set, each with an accuracy.
+        records: of one data set, each with an accuracy.
         unit: such as GPU-hours.
     """
-    labels = Labels.of(entry.cell for entry in entries)
-    rows = list(dict.fromkeys(labels.row(entry.cell) for entry in entries))
+    labels = Labels.of(record.cell for record in records)
+    rows = list(dict.fromkeys(labels.row(record.cell) for record in records))
     columns = 2 if max(len(", ".join(row)) for row in rows) <= 25 else 1
-    dropouts = list(dict.fromkeys(entry.cell.dropout for entry in entries))
+    dropouts = list(dict.fromkeys(record.cell.dropout for record in records))
 
     def draw(axes: "Axes") -> None:
         from matplotlib.ticker import MaxNLocator
 
-        for entry in entries:
+        for record in records:
             axes.plot(
-                [entry.hours],
-                [100 * (entry.accuracy or 0.0)],
-                color=SERIES[rows.index(labels.row(entry.cell)) % len(SERIES)],
+                [record.hours],
+                [100 * (record.accuracy or 0.0)],
+                color=SERIES[rows.index(labels.row(record.cell)) % len(SERIES)],
                 markersize=8,
                 linestyle="",
-                **_mark(dropouts.index(entry.cell.dropout)),
+                **_mark(dropouts.index(record.cell.dropout)),
             )
         for i, row in enumerate(rows):
             axes.plot([], [], color=SERIES[i % len(SERIES)], linewidth=4, label=", ".join(row))
         for i, dropout in enumerate(dropouts):
             name = "dropout searched" if dropout is None else f"dropout {dropout:g}"
             axes.plot([], [], color=INK, linestyle="", label=name, **_mark(i))
-        hours = [entry.hours for entry in entries]
+        hours = [record.hours for record in records]
         if min(hours) > 0 and max(hours) > 10 * min(hours):
             _log_scale(axes, (1.0, 2.0, 5.0))
         else:
@@ -154,15 +156,15 @@ def accuracy_against_hours(entries: Sequence[Entry], unit: str, title: str | Non
             axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(f"{unit} of all candidates")
         axes.set_ylabel("test accuracy, %")
-        accuracies = [entry.accuracy or 0.0 for entry in entries]
+        accuracies = [record.accuracy or 0.0 for record in records]
         _show(axes, min(accuracies), max(accuracies))
-        _finish(axes, title, columns)
+        _legend(axes, columns)
 
     return Panel(draw, math.ceil((len(rows) + len(dropouts)) / columns))
 
 
-def png(panels: Sequence[Panel], num_columns: int = 3) -> bytes:
-    """Charts side by side on white, so that they are readable wherever they are put."""
+def png(panels: Sequence[tuple[str, Panel]], num_columns: int = 3) -> bytes:
+    """Charts with their titles side by side on white, so that they are readable wherever they are put."""
     buffer = io.BytesIO()
     _save(panels, min(num_columns, len(panels)), buffer, {"format": "png", "dpi": 120, "facecolor": "white"})
     return buffer.getvalue()
@@ -176,7 +178,7 @@ def svg(panel: Panel, name: str) -> str:
     """
     buffer = io.StringIO()
     options = {"format": "svg", "transparent": True, "metadata": {"Date": None}}
-    _save([panel], 1, buffer, options, top=UNTITLED_TOP, salt=name)
+    _save([("", panel)], 1, buffer, options, top=UNTITLED_TOP, salt=name)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
@@ -197,7 +199,7 @@ def style(*, on_dark: bool) -> str:
 
 
 def _save(
-    panels: Sequence[Panel],
+    panels: Sequence[tuple[str, Panel]],
     num_columns: int,
     buffer: io.BytesIO | io.StringIO,
     options: dict[str, Any],
@@ -223,17 +225,20 @@ def _save(
     }
     settings |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
     num_rows = -(-len(panels) // num_columns)
-    legend = LEGEND_LINE * max(panel.num_legend_lines for panel in panels)
-    top += TITLE_LINE * (max(panel.num_title_lines for panel in panels) - 1)
+    legend = LEGEND_LINE * max(panel.num_legend_lines for _, panel in panels)
+    titles = [textwrap.wrap(title, MAX_TITLE_LENGTH) for title, _ in panels]
+    top += TITLE_LINE * max(0, *(len(lines) - 1 for lines in titles))
     panel_height = top + HEIGHT + BOTTOM + legend
     width, height = WIDTH * num_columns, panel_height * num_rows
     with rc_context(settings):
         figure = Figure(figsize=(width, height))
-        for i, panel in enumerate(panels):
+        for i, (_, panel) in enumerate(panels):
             row, column = divmod(i, num_columns)
             left, bottom = column * WIDTH + LEFT, (num_rows - 1 - row) * panel_height + BOTTOM + legend
             box = (left / width, bottom / height, (WIDTH - LEFT - RIGHT) / width, HEIGHT / height)
-            panel.draw(figure.add_axes(box))
+            axes = figure.add_axes(box)
+            panel.draw(axes)
+            axes.set_title("\n".join(titles[i]))
         figure.savefig(buffer, **options)
 
 
@@ -253,9 +258,7 @@ def _log_scale(axes: "Axes", subs: Sequence[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _finish(axes: "Axes", title: str | None, num_columns: int) -> None:
-    if title:
-        axes.set_title("\n".join(_title_lines(title)))
+def _legend(axes: "Axes", num_columns: int) -> None:
     axes.legend(
         loc="upper center",
         bbox_to_anchor=(0.46, -(BOTTOM - 0.04) / HEIGHT),
@@ -269,16 +272,12 @@ def _finish(axes: "Axes", title: str | None, num_columns: int) -> None:
     )
 
 
-def _title_lines(title: str | None) -> list[str]:
-    return textwrap.wrap(title, MAX_TITLE_LENGTH) if title else [""]
-
-
 def _mark(i: int) -> dict[str, Any]:
     return {"marker": MARKERS[i % len(MARKERS)], "fillstyle": "none" if i % 2 else "full"}
 
 
-def _label(entry: Entry, run: Run) -> str:
-    name = entry.name_of(run)
-    if run in entry.chosen:
+def _label(record: CellRecord, trial: TrialRecord) -> str:
+    name = record.name_of(trial)
+    if trial in record.chosen:
         return f"{name} (chosen)"
-    return name if run.status == "finished" else f"{name} ({run.status} at {run.step})"
+    return name if trial.status == "finished" else f"{name} ({trial.status} at {trial.step})"

@@ -1,11 +1,14 @@
 """Pages: blocks of text, tables and charts, as Markdown and as one HTML file that needs nothing else."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
 from sweeps.reporting.figures import style
+
+MAX_OPEN_ROWS = 8
+"""Longer tables that may be folded away are."""
 
 
 @dataclass(frozen=True)
@@ -16,14 +19,14 @@ class Heading:
 
 
 @dataclass(frozen=True)
-class Text:
+class Paragraph:
     """A paragraph."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """Rows of texts; a line break within a text is one in the table too."""
 
     header: tuple[str, ...]
@@ -38,14 +41,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart of a picture."""
+    """One chart of a file."""
 
     caption: str
     svg: str
 
 
 @dataclass(frozen=True)
-class Picture:
+class ChartFile:
     """Charts: one file beside the Markdown, elements within the HTML."""
 
     file_name: str
@@ -69,7 +72,7 @@ class Folded:
     block: "Block"
 
 
-Block = Heading | Text | Table | Picture | Code | Folded
+Block = Heading | Paragraph | TextTable | ChartFile | Code | Folded
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,21 @@ class Page:
 
     title: str
     blocks: Sequence[Block] = field(default_factory=tuple)
+
+
+def foldable_table(
+    header: tuple[str, ...],
+    rows: Sequence[tuple[str, ...]],
+    title: str,
+    *,
+    numbers: Iterable[int] = (),
+    code: Iterable[int] = (),
+) -> list[Block]:
+    """A table, unless it would be empty; a long one is folded away under its title."""
+    if not rows:
+        return []
+    table = TextTable(header, tuple(rows), numbers=frozenset(numbers), code=frozenset(code))
+    return [Folded(f"{title} ({len(rows)})", table) if len(rows) > MAX_OPEN_ROWS else table]
 
 
 # Markdown.
@@ -93,11 +111,11 @@ def _markdown_block(block: Block) -> str:
     match block:
         case Heading(text):
             return f"## {_plain(text)}"
-        case Text(text):
+        case Paragraph(text):
             return _plain(text)
-        case Table():
+        case TextTable():
             return _markdown_table(block)
-        case Picture(file_name, alt):
+        case ChartFile(file_name, alt):
             return f"![{_plain(alt)}]({file_name})"
         case Code(text):
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
@@ -106,7 +124,7 @@ def _markdown_block(block: Block) -> str:
             return f"{_plain(title)}:\n\n{_markdown_block(inner)}"
 
 
-def _markdown_table(table: Table) -> str:
+def _markdown_table(table: TextTable) -> str:
     def row(texts: Sequence[str], is_header: bool = False) -> str:
         return (
             f"| {' | '.join(_markdown_cell(text, i in table.code and not is_header) for i, text in enumerate(texts))} |"
@@ -207,11 +225,11 @@ def _html_block(block: Block) -> str:
     match block:
         case Heading(text):
             return f"<h2>{escape(text)}</h2>"
-        case Text(text):
+        case Paragraph(text):
             return f"<p>{escape(text)}</p>"
-        case Table():
+        case TextTable():
             return _html_table(block)
-        case Picture(_, alt, charts):
+        case ChartFile(_, alt, charts):
             return (
                 f'<div class="charts" role="group" aria-label="{escape(alt)}">{"".join(map(_html_chart, charts))}</div>'
             )
@@ -227,7 +245,7 @@ def _html_chart(chart: Chart) -> str:
     return f"<figure><figcaption>{caption}</figcaption>{svg}</figure>"
 
 
-def _html_table(table: Table) -> str:
+def _html_table(table: TextTable) -> str:
     def kind(i: int, text: str) -> str:
         names = ["number"] * (i in table.numbers) + ["empty"] * (not text)
         names += ["free"] * (i in table.code or len(text) > 60) + ["short"] * (len(text) <= 24)

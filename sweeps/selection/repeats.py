@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from sweeps.options import SEVERAL, SweepOptions
-from sweeps.records.results import Run, gather
+from sweeps.records.results import gather
+from sweeps.records.trial_record import TrialRecord
 from sweeps.table.cells import Cell, cell_of
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data import dataset_id
@@ -32,7 +33,7 @@ class RepeatOptions(SweepOptions):
         tried = self._tried(cell)
         if not tried:
             return (FinetuneConfig.official(cell.model, cell.dataset).base_lr,)
-        return (max(tried, key=lambda run: (run.result or {})["val/accuracy"]).trial.base_lr,)
+        return (max(tried, key=lambda trial: (trial.result or {})["val/accuracy"]).base_lr,)
 
     def explained(self, cells: Sequence[Cell]) -> list[str]:
         """A line per cell: which learning rate is repeated, and why."""
@@ -43,16 +44,16 @@ class RepeatOptions(SweepOptions):
             lines.append(f"{cell.name}: base_lr {rates}, {'as given' if self.base_lrs else why}")
         return lines
 
-    def _tried(self, cell: Cell) -> list[Run]:
+    def _tried(self, cell: Cell) -> list[TrialRecord]:
         """A cell's finished trials of the lowest seed that has any: so repeating changes nothing about the choice."""
-        own = [run for run in self._finished if cell_of(run.config) == _as_recorded(cell)]
-        return [run for run in own if run.trial.seed == min(each.trial.seed for each in own)]
+        own = [trial for trial in self._finished if cell_of(trial.config) == _as_recorded(cell)]
+        return [trial for trial in own if trial.seed == min(each.seed for each in own)]
 
     @cached_property
-    def _finished(self) -> list[Run]:
+    def _finished(self) -> list[TrialRecord]:
         """All of the storage when first asked."""
         try:
-            return [run for run in gather(self.opened_storage).runs if run.status == "finished"]
+            return [trial for trial in gather(self.opened_storage).trials if trial.status == "finished"]
         except OSError as error:
             raise InputError(
                 f"storage {self.storage} cannot be read ({reason_of(error)}): give that of a sweep"

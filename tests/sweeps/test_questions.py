@@ -16,11 +16,13 @@ import pytest
 from sweeps import lr_search, paper_grid, resolution, seeds, short_schedule, upstream
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import candidates, narrowed
+from sweeps.records.cell_record import CellRecord
 from sweeps.records.commands import record_command
-from sweeps.records.results import Entry, gather
-from sweeps.report import files_of, report
+from sweeps.records.results import gather
+from sweeps.report import report
 from sweeps.reporting.best_region import Region, importances_of
-from sweeps.reporting.sections import records
+from sweeps.reporting.rows import rows_of
+from sweeps.reporting.write import files_of
 from sweeps.running.session import Session
 from sweeps.selection.repeats import RepeatOptions
 from sweeps.sweep import choose
@@ -220,7 +222,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_reports_list_every_published_row(storage: Path) -> None:
-    rows = [row for name in CELLS for row in records(gather(Storage(storage), f"{name}-paper"))]
+    rows = [row for name in CELLS for row in rows_of(gather(Storage(storage), f"{name}-paper"))]
     found = {row["cell"]: row for row in rows}.values()
     assert len(found) == len({cell for cells in CELLS.values() for cell in cells})
     accuracies = {table: [row[f"{table}_accuracy"] for row in found if row[f"{table}_accuracy"]] for table in TABLES}
@@ -232,11 +234,11 @@ def test_the_reports_list_every_published_row(storage: Path) -> None:
 
 def test_a_sweep_s_report_is_about_its_cells_alone(storage: Path) -> None:
     whole = gather(Storage(storage))
-    assert len(whole.runs) == len({cell for cells in CELLS.values() for cell in cells})
+    assert len(whole.trials) == len({cell for cells in CELLS.values() for cell in cells})
     for name, cells in CELLS.items():
         own = gather(Storage(storage), f"{name}-paper")
-        assert {entry.cell for entry in own.entries} == set(cells)
-        assert len(own.runs) == len(cells)
+        assert {record.cell for record in own.cells} == set(cells)
+        assert len(own.trials) == len(cells)
 
 
 def test_a_report_says_in_its_rows_what_varies(tmp_path: Path) -> None:
@@ -296,20 +298,20 @@ def test_seeds_repeat_the_rate_that_did_best_and_keep_to_it(tmp_path: Path) -> N
     assert RepeatOptions(storage=str(tmp_path), base_lrs=("0.06",)).base_lrs_of(B16) == (0.06,)
 
 
-def searched(storage: Path, **accuracies: float) -> Entry:
-    """The entry of a cell with a finished candidate per learning rate."""
+def searched(storage: Path, **accuracies: float) -> CellRecord:
+    """The record of a cell with a finished candidate per learning rate."""
     for base_lr, accuracy in accuracies.items():
         write_finished(storage, Trial(B16, float(base_lr.removeprefix("lr")), 0), accuracy)
-    (entry,) = gather(Storage(storage)).entries
-    return entry
+    (record,) = gather(Storage(storage)).cells
+    return record
 
 
 def test_the_best_region_is_what_lies_within_a_standard_error(tmp_path: Path) -> None:
     # Of 1,000 held-out images 98% are right: one standard error is 0.44 points.
-    entry = searched(tmp_path, **{"lr0.001": 0.97, "lr0.003": 0.977, "lr0.01": 0.98, "lr0.02": 0.9757})
-    assert Region.of(entry) is None  # no more than the paper's grid tries
-    entry = searched(tmp_path, **{"lr0.1": 0.975})
-    region = Region.of(entry)
+    record = searched(tmp_path, **{"lr0.001": 0.97, "lr0.003": 0.977, "lr0.01": 0.98, "lr0.02": 0.9757})
+    assert Region.of(record) is None  # no more than the paper's grid tries
+    record = searched(tmp_path, **{"lr0.1": 0.975})
+    region = Region.of(record)
     assert region is not None
     assert (region.best.trial.base_lr, region.low, region.high) == (0.01, 0.003, 0.02)
     assert (region.official_lr, region.official) == (0.01, region.best)
@@ -321,8 +323,8 @@ def test_what_mattered_is_what_was_searched(tmp_path: Path) -> None:
     for i, cell in enumerate(cells):
         write_finished(tmp_path / "two", Trial(cell, 0.01 + 0.001 * (i * 7 % 10), 0), 0.98 - i / 100)
     record_command(Storage(tmp_path / "two"), "search", [replace(B16, dropout=None)], ["dropout"])
-    (entry,) = gather(Storage(tmp_path / "two")).entries
-    shares = importances_of(entry)
+    (record,) = gather(Storage(tmp_path / "two")).cells
+    shares = importances_of(record)
     assert list(shares) == ["dropout", "base_lr"]
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["dropout"] > 0.7

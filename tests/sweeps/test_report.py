@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from sweeps.records.decisions import Decision
-from sweeps.report import report, write_report
+from sweeps.report import report
+from sweeps.reporting.write import write_report
 from sweeps.table.cells import PAPER, cells_of
 from tests.sweeps.storages import finished, write_run
 from vit_trainer.config import FinetuneConfig
@@ -151,6 +152,14 @@ def test_an_empty_storage_is_said_to_be_empty(tmp_path: Path, capsys: pytest.Cap
     assert f"No trial has begun in {tmp_path}" in capsys.readouterr().out
     assert "nothing to report" in (tmp_path / "report" / "report.html").read_text()
     assert json.loads((tmp_path / "report" / "table.json").read_text()) == []
+
+
+def test_trials_that_took_no_step_are_reported_too(tmp_path: Path) -> None:
+    write_run(tmp_path, config(), [], {"status": "failed", "cause": "OSError: no space left"})
+    report(storage=str(tmp_path))
+    markdown = (tmp_path / "report" / "report.md").read_text()
+    assert "OSError: no space left" in markdown
+    assert "were predicted to take" not in markdown
 
 
 def test_a_sweep_does_not_end_for_its_report(storage: Path) -> None:

@@ -1,0 +1,161 @@
+"""TrialRecord: what one run folder holds, read with care: whatever lies there is named rather than fatal."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from sweeps.records.hours import hours_lost, hours_not_run, hours_of
+from sweeps.table.cells import Trial, cell_of
+from vit_trainer.config import trial_id_of
+from vit_trainer.errors import InputError, reason_of
+from vit_trainer.files.run_dir import Row, RunDir
+
+UNFINISHED = "unfinished"
+"""Status of a trial without a result: it waits to be gone on with, or runs."""
+STATUSES = ("finished", "stopped", "failed", UNFINISHED)
+"""Every status; the first three are those of a result."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What one run folder holds."""
+
+    trial_id: str
+    config: Mapping[str, Any]
+    """Content of config.json."""
+    trial: Trial
+    """The trial in the cell whose candidate it is."""
+    lines: tuple[Row, ...]
+    """Every line of the journal in the order written."""
+    result: Mapping[str, Any] | None
+    """Content of result.json."""
+    predicted_hours: float | None
+    """Hours of the whole trial, as a plan would have said for its card; None: nothing is known."""
+
+    @property
+    def base_lr(self) -> float:
+        return self.trial.base_lr
+
+    @property
+    def seed(self) -> int:
+        return self.trial.seed
+
+    @property
+    def status(self) -> str:
+        """finished, stopped, failed or unfinished."""
+        return UNFINISHED if self.result is None else str(self.result["status"])
+
+    @cached_property
+    def journal(self) -> list[Row]:
+        """The journal's rows, one per step, as `RunDir.journal`."""
+        return [row for _, row in sorted({line["step"]: line for line in self.lines if "step" in line}.items())]
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps taken."""
+        return int(self.journal[-1]["step"]) if self.journal else 0
+
+    @property
+    def total_steps(self) -> int:
+        return self.trial.cell.schedule.total_steps
+
+    @property
+    def hours(self) -> float:
+        """GPU-hours, or hours of a slot where there is no GPU; those of steps that were run again left out."""
+        return max(hours_of(self.journal[-1]) if self.journal else 0.0, hours_of(self.result or {}))
+
+    @property
+    def wall_hours(self) -> float:
+        """Hours from start to end, as far as the trial has come."""
+        return float((self.result or (self.journal[-1] if self.journal else {})).get("runtime_hours") or 0.0)
+
+    @property
+    def predicted_hours_so_far(self) -> float | None:
+        """Hours that the steps taken were predicted to take."""
+        return None if self.predicted_hours is None else self.predicted_hours * self.step / self.total_steps
+
+    @property
+    def saved_hours(self) -> float:
+        """Hours that would have gone into the trial, had it not been stopped; a lower bound."""
+        return hours_not_run(self.result, self.journal, self.total_steps)
+
+    @cached_property
+    def lost_hours(self) -> float:
+        """Hours that went into steps that had to be run again; a lower bound."""
+        return hours_lost(self.lines)
+
+    @property
+    def attempts(self) -> list[Row]:
+        """The journal's line of each time that a process began the trial or went on with it."""
+        return [line for line in self.lines if "attempt" in line]
+
+    @property
+    def last_attempt(self) -> Row:
+        """The last of the attempts; empty without one."""
+        return self.attempts[-1] if self.attempts else {}
+
+    @property
+    def device(self) -> str:
+        """What the last attempt ran on, such as `8 x NVIDIA H200`; empty: not recorded."""
+        return _device(self.last_attempt)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the trial's processes noted, such as memory that ran out."""
+        return [str(line["note"]) for line in self.lines if "note" in line]
+
+    @property
+    def validations(self) -> list[tuple[int, float]]:
+        """(optimiser step, accuracy as a fraction); what was no number is left out."""
+        found = [(row["step"], row["val/accuracy"]) for row in self.journal if "val/accuracy" in row]
+        return [(step, accuracy) for step, accuracy in found if math.isfinite(accuracy)]
+
+    @property
+    def last_time(self) -> float | None:
+        """Unix seconds of the journal's last line; None without one."""
+        return float(self.lines[-1]["time"]) if self.lines else None
+
+
+def read_trial(run_dir: RunDir) -> TrialRecord | str:
+    """What a run folder holds, without a prediction; or in one line why the folder is left alone."""
+    name = run_dir.trial_id
+    try:
+        return _read(run_dir)
+    except OSError as error:
+        return f"runs/{name}: cannot be read ({reason_of(error)})"
+    except InputError as error:
+        return f"runs/{name}: {error}"
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        return f"runs/{name}: damaged ({type(error).__name__}: {error})"
+
+
+def _read(run_dir: RunDir) -> TrialRecord:
+    """Raises one of what `read_trial` names for what is no trial's run folder."""
+    config = run_dir.config()
+    if config is None:
+        raise InputError("no config.json: not a run folder, or its process was killed at once")
+    cell = cell_of(config)
+    if (own := trial_id_of(config)) != run_dir.trial_id:
+        raise InputError(f"a copy: its config.json is that of {own}")
+    lines, result = run_dir.lines(), run_dir.result()
+    trial = Trial(cell, float(config["base_lr"]), int(config["seed"]))
+    record = TrialRecord(run_dir.trial_id, config, trial, tuple(lines), result, None)
+    if result is not None:
+        if result["status"] not in STATUSES[:3]:
+            raise ValueError(f"status {result['status']!r} in result.json")
+        for name in ("test/accuracy", "val/accuracy") if result["status"] == "finished" else ():
+            if not (isinstance(result[name], int | float) and 0 <= result[name] <= 1):
+                raise ValueError(f"{name} {result[name]!r} in result.json is no fraction")
+    # What a report will look at is looked at now, so that a damaged journal is named rather than fatal.
+    _ = record.validations, record.hours, record.wall_hours, record.saved_hours, record.lost_hours, record.last_time
+    _ = [_device(attempt) for attempt in record.attempts]
+    return record
+
+
+def _device(attempt: Row) -> str:
+    """What an attempt ran on; empty if it wasn't recorded."""
+    name = str(attempt.get("device_name") or "")
+    num_processes = int(attempt.get("num_processes", 1))
+    return f"{num_processes} x {name}" if name and num_processes > 1 else name

@@ -1,0 +1,94 @@
+"""Rows: the table for other tools, a row per cell."""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from sweeps.records.cell_record import CellRecord
+from sweeps.records.results import Results
+from sweeps.records.trial_record import STATUSES
+from sweeps.reporting.texts import PUBLISHED_BY
+from sweeps.table.cells import name_of_cell
+from vit_trainer.config import FinetuneConfig
+from vit_trainer.errors import InputError
+
+
+def rows_of(results: Results) -> list[dict[str, Any]]:
+    """The table for other tools, a row per cell: accuracies and differences as fractions, hours as numbers.
+
+    Columns about what was published are left out where nothing is.
+    """
+    return [_row(record, results.has_published) for record in results.cells]
+
+
+def _row(record: CellRecord, has_published: bool) -> dict[str, Any]:
+    cell, figure, verdict = record.cell, record.figure, record.verdict
+    first = record.chosen[0].config if record.chosen else {}
+    accuracies: dict[str, float] = {each.table: each.accuracy for each in (figure, *record.others) if each is not None}
+    published = {
+        **{f"{table}_accuracy": accuracies.get(table) for table in PUBLISHED_BY},
+        "published_left_open": record.is_left_open,
+        "published_accuracy": figure and figure.accuracy,
+        "difference": verdict and verdict.difference,
+        "interval_95_low": verdict and verdict.interval_95[0],
+        "interval_95_high": verdict and verdict.interval_95[1],
+        "verdict": verdict and str(verdict.status),
+        "more_seeds_needed": verdict and verdict.more_seeds_needed,
+        "published_wall_hours": figure and figure.wall_hours,
+        "published_card": figure and figure.card,
+        "published_caveat": figure and (figure.caveat or None),
+        "published_source": figure and figure.source,
+    }
+    return {
+        "cell": name_of_cell(cell),
+        "model": cell.model,
+        "dataset": cell.dataset,
+        "dropout": cell.dropout,
+        "upstream": cell.upstream,
+        "resolution": cell.resolution,
+        "total_steps": cell.schedule.total_steps,
+        "warmup_steps": cell.schedule.warmup_steps,
+        "global_batch_size": cell.schedule.global_batch_size,
+        "accuracy": record.accuracy,
+        "num_seeds": len(record.chosen),
+        **(published if has_published else {}),
+        "validation_accuracy": record.validation_accuracy,
+        "chosen_base_lr": first.get("base_lr"),
+        "chosen_dropout": first.get("dropout"),
+        "chosen_warmup_steps": first.get("warmup_steps"),
+        "wall_hours": record.wall_hours,
+        "device": record.device,
+        "hours": record.hours,
+        "predicted_hours": record.predicted_hours,
+        "saved_hours": record.saved_hours,
+        "lost_hours": record.lost_hours,
+        **{f"num_{status}": record.count(status) for status in STATUSES},
+        "trial_ids": " ".join(trial.trial_id for trial in record.chosen),
+        "command": record.commands[-1] if record.commands else None,
+        "trial_command": trial_command(record.chosen[0].config) if record.chosen else None,
+    }
+
+
+def trial_command(config: Mapping[str, Any]) -> str:
+    """The command that runs one trial without Ray; what is the official recipe's is left out.
+
+    Args:
+        config: content of a config.json. Of a folder of classes, or weights of one's own, it doesn't know the place.
+    """
+    places = {"dataset": "FOLDER", "upstream": "FILE.npz"}
+    official: Mapping[str, Any] = {"dropout": 0.0, "seed": 0}
+    try:
+        official = FinetuneConfig.official(config["model"], config["dataset"]).to_dict()
+        places.pop("dataset")
+    except InputError:
+        pass  # a folder of classes
+    if not str(config["upstream"]).startswith("npz-"):
+        places.pop("upstream")
+    words = ["python", "-m", "vit_trainer", "train"]
+    for name in (field.name for field in dataclasses.fields(FinetuneConfig)):
+        value = config[name]
+        if name in ("model", "dataset") or official.get(name) != value:
+            flag = "checkpoint" if name in places and name == "upstream" else name.replace("_", "-")
+            words += [f"--{flag}", str(places.get(name, f"{value:g}" if isinstance(value, float) else value))]
+    return shlex.join(words)

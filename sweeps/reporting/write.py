@@ -1,0 +1,64 @@
+"""Write: a report as files in a storage: the page, its charts, and the table for other tools."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from sweeps.records.results import Results, gather
+from sweeps.reporting.charts import chart_files
+from sweeps.reporting.pages import html, markdown
+from sweeps.reporting.rows import rows_of
+from sweeps.reporting.sections import page
+from vit_trainer.errors import cause_of
+from vit_trainer.files.folder import Folder
+from vit_trainer.files.storage import Storage
+
+
+def write_report(storage: Storage, sweep: str | None = None) -> str:
+    """Write the report of a storage into it, and a sweep's own into the sweep's folder.
+
+    Returns:
+        Where the page is (the sweep's own if one is given), or in one line why there is none.
+    """
+    folder = storage.report(sweep)
+    try:
+        results, own = gather(storage), gather(storage, sweep)
+        files = files_of(own)
+        write_files(files, folder)
+        if sweep is not None:
+            is_alone = replace(own, sweep=None) == results
+            write_files(files if is_alone else files_of(results), storage.report())
+    except Exception as error:  # a sweep's results don't depend on its report
+        return f"No report could be written ({cause_of(error)}); python sweeps/report.py does it"
+    return f"Report: {folder.location}/report.html"
+
+
+def files_of(results: Results) -> dict[str, bytes]:
+    """The report's files by name; of an empty storage, only the page that says so and an empty table."""
+    rows, content = rows_of(results), page(results, now=time.time())
+    return {
+        "table.json": (json.dumps(rows, indent=1) + "\n").encode(),
+        "table.csv": _csv(rows).encode(),
+        **chart_files(results),
+        "report.md": markdown(content).encode(),
+        "report.html": html(content).encode(),
+    }
+
+
+def write_files(files: Mapping[str, bytes], folder: Folder) -> None:
+    """Write the files of a report into a folder; raises OSError for what it refuses."""
+    for name, content in files.items():
+        folder.write(name, content)
+
+
+def _csv(rows: list[dict[str, object]]) -> str:
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
