@@ -31,7 +31,7 @@ from sweeps.planning.rates import TRAIN_FLOPS_PER_FORWARD, card_of_device
 from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.data import DATASETS, dataset_info
+from vit_trainer.data.datasets import DATASETS, dataset_info
 from vit_trainer.errors import InputError, one_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 app = new_app("Measures training steps of every model, and where their time goes.", name="step.py")
 
-FULL_SIZE = tuple(name for name in MODELS if not name.endswith("-mini"))
+FULL_SIZE = tuple(name for name, architecture in MODELS.items() if not architecture.is_miniature)
 PHASES = ("input", "forward", "backward", "optimiser", "logging", "rest")
 NUM_WARMUPS = 3
 
@@ -187,8 +187,8 @@ def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measu
         probed.evaluation_images_per_second,
         {
             name: evaluation_share(name, ours_median, probed.evaluation_images_per_second)
-            for name in DATASETS
-            if name.startswith("cifar") or name == "imagenet2012"
+            for name, info in DATASETS.items()
+            if not info.is_miniature
         },
         milliseconds_by_phase(work, partial(ours, train_split=images)),
     )

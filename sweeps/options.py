@@ -15,7 +15,7 @@ from sweeps.table.search_space import Searched, Space
 from sweeps.tracking.to_webhook import require_url
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import DATASETS, dataset_info, is_folder
+from vit_trainer.data.datasets import DATASETS, dataset_info, is_folder
 from vit_trainer.errors import InputError, one_of
 from vit_trainer.files.folder import is_uri
 from vit_trainer.files.run_dir import RunDir
@@ -182,8 +182,8 @@ class SweepOptions:
             InputError: a model or data set that doesn't exist, or not in this preset.
         """
         grid = MINI if preset == "mini" else PAPER
-        models = [name for name in MODELS if name.endswith("-mini") == (preset == "mini")]
-        datasets = [name for name in DATASETS if name.startswith("digits-") == (preset == "mini")]
+        models = [name for name, model in MODELS.items() if model.is_miniature == (preset == "mini")]
+        datasets = [name for name, info in DATASETS.items() if info.is_miniature == (preset == "mini")]
         if preset == "paper":
             datasets += [name for name in self.datasets if is_folder(name)]
         for kind, given, valid in (("model", self.models, models), ("dataset", self.datasets, datasets)):

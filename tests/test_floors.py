@@ -18,7 +18,8 @@ STANDARD_LIBRARY_ONLY = [
     "config.py",
     "model/memory.py",
     "files/run_dir.py",
-    "data/__init__.py",
+    "data/datasets.py",
+    "data/class_folders.py",
 ]
 
 

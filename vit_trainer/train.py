@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.data import dataset_info, load_dataset
+from vit_trainer.data.datasets import dataset_info
+from vit_trainer.data.load import load_dataset
 from vit_trainer.data.randomness import dropout_keys, image_order
 from vit_trainer.data.splits import MicroBatch, Split
 from vit_trainer.data.to_device import to_device
@@ -34,12 +35,9 @@ from vit_trainer.model.attention_backend import fastest_attention
 from vit_trainer.model.build import build_model, dropout_keys_of
 from vit_trainer.model.compiled import compile_forward, compiles
 from vit_trainer.model.dropout import DropoutKeys
-from vit_trainer.model.memory import USABLE_SHARE, memory_bytes
+from vit_trainer.model.memory import MAX_MICRO_BATCH_SIZE, USABLE_SHARE, memory_bytes
 from vit_trainer.weights.load import pretrained_model
 from vit_trainer.weights.npz_files import require_checkpoint
-
-MAX_MICRO_BATCH_SIZE = 128
-"""Images per forward and backward unless told otherwise."""
 
 
 @dataclass(frozen=True)

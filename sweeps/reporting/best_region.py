@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sweeps.records.results import Entry, Run
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import DATASETS
+from vit_trainer.data.datasets import DATASETS
 from vit_trainer.errors import InputError
 
 MIN_RATES = 5

@@ -19,7 +19,7 @@ from sweeps.table.cells import Cell, cell_of
 from sweeps.table.labels import Labels
 from sweeps.table.verdict import Status
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import DATASETS
+from vit_trainer.data.datasets import DATASETS, family_of
 from vit_trainer.errors import InputError
 
 CURVES, RATES, HOURS = "learning-curves.png", "accuracy-over-rate.png", "accuracy-against-hours.png"
@@ -483,11 +483,12 @@ def _environment(results: Results) -> list[Block]:
 
 def _data(dataset: str) -> str:
     """How the images are known to be those that they should be."""
-    if dataset.startswith("cifar"):
+    family = family_of(dataset)
+    if family == "cifar":
         return "the published files: their MD5s are checked before they are read"
-    if dataset.startswith("digits-"):
+    if family == "digits":
         return "as scikit-learn has them"
-    if dataset == "imagenet2012":
+    if family == "imagenet":
         return "not hashed: which files there are is checked, not what is in them"
     return "a hash of all names and sizes is part of its name"
 

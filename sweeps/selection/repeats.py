@@ -11,7 +11,7 @@ from sweeps.options import SEVERAL, SweepOptions
 from sweeps.records.results import Run, gather
 from sweeps.table.cells import Cell, cell_of
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import dataset_id
+from vit_trainer.data.datasets import dataset_id
 from vit_trainer.errors import InputError, reason_of
 
 

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.search_space import Space
-from vit_trainer.data import dataset_id
+from vit_trainer.data.datasets import dataset_id
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import Row
 

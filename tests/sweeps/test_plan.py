@@ -11,7 +11,7 @@ import pytest
 from sweeps.machines.prices import Price
 from sweeps.options import SweepOptions
 from sweeps.paper_grid import app
-from sweeps.planning.memory_and_disk import MAX_MICRO_BATCH_SIZE, disk_items, fit, memory_bytes
+from sweeps.planning.memory_and_disk import disk_items, fit, memory_bytes
 from sweeps.planning.plan import (
     cheapest_first,
     early_stopping_range,
@@ -31,7 +31,7 @@ from sweeps.table.cells import MINI, PAPER, Cell, Schedule, Trial, cells_of
 from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import run
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.data import dataset_info
+from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.files.storage import PROBES, Storage
@@ -273,12 +273,6 @@ def test_the_range_is_what_is_known_of_4_and_2_candidates() -> None:
 
 
 # Memory and disk.
-
-
-def test_the_trainers_micro_batch_is_the_one_that_is_planned_with() -> None:
-    from vit_trainer.train import MAX_MICRO_BATCH_SIZE as TRAINERS
-
-    assert MAX_MICRO_BATCH_SIZE == TRAINERS
 
 
 def test_a_model_fits_with_the_largest_micro_batch_that_divides_its_share() -> None:

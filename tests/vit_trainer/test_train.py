@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.data import DATASETS, load_dataset
+from vit_trainer.data.datasets import DATASETS
+from vit_trainer.data.load import load_dataset
 from vit_trainer.errors import InputError, LeaseLostError, NonFiniteLossError
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.model.memory import memory_bytes
@@ -166,8 +167,10 @@ def test_digits_have_the_sizes_that_are_planned_with(name: str) -> None:
 def test_fine_tuning_sees_no_image_of_the_pre_training_and_no_split_shares_one() -> None:
     from vit_trainer.data.digits import subset_indices
 
-    pretrain = {int(i) for part in subset_indices("pretrain").values() for i in part}
-    seen: list[int] = [int(i) for subset in ("even", "odd") for part in subset_indices(subset).values() for i in part]
+    pretrain = {int(i) for part in subset_indices("digits-pretrain").values() for i in part}
+    seen: list[int] = [
+        int(i) for name in ("digits-even", "digits-odd") for part in subset_indices(name).values() for i in part
+    ]
     assert len(seen) == len(set(seen))
     assert not pretrain & set(seen)
     assert len(pretrain) + len(seen) == 1797

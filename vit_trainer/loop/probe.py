@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.data import dataset_info
+from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import InputError
 
 if TYPE_CHECKING:
@@ -174,16 +174,12 @@ def _now(device: torch.device) -> float:
 
 
 def _random_images(config: FinetuneConfig, count: int) -> InMemorySplit:
-    """As large as those of the data set; as ImageNet's usual ones for files of any size."""
+    """Noise, with the sizes and classes of the data set."""
     import numpy as np
 
     from vit_trainer.data.splits import InMemorySplit
 
     draw = np.random.default_rng(config.seed)
-    height, width = (375, 500)
-    if config.dataset.startswith("digits-"):
-        height, width = 8, 8
-    elif config.dataset.startswith("cifar"):
-        height, width = 32, 32
-    pixels = draw.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
-    return InMemorySplit(pixels, draw.integers(0, dataset_info(config.dataset).num_classes, count))
+    info = dataset_info(config.dataset)
+    pixels = draw.integers(0, 256, (count, *info.image_size, 3), dtype=np.uint8)
+    return InMemorySplit(pixels, draw.integers(0, info.num_classes, count))

@@ -19,7 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vit_trainer.architectures import MODELS, Architecture
-from vit_trainer.data.augment import Crops, random_crops, resize_crops, whole_images
+from vit_trainer.data.crops import Crops, random_crops, resize_crops, whole_images
 from vit_trainer.errors import InputError
 from vit_trainer.loop.optim import OfficialSGD, learning_rate
 from vit_trainer.model.build import build_model, dropout_keys_of
