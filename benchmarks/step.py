@@ -138,7 +138,8 @@ def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measu
 
     from benchmarks.training_loops import Work, bare, hf_trainer, ours, step_seconds
     from vit_trainer.loop.accelerator import start_accelerator
-    from vit_trainer.loop.probe import _random_images, device_name, probe
+    from vit_trainer.loop.probe import _random_images, probe
+    from vit_trainer.machine import device_name
     from vit_trainer.model.compiled import compiles
     from vit_trainer.train import _micro_batch_size
 

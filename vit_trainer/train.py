@@ -22,7 +22,6 @@ from vit_trainer.data.datasets import dataset_info
 from vit_trainer.data.load import load_dataset
 from vit_trainer.data.randomness import dropout_keys, image_order
 from vit_trainer.data.splits import MicroBatch, Split
-from vit_trainer.data.to_device import to_device
 from vit_trainer.errors import GangRestartError, InputError, LeaseLostError, RunInterruptedError, cause_of
 from vit_trainer.evaluate import evaluate
 from vit_trainer.files.run_dir import Row, RunDir
@@ -31,6 +30,7 @@ from vit_trainer.loop.ledger import Ledger, Report
 from vit_trainer.loop.optim import OfficialSGD, learning_rate
 from vit_trainer.loop.state import TrainState
 from vit_trainer.loop.system_metrics import system_metrics
+from vit_trainer.machine import to_device
 from vit_trainer.model.attention_backend import fastest_attention
 from vit_trainer.model.build import build_model, dropout_keys_of
 from vit_trainer.model.compiled import compile_forward, compiles

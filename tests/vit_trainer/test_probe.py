@@ -16,7 +16,8 @@ from vit_trainer.architectures import MODELS, Architecture
 from vit_trainer.command_line import run
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.errors import InputError
-from vit_trainer.loop.probe import ProbeResult, device_name, probe
+from vit_trainer.loop.probe import ProbeResult, probe
+from vit_trainer.machine import device_name
 from vit_trainer.model.build import build_model, dropout_keys_of
 
 ROOT = Path(__file__).parents[2]

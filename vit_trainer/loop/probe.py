@@ -6,16 +6,15 @@ Imports PyTorch only when it measures, so that a plan can read results without i
 from __future__ import annotations
 
 import dataclasses
-import platform
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import InputError
+from vit_trainer.machine import device_name
 
 if TYPE_CHECKING:
     import torch
@@ -45,24 +44,6 @@ class ProbeResult:
     """Optimiser steps that were timed."""
     seconds: float
     """How long it was asked to measure."""
-
-
-def device_name() -> str:
-    """What a probe in this process would run on: the GPU's name, or the CPU's and the number of threads."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{_cpu_name()} with {torch.get_num_threads()} threads"
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def probe(config: FinetuneConfig, execution: Execution | None = None, *, seconds: float = 60.0) -> ProbeResult:
