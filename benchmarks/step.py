@@ -138,20 +138,20 @@ def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measu
 
     from benchmarks.training_loops import Work, bare, hf_trainer, ours, step_seconds
     from vit_trainer.loop.accelerator import start_accelerator
-    from vit_trainer.loop.probe import _random_images, probe
+    from vit_trainer.loop.probe import probe, random_images
+    from vit_trainer.loop.step import choose_micro_batch_size
     from vit_trainer.machine import device_name
     from vit_trainer.model.compiled import compiles
-    from vit_trainer.train import _micro_batch_size
 
     accelerator = start_accelerator(execution.precision)
     work = Work(
         config,
-        _micro_batch_size(config, execution, accelerator),
+        choose_micro_batch_size(config, execution, accelerator),
         accelerator.device,
         bfloat16=accelerator.mixed_precision == "bf16",
         compile=compiles(execution, accelerator.device),
     )
-    images = _random_images(config, 2 * config.global_batch_size)
+    images = random_images(config, 2 * config.global_batch_size)
     how = ", compiled" if work.compile else ""
     loops: dict[str, Callable[[Work, AfterStep], None]] = {
         "ours, crops included": partial(ours, train_split=images),
@@ -249,7 +249,7 @@ def _phases_counted(spent: dict[str, float], device: torch.device) -> Iterator[N
     import torch
     from accelerate import Accelerator
 
-    import vit_trainer.train
+    from vit_trainer.loop import step
     from vit_trainer.loop.ledger import Ledger
     from vit_trainer.loop.optim import OfficialSGD
 
@@ -268,7 +268,7 @@ def _phases_counted(spent: dict[str, float], device: torch.device) -> Iterator[N
 
         return call
 
-    batches, micro_batch = vit_trainer.train._batches, vit_trainer.train.backward
+    batches, micro_batch = step.process_batches, step.backward
 
     def timed_batches(*args: Any) -> Iterator[Any]:
         advance = timed("input", partial(next, batches(*args), None))
@@ -283,8 +283,8 @@ def _phases_counted(spent: dict[str, float], device: torch.device) -> Iterator[N
 
     with ExitStack() as stack:
         for owner, name, replacement in (
-            (vit_trainer.train, "_batches", timed_batches),
-            (vit_trainer.train, "backward", forward_and_backward),
+            (step, "process_batches", timed_batches),
+            (step, "backward", forward_and_backward),
             (Accelerator, "backward", timed("backward", Accelerator.backward)),
             (OfficialSGD, "step", timed("optimiser", OfficialSGD.step)),
             (Ledger, "add_step", timed("logging", Ledger.add_step)),

@@ -15,8 +15,9 @@ from vit_trainer.data.datasets import DATASETS
 from vit_trainer.data.load import load_dataset
 from vit_trainer.errors import InputError, LeaseLostError, NonFiniteLossError
 from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.loop.step import choose_micro_batch_size
 from vit_trainer.model.memory import memory_bytes
-from vit_trainer.train import _micro_batch_size, steps_of_evaluations, train
+from vit_trainer.train import steps_of_evaluations, train
 
 CONFIG = FinetuneConfig.official(
     "ViT-B_32-mini", "digits-even", dropout=0.1, total_steps=8, warmup_steps=2, global_batch_size=16
@@ -95,14 +96,14 @@ def test_a_gpu_gets_the_largest_micro_batch_that_it_is_estimated_to_hold(
     gpu: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=1, mixed_precision="bf16")
     in_float32: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=1, mixed_precision="no")
     cpu: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
-    size = _micro_batch_size(config, Execution(), gpu)
+    size = choose_micro_batch_size(config, Execution(), gpu)
     assert size == 1 or memory_bytes(config, size) <= 0.9 * gib * 2**30
     assert size == 128 or memory_bytes(config, 2 * size) > 0.9 * gib * 2**30
     assert (size == 128) == (gib == 500)
     assert (size == 1) == (gib == 0.1)
     if gib < 500:
-        assert _micro_batch_size(config, Execution(), in_float32) == max(1, size // 2)
-    assert _micro_batch_size(config, Execution(), cpu) == 128
+        assert choose_micro_batch_size(config, Execution(), in_float32) == max(1, size // 2)
+    assert choose_micro_batch_size(config, Execution(), cpu) == 128
 
 
 def test_a_result_holds_what_the_table_needs(tmp_path: Path) -> None:

@@ -23,12 +23,12 @@ from vit_trainer.__main__ import app
 from vit_trainer.command_line import run
 from vit_trainer.data.crops import Crops
 from vit_trainer.loop.optim import OfficialSGD, learning_rate
+from vit_trainer.loop.step import backward
 from vit_trainer.model.build import OfficialStdConv, build_model
 from vit_trainer.parity import ladder as verify
 from vit_trainer.parity.golden import SHIPPED, FinetuneFacts, GoldenFolder, make_images, make_params
 from vit_trainer.parity.ladder import Run, Rung
 from vit_trainer.parity.official_forward import official_layers
-from vit_trainer.train import backward
 from vit_trainer.weights import load as checkpoints
 
 Patch = pytest.MonkeyPatch
