@@ -108,7 +108,7 @@ def in_turn(calls: dict[str, Callable[[int], object]], repeats: int) -> dict[str
 
 def ours(resolution: int) -> Crop:
     """Crops as `InMemorySplit` makes them."""
-    from vit_trainer.data.augment import random_crops, resize_crops
+    from vit_trainer.data.crops import random_crops, resize_crops
 
     def crop(images: "Tensor", step: int) -> "Tensor":
         heights, widths = (np.full(len(images), side) for side in images.shape[1:3])
@@ -156,7 +156,7 @@ def grey_levels(images: "Tensor", resolution: int) -> float:
     """Largest difference of ours from torchvision's resized_crop on float64, in 1/255 of the range."""
     from torchvision.transforms.v2.functional import resized_crop
 
-    from vit_trainer.data.augment import random_crops, resize_crops
+    from vit_trainer.data.crops import random_crops, resize_crops
 
     heights, widths = (np.full(len(images), side) for side in images.shape[1:3])
     crops = random_crops(0, 0, slice(0, len(images)), heights, widths)

@@ -26,7 +26,7 @@ from sweeps.options import SweepOptions
 from sweeps.table.cells import PAPER, Grid, cells_of
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution
-from vit_trainer.data import dataset_info
+from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import RESULT, RunDir
 

@@ -23,6 +23,7 @@ if not __package__:  # started as a script, from any folder
 
 from benchmarks.provenance import ROOT, machine, write_json
 from vit_trainer.command_line import new_app, run
+from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import RunDir
 
@@ -73,7 +74,7 @@ def startup(
         *map(str, range(num_trials)),
     ]
     alone = ["train", "--model", model, "--dataset", dataset]
-    if dataset.startswith("digits-"):
+    if dataset_info(dataset).is_miniature:
         sweep += ["--preset", "mini"]
         alone += ["--upstream", "digits"]
     for _ in range(repeats):

@@ -32,7 +32,7 @@ from sweeps.planning.rates import TRAIN_FLOPS_PER_FORWARD
 from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.data import DATASETS, dataset_info
+from vit_trainer.data.datasets import DATASETS, dataset_info
 from vit_trainer.errors import InputError, one_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 app = new_app("Measures training steps of every model, and where their time goes.", name="step.py")
 
-FULL_SIZE = tuple(name for name in MODELS if not name.endswith("-mini"))
+FULL_SIZE = tuple(name for name, architecture in MODELS.items() if not architecture.is_miniature)
 PHASES = ("input", "forward", "backward", "optimiser", "logging", "rest")
 NUM_WARMUPS = 3
 
@@ -139,19 +139,20 @@ def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measu
 
     from benchmarks.training_loops import Work, bare, hf_trainer, ours, step_seconds
     from vit_trainer.loop.accelerator import start_accelerator
-    from vit_trainer.loop.probe import _random_images, device_name, probe
+    from vit_trainer.loop.probe import probe, random_images
+    from vit_trainer.loop.step import choose_micro_batch_size
+    from vit_trainer.machine import device_name
     from vit_trainer.model.compiled import compiles
-    from vit_trainer.train import _micro_batch_size
 
     accelerator = start_accelerator(execution.precision)
     work = Work(
         config,
-        _micro_batch_size(config, execution, accelerator),
+        choose_micro_batch_size(config, execution, accelerator),
         accelerator.device,
         bfloat16=accelerator.mixed_precision == "bf16",
         compile=compiles(execution, accelerator.device),
     )
-    images = _random_images(config, 2 * config.global_batch_size)
+    images = random_images(config, 2 * config.global_batch_size)
     how = ", compiled" if work.compile else ""
     loops: dict[str, Callable[[Work, AfterStep], None]] = {
         "ours, crops included": partial(ours, train_split=images),
@@ -188,8 +189,8 @@ def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measu
         probed.evaluation_images_per_second,
         {
             name: evaluation_share(name, ours_median, probed.evaluation_images_per_second)
-            for name in DATASETS
-            if name.startswith("cifar") or name == "imagenet2012"
+            for name, info in DATASETS.items()
+            if not info.is_miniature
         },
         milliseconds_by_phase(work, partial(ours, train_split=images)),
     )
@@ -249,7 +250,7 @@ def _phases_counted(spent: dict[str, float], device: torch.device) -> Iterator[N
     import torch
     from accelerate import Accelerator
 
-    import vit_trainer.train
+    from vit_trainer.loop import step
     from vit_trainer.loop.ledger import Ledger
     from vit_trainer.loop.optim import OfficialSGD
 
@@ -268,7 +269,7 @@ def _phases_counted(spent: dict[str, float], device: torch.device) -> Iterator[N
 
         return call
 
-    batches, micro_batch = vit_trainer.train._batches, vit_trainer.train.backward
+    batches, micro_batch = step.process_batches, step.backward
 
     def timed_batches(*args: Any) -> Iterator[Any]:
         advance = timed("input", partial(next, batches(*args), None))
@@ -283,8 +284,8 @@ def _phases_counted(spent: dict[str, float], device: torch.device) -> Iterator[N
 
     with ExitStack() as stack:
         for owner, name, replacement in (
-            (vit_trainer.train, "_batches", timed_batches),
-            (vit_trainer.train, "backward", forward_and_backward),
+            (step, "process_batches", timed_batches),
+            (step, "backward", forward_and_backward),
             (Accelerator, "backward", timed("backward", Accelerator.backward)),
             (OfficialSGD, "step", timed("optimiser", OfficialSGD.step)),
             (Ledger, "add_step", timed("logging", Ledger.add_step)),

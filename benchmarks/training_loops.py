@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import vit_trainer.train
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.data import dataset_info
+from vit_trainer.data.datasets import dataset_info
 from vit_trainer.data.splits import MicroBatch, Split, Splits
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import RunDir

@@ -14,7 +14,7 @@ from sweeps.table.cells import Cell, Trial
 from sweeps.table.search_space import Searched
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import dataset_info
+from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import InputError, one_of
 from vit_trainer.files.folder import is_uri
 from vit_trainer.files.run_dir import RunDir

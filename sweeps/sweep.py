@@ -26,9 +26,10 @@ from sweeps.running.session import Session
 from sweeps.selection.rehearsal import Rehearsal
 from sweeps.table.cells import Cell, cell_named
 from sweeps.tracking.trackers import Trackers
+from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
-from vit_trainer.data import require_dataset
+from vit_trainer.data.load import require_dataset
 from vit_trainer.errors import InputError, cause_of, reason_of
 from vit_trainer.loop.probe import ProbeResult
 from vit_trainer.tracking.store import hide_password
@@ -51,7 +52,7 @@ def choose(
     """
     if named:
         cells = [cell_named(name) for name in dict.fromkeys(named)]
-        preset = "mini" if all(cell.model.endswith("-mini") for cell in cells) else "paper"
+        preset = "mini" if all(MODELS[cell.model].is_miniature for cell in cells) else "paper"
         if options.preset not in ("auto", preset):
             raise InputError(f"these cells are of --preset {preset}, not {options.preset}: leave --preset out")
     else:

@@ -1,72 +1,144 @@
-"""Imports point down only: sweeps -> vit_trainer -> its parts -> config and run folders."""
+"""Imports point down only, between rooms and between files; lazy ones count too."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NO_RAY = {"studies.py", "search_space.py", "published.py", "verdict.py", "commands.py"}
-NO_RAY |= {"to_webhook.py", "to_tensorboard.py", "standing.py", "sweep_display.py", "watch.py"}
-NO_RAY |= {"labels.py", "cell_names.py", "best_region.py", "finding.py", "cluster_file.py"}
-NO_RAY |= {"results.py", "trial_record.py", "cell_record.py", "predicted_hours.py"}
-NO_RAY |= {"sections.py", "accuracies.py", "charts.py", "outcomes.py", "origin.py", "rows.py", "texts.py"}
-NO_RAY |= {"figures.py", "pages.py", "write.py", "report.py"}
-STANDARD_LIBRARY_ONLY = [
-    "errors.py",
-    "architectures.py",
-    "config.py",
-    "model/memory.py",
-    "files/run_dir.py",
-    "data/__init__.py",
-]
+FLOORS = {
+    "sweeps": (
+        "paper_grid short_schedule resolution upstream lr_search seeds watch report doctor",
+        "sweep",
+        "reporting tracking",
+        "running",
+        "display",
+        "selection checks",
+        "records cluster",
+        "planning",
+        "options",
+        "table machines",
+    ),
+    "vit_trainer": (
+        "__main__",
+        "parity inference tracking train pretrain",
+        "loop",
+        "evaluate",
+        "weights",
+        "model",
+        "config",
+        "data",
+        "files",
+        "machine architectures provenance command_line",
+        "errors",
+    ),
+}
+"""The rooms of each package from the top floor down. A room imports from lower floors, and none of its own."""
+ONLY_IN = {
+    "optuna": {"sweeps/selection/studies.py"},
+    "mlflow": {"sweeps/tracking/registry.py", "vit_trainer/inference/served_model.py", "vit_trainer/tracking/*"},
+    "ray": {"sweeps/cluster/*", "sweeps/running/*", "sweeps/selection/asha.py", "sweeps/checks/*"},
+    "torch": {"vit_trainer/*", "vit_trainer/*/*", "sweeps/running/launcher.py", "sweeps/cluster/join.py"},
+}
+"""Which files import a heavy package."""
+STANDARD_LIBRARY_ONLY = ("errors.py", "architectures.py", "config.py", "model/memory.py", "files/storage.py")
+FILES = sorted(path for package in FLOORS for path in (ROOT / package).rglob("*.py"))
 
 
-def imported_modules(path: Path) -> set[str]:
-    """Every module that a file imports anywhere, top level or in a function."""
-    modules: set[str] = set()
+def modules_imported(path: Path) -> Iterator[str]:
+    """Every module that a file names in an import; of `from a import b` both a and a.b, since b may be one."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            modules.add(node.module)
-    return modules
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def packages(path: Path) -> set[str]:
-    return {module.split(".")[0] for module in imported_modules(path)}
+    return {module.split(".")[0] for module in modules_imported(path)}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "vit_trainer").rglob("*.py")), ids=lambda path: path.name)
-def test_the_trainer_knows_nothing_of_sweeps(path: Path) -> None:
-    assert not packages(path) & {"ray", "optuna", "sweeps"}
-    if path.name not in ("shipper.py", "store.py", "served_model.py"):
-        assert "mlflow" not in packages(path)
+def name_of(path: Path) -> str:
+    """`sweeps.table.cells`; of an __init__.py its package's."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").rglob("*.py")), ids=lambda path: path.name)
-def test_only_the_launcher_and_the_count_of_gpus_import_torch_in_sweeps(path: Path) -> None:
-    if path.name not in ("launcher.py", "join.py"):
-        assert "torch" not in packages(path)
+def arrows() -> dict[str, set[str]]:
+    """Which files of the two packages each imports from, by the names of modules."""
+    names = {name_of(path) for path in FILES}
+    return {name_of(path): (set(modules_imported(path)) & names) - {name_of(path)} for path in FILES}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").rglob("*.py")), ids=lambda path: path.name)
-def test_only_the_studies_import_optuna_and_what_needs_no_cluster_knows_nothing_of_ray(path: Path) -> None:
-    assert ("optuna" in packages(path)) == (path.name == "studies.py")
-    if path.name in NO_RAY:
-        assert "ray" not in packages(path)
+def room(module: str) -> tuple[str, str]:
+    package, _, rest = module.partition(".")
+    return package, rest.split(".")[0]
+
+
+def test_every_room_has_its_floor() -> None:
+    rooms = {room(name_of(path)) for path in FILES} - {(package, "") for package in FLOORS}
+    assert rooms == {(package, name) for package, floors in FLOORS.items() for name in " ".join(floors).split()}
+
+
+def test_imports_between_rooms_point_down() -> None:
+    floor_of = {
+        (package, name): number
+        for package, floors in FLOORS.items()
+        for number, names in enumerate(floors)
+        for name in names.split()
+    }
+    up = [
+        f"{importer} -> {imported}"
+        for importer, found in arrows().items()
+        for imported in found
+        if room(importer) != room(imported) and room(importer)[0] == room(imported)[0] and room(imported)[1]
+        if floor_of[room(importer)] >= floor_of[room(imported)]
+    ]
+    assert not up
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    try:
+        TopologicalSorter(arrows()).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+
+
+def test_the_trainer_knows_nothing_of_sweeps() -> None:
+    assert not [path for path in FILES if path.is_relative_to(ROOT / "vit_trainer") and "sweeps" in packages(path)]
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_a_heavy_package_is_imported_where_it_is_said_to_be(package: str) -> None:
+    importers = {path.relative_to(ROOT) for path in FILES if package in packages(path)}
+    assert not {path for path in importers if not any(path.match(pattern) for pattern in ONLY_IN[package])}
+    assert all(any(path.match(pattern) for path in importers) for pattern in ONLY_IN[package])
 
 
 @pytest.mark.parametrize("name", STANDARD_LIBRARY_ONLY)
 def test_the_ground_floor_is_standard_library_only(name: str) -> None:
-    assert packages(ROOT / "vit_trainer" / name) <= set(sys.stdlib_module_names) | {"vit_trainer"} | {"__future__"}
+    allowed = set(sys.stdlib_module_names) | {"vit_trainer", "__future__"}
+    allowed |= {"pyarrow"} if name == "files/storage.py" else set()
+    assert packages(ROOT / "vit_trainer" / name) <= allowed
 
 
 def test_configs_and_run_folders_are_read_without_torch() -> None:
     code = "import sys, vit_trainer.config, vit_trainer.files.run_dir; assert 'torch' not in sys.modules, 'torch'"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_no_room_is_crowded() -> None:
+    """Beside the commands that people call, of which sweeps/ is full."""
+    crowded = {}
+    for folder in {path.parent for path in FILES} - {ROOT / "sweeps"}:
+        count = len([path for path in folder.glob("*.py") if path.name != "__init__.py"])
+        if count > 12:
+            crowded[folder.name] = count
+    assert not crowded
 
 
 def test_there_is_no_drawer_of_leftovers() -> None:

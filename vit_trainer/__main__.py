@@ -192,7 +192,7 @@ def evaluate(
     json_to
         File for the result as JSON; - prints it instead of the line for people.
     """
-    from vit_trainer.data import dataset_info
+    from vit_trainer.data.datasets import dataset_info
     from vit_trainer.errors import InputError
     from vit_trainer.weights.npz_files import require_weights
 
@@ -421,7 +421,8 @@ def fetch(*names: str, upstream: str = "imagenet21k", source: str | None = None)
         A mirror's address or a folder with the same layout (<upstream>/<model>.npz), or one .npz file.
     """
     from vit_trainer.architectures import MODELS
-    from vit_trainer.data import DATASETS, data_folder, require_dataset
+    from vit_trainer.data.datasets import DATASETS, data_folder
+    from vit_trainer.data.load import require_dataset
     from vit_trainer.errors import InputError, one_of
     from vit_trainer.files.progress_bar import ProgressBar
     from vit_trainer.weights.fetch import fetch as fetch_checkpoint
@@ -503,7 +504,7 @@ def pretrain_mini(*models: str, output: Path | None = None, total_steps: int | N
     from vit_trainer.pretrain import pretrain_miniature
     from vit_trainer.weights.npz_files import MINIATURES
 
-    miniatures = [name for name in MODELS if name.endswith("-mini")]
+    miniatures = [name for name, architecture in MODELS.items() if architecture.is_miniature]
     for name in models:
         if name not in miniatures:
             raise one_of("miniature", name, miniatures)

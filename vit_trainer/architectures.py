@@ -29,6 +29,8 @@ class Architecture:
     """Width of the ResNet relative to 64 root channels."""
     timm_name: str | None = None
     """The timm model whose parameters have the same names and shapes; None for miniatures."""
+    is_miniature: bool = False
+    """Whether it is made for trials of seconds on a laptop; its weights come with the project."""
     resolution: int = 384
     """Side of the input image in pixels that fine-tuning uses unless told otherwise."""
     published_resolutions: tuple[int, ...] = (224, 384)
@@ -130,6 +132,7 @@ def _miniature(patch_size: int, width: int, depth: int, stages: tuple[int, ...] 
         resnet_width_factor=0.5 if stages else 1.0,
         resolution=32,
         published_resolutions=(),
+        is_miniature=True,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.data import dataset_id, dataset_info, is_folder
+from vit_trainer.data.datasets import dataset_id, dataset_info, is_folder
 from vit_trainer.errors import InputError, one_of
 
 UPSTREAMS = ("imagenet21k", "imagenet21k+imagenet2012", "imagenet21k+imagenet2012-224", "digits", "scratch")

@@ -15,7 +15,8 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.data import dataset_info, load_dataset, require_dataset
+from vit_trainer.data.datasets import dataset_info
+from vit_trainer.data.load import load_dataset, require_dataset
 from vit_trainer.data.splits import Split
 from vit_trainer.errors import CheckpointError, InputError
 from vit_trainer.weights.load import pretrained_model

@@ -1,19 +1,57 @@
-"""Hardware: what PyTorch finds and can use on this machine, and how fast its GPUs talk to each other.
+"""The machine: what PyTorch finds and can use of it, what its device is called, and how fast its GPUs exchange data.
 
-Tested on the CPU, with Gloo in NCCL's place; not yet run on GPUs.
+Imports PyTorch only when it looks. Tested on the CPU, with Gloo in NCCL's place; not yet run on GPUs.
 
 Command: python -m vit_trainer.machine, which prints what `look` returns as JSON.
 """
 
+from __future__ import annotations
+
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 ALL_REDUCE_BYTES = 1 << 28
 ALL_REDUCE_REPEATS = 10
+
+
+def device_name() -> str:
+    """What a trial in this process would run on: the GPU's name, or the CPU's and the number of threads."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{_cpu_name()} with {torch.get_num_threads()} threads"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """A small array as a tensor on the device, which isn't waited for.
+
+    A GPU copies by itself only from pinned memory; for any other, the driver may first wait for what is queued.
+    """
+    import torch
+
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def look() -> dict[str, Any]:
@@ -56,7 +94,7 @@ def _drivers() -> list[str]:
 
 
 def look_from_outside() -> dict[str, Any]:
-    """The same from a process of its own that sees all GPUs, whatever this one may use.
+    """What `look` finds from a process of its own that sees all GPUs, whatever this one may use.
 
     With several GPUs also `all_reduce`, in bytes per second.
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import dataset_info, load_dataset
+from vit_trainer.data.datasets import dataset_info
+from vit_trainer.data.load import load_dataset
 from vit_trainer.data.randomness import image_order
 from vit_trainer.data.splits import MicroBatch
 from vit_trainer.evaluate import evaluate

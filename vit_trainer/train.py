@@ -2,44 +2,35 @@
 
 import math
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.data import dataset_info, load_dataset
-from vit_trainer.data.randomness import dropout_keys, image_order
-from vit_trainer.data.splits import MicroBatch, Split
-from vit_trainer.data.to_device import to_device
-from vit_trainer.errors import GangRestartError, InputError, LeaseLostError, RunInterruptedError, cause_of
+from vit_trainer.data.datasets import dataset_info
+from vit_trainer.data.load import load_dataset
+from vit_trainer.errors import GangRestartError, LeaseLostError, RunInterruptedError, cause_of
 from vit_trainer.evaluate import evaluate
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.loop.accelerator import start_accelerator
 from vit_trainer.loop.ledger import Ledger, Report
-from vit_trainer.loop.optim import OfficialSGD, learning_rate
+from vit_trainer.loop.optim import OfficialSGD, learning_rate_of
 from vit_trainer.loop.state import TrainState
+from vit_trainer.loop.step import Gradients, choose_micro_batch_size
 from vit_trainer.loop.system_metrics import system_metrics
 from vit_trainer.model.attention_backend import fastest_attention
 from vit_trainer.model.build import build_model, dropout_keys_of
 from vit_trainer.model.compiled import compile_forward, compiles
-from vit_trainer.model.dropout import DropoutKeys
-from vit_trainer.model.memory import USABLE_SHARE, memory_bytes
 from vit_trainer.weights.load import pretrained_model
 from vit_trainer.weights.npz_files import require_checkpoint
-
-MAX_MICRO_BATCH_SIZE = 128
-"""Images per forward and backward unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +84,7 @@ def train(
         run_dir.open_for_writing(config.to_dict())
     accelerator.wait_for_everyone()
     try:
-        micro_batch_size = _micro_batch_size(config, execution, accelerator)
+        micro_batch_size = choose_micro_batch_size(config, execution, accelerator)
         with fastest_attention(MODELS[config.model], config.resolution, micro_batch_size, accelerator) as attention:
             result = _train(config, run_dir, execution, accelerator, micro_batch_size, attention, report, interrupted)
         if writes:
@@ -148,7 +139,6 @@ def _train(
     optimizer = OfficialSGD(model.parameters())
 
     # Restore.
-    share = config.global_batch_size // accelerator.num_processes
     ledger = Ledger(TrainState(raw_model, optimizer), run_dir, execution, accelerator, report, interrupted)
     made_with: Row = {"micro_batch_size": micro_batch_size, "compiled": compiled, "attention_backend": attention}
     ledger.begin(made_with, initial_weights(config, execution))
@@ -164,14 +154,14 @@ def _train(
         after_batch=ledger.end_if_interrupted,
     )
     evaluation_steps = steps_of_evaluations(config, execution)
-    batches = _batches(config, data.train, accelerator, progress.step, micro_batch_size)
+    gradients = Gradients(config, accelerator, model, keys, data.train, micro_batch_size, progress.step)
     while True:
         # Log, evaluate, checkpoint, report.
         if ledger.row_is_due(evaluation_steps):
             row: Row = {
                 "step": progress.step,
                 "train/loss": ledger.mean_loss(),
-                "lr": _lr(config, progress.step - 1),
+                "lr": learning_rate_of(config, progress.step - 1),
                 "images_per_second": progress.num_summed_steps
                 * config.global_batch_size
                 / (ledger.seconds - progress.row_seconds),
@@ -186,19 +176,11 @@ def _train(
             break
 
         # Step.
-        loss = _gradient(config, accelerator, model, keys, batches, progress.step, micro_batch_size)
-        if loss is None:  # out of memory: the same step again, in smaller parts
-            smaller = max(size for size in range(1, micro_batch_size // 2 + 1) if share % size == 0)
-            note = f"out of memory with micro_batch_size {micro_batch_size}: goes on with {smaller}"
-            if accelerator.num_processes > 1:
-                raise GangRestartError(note, smaller)
-            ledger.note(note)
-            micro_batch_size = smaller
-            optimizer.zero_grad()
-            clear_device_cache(garbage_collection=True)
-            batches = _batches(config, data.train, accelerator, progress.step, micro_batch_size)
+        loss = gradients.compute(progress.step)
+        if loss is None:  # out of memory: the same step again
+            ledger.note(gradients.shrink(progress.step))
             continue
-        optimizer.step(_lr(config, progress.step))
+        optimizer.step(learning_rate_of(config, progress.step))
         optimizer.zero_grad()
         ledger.add_step(loss)
         ledger.end_if_interrupted()
@@ -226,64 +208,6 @@ def _train(
     return TrainResult("finished", progress.step, metrics)
 
 
-def _lr(config: FinetuneConfig, step: int) -> float:
-    return learning_rate(step, base_lr=config.base_lr, warmup_steps=config.warmup_steps, total_steps=config.total_steps)
-
-
-def _gradient(
-    config: FinetuneConfig,
-    accelerator: Accelerator,
-    model: nn.Module,
-    keys: DropoutKeys,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    step: int,
-    micro_batch_size: int,
-) -> Tensor | None:
-    """Leave this process's gradient of one step in the parameters.
-
-    Returns:
-        Its mean loss, a scalar on the device; None if a smaller micro-batch might fit into memory.
-    """
-    share = config.global_batch_size // accelerator.num_processes
-    first = accelerator.process_index * share
-    step_keys = dropout_keys(config.seed, step, slice(first, first + share)) if config.dropout else None
-    step_loss = torch.zeros((), device=accelerator.device)
-    try:
-        for start in range(0, share, micro_batch_size):
-            images, labels = next(batches)
-            if step_keys is not None:
-                mine = step_keys[start : start + micro_batch_size]
-                keys.set(to_device(mine, accelerator.device))
-            step_loss += backward(accelerator, model, images, labels, start + micro_batch_size == share, share)
-    except RuntimeError as error:
-        if not should_reduce_batch_size(error) or micro_batch_size == 1:
-            raise
-        return None
-    return step_loss
-
-
-def _micro_batch_size(config: FinetuneConfig, execution: Execution, accelerator: Accelerator) -> int:
-    """Images per forward and backward, such that micro-batch * processes * accumulation is the global batch."""
-    processes = accelerator.num_processes
-    if config.global_batch_size % processes:
-        raise InputError(
-            f"global_batch_size {config.global_batch_size} is not divisible by {processes} processes: "
-            "the global batch never changes, so give another number of GPUs"
-        )
-    share = config.global_batch_size // processes
-    if execution.micro_batch_size is None:
-        sizes = [size for size in range(min(share, MAX_MICRO_BATCH_SIZE), 0, -1) if share % size == 0]
-        if accelerator.device.type != "cuda":
-            return sizes[0]
-        # Too much would be halved too, but only after a compilation in vain.
-        usable = USABLE_SHARE * torch.cuda.get_device_properties(accelerator.device).total_memory
-        times = 1 if accelerator.mixed_precision == "bf16" else 2  # the estimate is of activations in bfloat16
-        return next((size for size in sizes if memory_bytes(config, times * size, processes) <= usable), 1)
-    if share % execution.micro_batch_size:
-        raise InputError(f"micro_batch_size {execution.micro_batch_size} does not divide {share}, a process's share")
-    return execution.micro_batch_size
-
-
 def initial_model(config: FinetuneConfig, execution: Execution) -> VisionTransformer:
     """The model of a trial at step 0: upstream weights, position embeddings resized, a zero head."""
     num_classes = dataset_info(config.dataset).num_classes
@@ -305,34 +229,3 @@ def steps_of_evaluations(config: FinetuneConfig, execution: Execution) -> set[in
     """After which steps to validate: evenly spaced, the last step among them."""
     count = min(execution.num_evaluations or config.num_evaluations, config.total_steps)
     return {math.ceil(config.total_steps * (i + 1) / count) for i in range(count)}  # rungs are rounded up too
-
-
-def _batches(
-    config: FinetuneConfig, images: Split, accelerator: Accelerator, first_step: int, micro_batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's augmented images and labels, from a step on: its share of each global batch, part by part."""
-    share = config.global_batch_size // accelerator.num_processes
-    first = accelerator.process_index * share
-
-    def micro_batches() -> Iterator[MicroBatch]:
-        for step in range(first_step, config.total_steps):
-            order = image_order(config.seed, step * config.global_batch_size, config.global_batch_size, len(images))
-            for start in range(first, first + share, micro_batch_size):
-                yield MicroBatch(step, slice(start, start + micro_batch_size), order[start : start + micro_batch_size])
-
-    return images.train_batches(
-        micro_batches(), seed=config.seed, resolution=config.resolution, device=accelerator.device
-    )
-
-
-def backward(
-    accelerator: Accelerator, model: nn.Module, images: Tensor, labels: Tensor, last: bool, share: int
-) -> Tensor:
-    """Add one micro-batch's part of the gradient of the mean loss; returns its part of the loss, on the device.
-
-    Processes exchange gradients only with the last micro-batch of a step.
-    """
-    with accelerator.no_sync(model) if not last else nullcontext():
-        loss = F.cross_entropy(model(images).float(), labels, reduction="sum") / share
-        accelerator.backward(loss)
-    return loss.detach()

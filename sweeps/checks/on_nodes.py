@@ -15,7 +15,8 @@ from sweeps.checks.finding import Finding, fail, ok, skip, warn
 from sweeps.cluster.nodes import living_nodes, on_every_node
 from sweeps.cluster.versions import differences, versions
 from vit_trainer import machine as hardware
-from vit_trainer.data import require_dataset
+from vit_trainer.data.datasets import family_of
+from vit_trainer.data.load import require_dataset
 from vit_trainer.errors import InputError
 from vit_trainer.files.folder import is_uri, open_folder
 from vit_trainer.weights.npz_files import require_checkpoint
@@ -203,7 +204,7 @@ def _missing_inputs(inputs: tuple[tuple[str, str], ...], datasets: tuple[str, ..
         try:
             require_dataset(dataset, may_download=False)
         except InputError as error:
-            problems.append(("warn" if dataset.startswith("cifar") else "FAIL", str(error)))
+            problems.append(("warn" if family_of(dataset) == "cifar" else "FAIL", str(error)))
     return problems
 
 

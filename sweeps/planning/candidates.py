@@ -9,7 +9,7 @@ from sweeps.table.cells import MINI, PAPER, Cell, Grid, Trial
 from sweeps.table.search_space import Space
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import DATASETS, is_folder
+from vit_trainer.data.datasets import DATASETS, is_folder
 from vit_trainer.errors import InputError, one_of
 
 
@@ -20,8 +20,8 @@ def grid_of(options: SweepOptions, preset: Literal["paper", "mini"]) -> Grid:
         InputError: a model or data set that doesn't exist, or not in this preset.
     """
     grid = MINI if preset == "mini" else PAPER
-    models = [name for name in MODELS if name.endswith("-mini") == (preset == "mini")]
-    datasets = [name for name in DATASETS if name.startswith("digits-") == (preset == "mini")]
+    models = [name for name, model in MODELS.items() if model.is_miniature == (preset == "mini")]
+    datasets = [name for name, info in DATASETS.items() if info.is_miniature == (preset == "mini")]
     if preset == "paper":
         datasets += [name for name in options.datasets if is_folder(name)]
     for kind, given, valid in (("model", options.models, models), ("dataset", options.datasets, datasets)):

@@ -7,13 +7,11 @@ from sweeps.machines.cards import Card
 from sweeps.table.cells import Trial
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import is_folder
+from vit_trainer.data.datasets import family_of, is_folder
 from vit_trainer.errors import InputError
-from vit_trainer.model.memory import USABLE_SHARE, memory_bytes, num_parameters
+from vit_trainer.model.memory import MAX_MICRO_BATCH_SIZE, USABLE_SHARE, memory_bytes, num_parameters
 from vit_trainer.weights.npz_files import checkpoint_path
 
-MAX_MICRO_BATCH_SIZE = 128
-"""That of train.py, which imports torch; a test holds them equal."""
 CHECKPOINT_BYTES_PER_PARAMETER = 6
 """Weights in float32 and momentum in bfloat16."""
 JOURNAL_BYTES_PER_ROW = 300
@@ -79,7 +77,7 @@ def disk_items(trials: Iterable[Trial], num_at_once: int, *, saves_weights: bool
     if saves_weights:
         items.append(DiskItem("weights", 4.0 * sum(counts)))
     for dataset in dict.fromkeys(config.dataset for config in configs):
-        if not dataset.startswith("digits-"):
+        if family_of(dataset) != "digits":  # those come with scikit-learn
             items.append(DiskItem(dataset, None if is_folder(dataset) else DATASET_BYTES.get(dataset)))
     for model, upstream in dict.fromkeys((config.model, config.upstream) for config in configs):
         if upstream != "scratch":

@@ -51,9 +51,7 @@ def measure(trials: Iterable[Trial], storage: Storage, *, seconds: float, on_gpu
     for trial in trials:
         chosen.setdefault(Workload.of(trial), trial)
     kept = _read(storage)
-    device = (
-        _run(["-c", "from vit_trainer.loop.probe import device_name; print(device_name())"], on_gpu) if kept else ""
-    )
+    device = _run(["-c", "from vit_trainer.machine import device_name; print(device_name())"], on_gpu) if kept else ""
     results = {}
     for workload, trial in chosen.items():
         result = kept.get(_key(workload, device.strip()))

@@ -7,7 +7,7 @@ from sweeps.machines.cards import Card
 from sweeps.planning.probed_rates import Workload
 from sweeps.table.cells import Trial
 from vit_trainer.architectures import MODELS
-from vit_trainer.data import dataset_info
+from vit_trainer.data.datasets import dataset_info
 from vit_trainer.loop.probe import ProbeResult
 
 TRAIN_FLOPS_PER_FORWARD = 3
@@ -32,7 +32,7 @@ def num_evaluated_images(trial: Trial) -> int:
 
 def is_miniature(trial: Trial) -> bool:
     """Whether a trial is too small for a card's peak to say anything about its time."""
-    return trial.cell.model.endswith("-mini")
+    return MODELS[trial.cell.model].is_miniature
 
 
 @dataclass(frozen=True)

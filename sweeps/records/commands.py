@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sweeps.table.cells import Cell, Schedule
-from vit_trainer.data import dataset_id
+from vit_trainer.data.datasets import dataset_id
 from vit_trainer.files.storage import COMMANDS, Storage
 from vit_trainer.tracking.store import hide_password
 

@@ -17,7 +17,7 @@ from sweeps.reporting.texts import (
 )
 from sweeps.table.cells import Cell
 from sweeps.table.verdict import Status
-from vit_trainer.data import DATASETS
+from vit_trainer.data.datasets import DATASETS
 
 
 def the_table(results: Results) -> list[Block]:

@@ -7,7 +7,7 @@ from sweeps.records.cell_record import CellRecord
 from sweeps.records.trial_record import TrialRecord
 from sweeps.table.cells import Trial
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import DATASETS
+from vit_trainer.data.datasets import DATASETS
 from vit_trainer.errors import InputError
 
 MIN_RATES = 5

@@ -7,6 +7,7 @@ from sweeps.reporting.pages import Block, Heading, TextTable, foldable_table
 from sweeps.reporting.rows import trial_command
 from sweeps.reporting.texts import name_of
 from sweeps.table.cells import cell_of, name_of_cell
+from vit_trainer.data.datasets import family_of
 
 
 def environment(results: Results) -> list[Block]:
@@ -35,11 +36,12 @@ def environment(results: Results) -> list[Block]:
 
 def _data(dataset: str) -> str:
     """How the images of a data set are known to be those that they should be."""
-    if dataset.startswith("cifar"):
+    family = family_of(dataset)
+    if family == "cifar":
         return "the published files: their MD5s are checked before they are read"
-    if dataset.startswith("digits-"):
+    if family == "digits":
         return "as scikit-learn has them"
-    if dataset == "imagenet2012":
+    if family == "imagenet":
         return "not hashed: which files there are is checked, not what is in them"
     return "a hash of all names and sizes is part of its name"
 

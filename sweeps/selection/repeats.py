@@ -12,7 +12,7 @@ from sweeps.records.results import gather
 from sweeps.records.trial_record import TrialRecord
 from sweeps.table.cells import Cell, cell_of
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import dataset_id
+from vit_trainer.data.datasets import dataset_id
 from vit_trainer.errors import InputError, reason_of
 
 

@@ -24,7 +24,7 @@ from sweeps.planning.candidates import search_space
 from sweeps.records.decisions import METRIC
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.search_space import Space
-from vit_trainer.data import dataset_id
+from vit_trainer.data.datasets import dataset_id
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import Row
 

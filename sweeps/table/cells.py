@@ -8,7 +8,7 @@ from typing import Any
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import DATASETS
+from vit_trainer.data.datasets import DATASETS
 from vit_trainer.errors import InputError, one_of
 
 

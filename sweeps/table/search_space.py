@@ -6,7 +6,7 @@ from typing import Literal
 
 from sweeps.table.cells import Cell, Trial
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import dataset_info
+from vit_trainer.data.datasets import dataset_info
 
 Searched = Literal["base_lr", "dropout", "warmup_steps"]
 """What can be searched, by its name in FinetuneConfig."""

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.sweeps.running import Sweep
 from tests.sweeps.test_event_files import scalars
 from tests.sweeps.test_notifications import server  # noqa: F401
-from vit_trainer.data import load_dataset
+from vit_trainer.data.load import load_dataset
 from vit_trainer.files.run_dir import RunDir
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -15,7 +15,7 @@ from sweeps.paper_grid import app
 from sweeps.planning.candidates import planned_trials
 from sweeps.planning.capacity import Resources, require_fit, wall_hours
 from sweeps.planning.expectation import early_stopping_range
-from sweeps.planning.memory_and_disk import MAX_MICRO_BATCH_SIZE, disk_items, fit, memory_bytes
+from sweeps.planning.memory_and_disk import disk_items, fit, memory_bytes
 from sweeps.planning.order import cheapest_first, longest_first, trial_flops
 from sweeps.planning.plan import make_plan
 from sweeps.planning.plan_text import plan_lines
@@ -28,7 +28,7 @@ from sweeps.table.cells import MINI, PAPER, Cell, Schedule, Trial, cells_of
 from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import run
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.data import dataset_info
+from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.files.storage import PROBES, Storage
@@ -270,12 +270,6 @@ def test_the_range_is_what_is_known_of_4_and_2_candidates() -> None:
 
 
 # Memory and disk.
-
-
-def test_the_trainers_micro_batch_is_the_one_that_is_planned_with() -> None:
-    from vit_trainer.train import MAX_MICRO_BATCH_SIZE as TRAINERS
-
-    assert MAX_MICRO_BATCH_SIZE == TRAINERS
 
 
 def test_a_model_fits_with_the_largest_micro_batch_that_divides_its_share() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.data import DATASETS, dataset_info
+from vit_trainer.data.datasets import DATASETS, dataset_info
 from vit_trainer.errors import InputError
 
 PAPER = FinetuneConfig("ViT-B_16", "cifar10")

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.data import load_dataset
+from vit_trainer.data.load import load_dataset
 from vit_trainer.data.splits import InMemorySplit
 from vit_trainer.errors import CheckpointError, InputError
 from vit_trainer.evaluate import evaluate, evaluate_checkpoint, label_ranks

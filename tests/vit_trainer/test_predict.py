@@ -16,8 +16,9 @@ from tests.vit_trainer.conftest import MakeArrays
 from tests.vit_trainer.finished_trial import finished_trial, outcome_of, output_of
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import DATASETS, load_dataset
 from vit_trainer.data.class_names import class_names
+from vit_trainer.data.datasets import DATASETS
+from vit_trainer.data.load import load_dataset
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.inference.classifier import Classifier
 from vit_trainer.model.build import build_model

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import vit_trainer.train
+import vit_trainer.loop.step
 from vit_trainer.__main__ import app
 from vit_trainer.architectures import MODELS, Architecture
 from vit_trainer.command_line import run
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.errors import InputError
-from vit_trainer.loop.probe import ProbeResult, device_name, probe
+from vit_trainer.loop.probe import ProbeResult, probe
+from vit_trainer.machine import device_name
 from vit_trainer.model.build import build_model, dropout_keys_of
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ def test_a_probe_measures_for_as_long_as_it_was_asked_to() -> None:
 
 @pytest.mark.parametrize("limit", [20, 0])
 def test_a_micro_batch_that_needs_too_much_memory_is_halved(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    backward, sizes = vit_trainer.train.backward, list[int]()
+    backward, sizes = vit_trainer.loop.step.backward, list[int]()
 
     def short_of_memory(
         accelerator: object, model: nn.Module, images: Tensor, labels: Tensor, last: bool, share: int
@@ -46,7 +47,7 @@ def test_a_micro_batch_that_needs_too_much_memory_is_halved(monkeypatch: pytest.
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
         return backward(accelerator, model, images, labels, last, share)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(vit_trainer.train, "backward", short_of_memory)
+    monkeypatch.setattr(vit_trainer.loop.step, "backward", short_of_memory)
     if limit:
         assert probe(CONFIG, Execution(evaluation_batch_size=32), seconds=0.1).micro_batch_size == 16
         assert sizes[:3] == [64, 32, 16]

@@ -12,7 +12,7 @@ import pytest
 from vit_trainer import provenance
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.files.run_dir import RunDir
-from vit_trainer.loop.probe import device_name
+from vit_trainer.machine import device_name
 from vit_trainer.train import train
 from vit_trainer.weights.npz_files import checkpoint_path, file_upstream
 

@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.data import DATASETS, load_dataset
+from vit_trainer.data.datasets import DATASETS
+from vit_trainer.data.load import load_dataset
 from vit_trainer.errors import InputError, LeaseLostError, NonFiniteLossError
 from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.loop.step import choose_micro_batch_size
 from vit_trainer.model.memory import memory_bytes
-from vit_trainer.train import _micro_batch_size, steps_of_evaluations, train
+from vit_trainer.train import steps_of_evaluations, train
 
 CONFIG = FinetuneConfig.official(
     "ViT-B_32-mini", "digits-even", dropout=0.1, total_steps=8, warmup_steps=2, global_batch_size=16
@@ -94,14 +96,14 @@ def test_a_gpu_gets_the_largest_micro_batch_that_it_is_estimated_to_hold(
     gpu: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=1, mixed_precision="bf16")
     in_float32: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=1, mixed_precision="no")
     cpu: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
-    size = _micro_batch_size(config, Execution(), gpu)
+    size = choose_micro_batch_size(config, Execution(), gpu)
     assert size == 1 or memory_bytes(config, size) <= 0.9 * gib * 2**30
     assert size == 128 or memory_bytes(config, 2 * size) > 0.9 * gib * 2**30
     assert (size == 128) == (gib == 500)
     assert (size == 1) == (gib == 0.1)
     if gib < 500:
-        assert _micro_batch_size(config, Execution(), in_float32) == max(1, size // 2)
-    assert _micro_batch_size(config, Execution(), cpu) == 128
+        assert choose_micro_batch_size(config, Execution(), in_float32) == max(1, size // 2)
+    assert choose_micro_batch_size(config, Execution(), cpu) == 128
 
 
 def test_a_result_holds_what_the_table_needs(tmp_path: Path) -> None:
@@ -166,8 +168,10 @@ def test_digits_have_the_sizes_that_are_planned_with(name: str) -> None:
 def test_fine_tuning_sees_no_image_of_the_pre_training_and_no_split_shares_one() -> None:
     from vit_trainer.data.digits import subset_indices
 
-    pretrain = {int(i) for part in subset_indices("pretrain").values() for i in part}
-    seen: list[int] = [int(i) for subset in ("even", "odd") for part in subset_indices(subset).values() for i in part]
+    pretrain = {int(i) for part in subset_indices("digits-pretrain").values() for i in part}
+    seen: list[int] = [
+        int(i) for name in ("digits-even", "digits-odd") for part in subset_indices(name).values() for i in part
+    ]
     assert len(seen) == len(set(seen))
     assert not pretrain & set(seen)
     assert len(pretrain) + len(seen) == 1797

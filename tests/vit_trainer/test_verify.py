@@ -21,14 +21,14 @@ from torchvision.transforms import RandomResizedCrop
 
 from vit_trainer.__main__ import app
 from vit_trainer.command_line import run
-from vit_trainer.data.augment import Crops
+from vit_trainer.data.crops import Crops
 from vit_trainer.loop.optim import OfficialSGD, learning_rate
+from vit_trainer.loop.step import backward
 from vit_trainer.model.build import OfficialStdConv, build_model
 from vit_trainer.parity import ladder as verify
 from vit_trainer.parity.golden import SHIPPED, FinetuneFacts, GoldenFolder, make_images, make_params
 from vit_trainer.parity.ladder import Run, Rung
 from vit_trainer.parity.official_forward import official_layers
-from vit_trainer.train import backward
 from vit_trainer.weights import load as checkpoints
 
 Patch = pytest.MonkeyPatch
@@ -429,7 +429,7 @@ def test_torchvisions_crops(monkeypatch: Patch) -> None:
 
 @pytest.mark.parametrize(("limit", "value"), [("AREAS", (0.08, 1.0)), ("ASPECT_RATIOS", (0.8, 1.25))])
 def test_other_limits_of_crops(limit: str, value: object, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(f"vit_trainer.data.augment.{limit}", value)
+    monkeypatch.setattr(f"vit_trainer.data.crops.{limit}", value)
     assert "crops of 32x32 pixels: distance" in failures(verify.crops(GOLDEN))
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import vit_trainer.train
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.loop.ledger import Ledger
+from vit_trainer.loop.step import Gradients
+from vit_trainer.train import train
 
 ASKING = ("item", "tolist", "numpy", "cpu", "__array__", "__bool__", "__float__", "__int__", "__index__")
 ASKING_BELOW = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
@@ -27,18 +28,18 @@ class Watch(TorchDispatchMode):
         self.num_steps = 0
         for name in ASKING:
             patch.setattr(torch.Tensor, name, self._noted(name, getattr(torch.Tensor, name)))
-        gradient, mean_loss = vit_trainer.train._gradient, Ledger.mean_loss
+        compute, mean_loss = Gradients.compute, Ledger.mean_loss
 
-        def step_begins(*args: Any) -> torch.Tensor | None:
+        def step_begins(gradients: Gradients, step: int) -> torch.Tensor | None:
             self.between_rows = True
             self.num_steps += 1
-            return gradient(*args)
+            return compute(gradients, step)
 
         def row_begins(ledger: Ledger) -> float:
             self.between_rows = False
             return mean_loss(ledger)
 
-        patch.setattr(vit_trainer.train, "_gradient", step_begins)
+        patch.setattr(Gradients, "compute", step_begins)
         patch.setattr(Ledger, "mean_loss", row_begins)
 
     def _noted(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,7 +63,7 @@ def train_watched(tmp_path: Path, patch: pytest.MonkeyPatch) -> Watch:
     execution = Execution(micro_batch_size=8, num_evaluations=1, log_every_steps=3, compile=False)
     watch = Watch(patch)
     with watch:
-        vit_trainer.train.train(config, RunDir(tmp_path), execution)
+        train(config, RunDir(tmp_path), execution)
     assert [row["step"] for row in RunDir(tmp_path).rows()] == [3, 6]
     assert watch.num_steps == 6
     return watch
@@ -88,14 +89,14 @@ def test_a_look_at_each_loss_would_be_noticed(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="asks CUDA itself")
 def test_cuda_sees_no_wait_in_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    watch_gradient = vit_trainer.train._gradient
+    compute = Gradients.compute
 
-    def strict(*args: Any) -> torch.Tensor | None:
-        torch.cuda.set_sync_debug_mode("error" if args[5] > 0 else "default")
+    def strict(gradients: Gradients, step: int) -> torch.Tensor | None:
+        torch.cuda.set_sync_debug_mode("error" if step > 0 else "default")
         try:
-            return watch_gradient(*args)
+            return compute(gradients, step)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(vit_trainer.train, "_gradient", strict)
+    monkeypatch.setattr(Gradients, "compute", strict)
     train_watched(tmp_path, monkeypatch)

@@ -10,8 +10,9 @@ ImageNet's thus by wnid. Names that begin with a dot and files that are no image
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from vit_trainer.errors import DataError
@@ -101,6 +102,22 @@ def find_class_folders(root: Path, test: str | None = None) -> ClassFolders:
                 f"in {place}/ but not in {other}/; give all parts the same class folders"
             )
     return ClassFolders(root, tuple(classes), {part: tuple(listed[part][name] for name in classes) for part in listed})
+
+
+def held_out_per_class(counts: Sequence[int], percent: int) -> list[int]:
+    """Images to hold out from each class of `counts[i]` images, `percent` of them all in all.
+
+    A class gives its share, rounded so that the total is exact. However small, it gives at least one image and
+    keeps at least one (then the total is not exact); a class of one image keeps it.
+
+    >>> held_out_per_class([500] * 3, 2), held_out_per_class([150, 151, 150], 1), held_out_per_class([5, 2, 1], 2)
+    ([10, 10, 10], [2, 1, 2], [1, 1, 0])
+    """
+    num_images = sum(counts)
+    total = num_images - num_images * (100 - percent) // 100
+    ends = [(2 * end * total + num_images) // (2 * num_images) for end in accumulate(counts, initial=0)]
+    shares = [end - start for start, end in pairwise(ends)]
+    return [min(max(share, 1), count - 1) for share, count in zip(shares, counts, strict=True)]
 
 
 def _list_part(folder: Path) -> dict[str, tuple[str, ...]]:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from vit_trainer.data import data_folder, dataset_info, is_folder
+from vit_trainer.data.datasets import data_folder, dataset_info, is_folder
 
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100 = """

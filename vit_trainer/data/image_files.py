@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vit_trainer.data import DatasetInfo
-from vit_trainer.data.augment import random_crops, resize_cuts, whole_images
 from vit_trainer.data.class_folders import HELD_OUT_PERCENT, ClassFolders, find_class_folders
+from vit_trainer.data.crops import random_crops, resize_cuts, whole_images
+from vit_trainer.data.datasets import DatasetInfo
 from vit_trainer.data.decoding import decoded, read_header, read_image
 from vit_trainer.data.splits import MicroBatch, Splits, held_out
 from vit_trainer.errors import DataError

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_trainer.data.augment import random_crops, resize_crops, whole_images
-from vit_trainer.data.holdout import held_out_per_class
+from vit_trainer.data.class_folders import held_out_per_class
+from vit_trainer.data.crops import random_crops, resize_crops, whole_images
 from vit_trainer.data.randomness import Stream, raw_bits
-from vit_trainer.data.to_device import to_device
+from vit_trainer.machine import to_device
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.data import DATASETS, is_folder
-from vit_trainer.data.augment import resize_cuts
 from vit_trainer.data.class_names import class_names, numbered
+from vit_trainer.data.crops import resize_cuts
+from vit_trainer.data.datasets import DATASETS, is_folder
 from vit_trainer.errors import CheckpointError, InputError
 from vit_trainer.model.build import build_model
 from vit_trainer.weights.choice import Weights

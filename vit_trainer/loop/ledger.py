@@ -13,8 +13,8 @@ from torch import Tensor
 from vit_trainer.config import Execution
 from vit_trainer.errors import CheckpointError, GangRestartError, NonFiniteLossError, RunInterruptedError
 from vit_trainer.files.run_dir import Row, RunDir
-from vit_trainer.loop.probe import device_name
 from vit_trainer.loop.state import TrainState
+from vit_trainer.machine import device_name
 from vit_trainer.provenance import commit, versions
 from vit_trainer.weights.npz_files import file_sha256
 

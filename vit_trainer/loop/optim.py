@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from vit_trainer.config import FinetuneConfig
+
 
 def learning_rate(step: int, *, base_lr: float, warmup_steps: int, total_steps: int) -> float:
     """Linear warm-up times cosine decay; a pure function of the step, so a resumed run needs no state for it.
@@ -25,6 +27,11 @@ def learning_rate(step: int, *, base_lr: float, warmup_steps: int, total_steps: 
     progress = min(max((step - warmup_steps) / (total_steps - warmup_steps), 0.0), 1.0)
     rate = base_lr * 0.5 * (1.0 + math.cos(math.pi * progress))
     return rate * min(1.0, step / warmup_steps) if warmup_steps else rate
+
+
+def learning_rate_of(config: FinetuneConfig, step: int) -> float:
+    """The learning rate of a trial's step; steps count from 0."""
+    return learning_rate(step, base_lr=config.base_lr, warmup_steps=config.warmup_steps, total_steps=config.total_steps)
 
 
 class OfficialSGD:

@@ -6,16 +6,15 @@ Imports PyTorch only when it measures, so that a plan can read results without i
 from __future__ import annotations
 
 import dataclasses
-import platform
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.data import dataset_info
+from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import InputError
+from vit_trainer.machine import device_name
 
 if TYPE_CHECKING:
     import torch
@@ -47,24 +46,6 @@ class ProbeResult:
     """How long it was asked to measure."""
 
 
-def device_name() -> str:
-    """What a probe in this process would run on: the GPU's name, or the CPU's and the number of threads."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{_cpu_name()} with {torch.get_num_threads()} threads"
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
-
-
 def probe(config: FinetuneConfig, execution: Execution | None = None, *, seconds: float = 60.0) -> ProbeResult:
     """Train and evaluate on random images for a while, with the parts that `train()` is made of.
 
@@ -80,13 +61,13 @@ def probe(config: FinetuneConfig, execution: Execution | None = None, *, seconds
         InputError: the device's memory doesn't hold the model with even one image.
     """
     from vit_trainer.loop.accelerator import start_accelerator
+    from vit_trainer.loop.step import choose_micro_batch_size
     from vit_trainer.model.attention_backend import fastest_attention
-    from vit_trainer.train import _micro_batch_size
 
     execution = execution or Execution()
     accelerator = start_accelerator(execution.precision)
     config = dataclasses.replace(config, total_steps=ENDLESS_STEPS)
-    micro_batch_size = _micro_batch_size(config, execution, accelerator)
+    micro_batch_size = choose_micro_batch_size(config, execution, accelerator)
     with fastest_attention(MODELS[config.model], config.resolution, micro_batch_size, accelerator):
         return _measured(config, execution, accelerator, micro_batch_size, seconds)
 
@@ -95,16 +76,16 @@ def _measured(
     config: FinetuneConfig, execution: Execution, accelerator: Accelerator, micro_batch_size: int, seconds: float
 ) -> ProbeResult:
     import torch
-    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+    from accelerate.utils.memory import should_reduce_batch_size
 
     from vit_trainer.evaluate import evaluate
-    from vit_trainer.loop.optim import OfficialSGD, learning_rate
+    from vit_trainer.loop.optim import OfficialSGD, learning_rate_of
+    from vit_trainer.loop.step import Gradients
     from vit_trainer.model.build import build_model, dropout_keys_of
     from vit_trainer.model.compiled import compile_forward, compiles
-    from vit_trainer.train import _batches, _gradient
 
     device = accelerator.device
-    images = _random_images(config, execution.evaluation_batch_size)
+    images = random_images(config, execution.evaluation_batch_size)
     raw_model = build_model(
         MODELS[config.model],
         num_classes=dataset_info(config.dataset).num_classes,
@@ -117,23 +98,16 @@ def _measured(
     try:
         model = accelerator.prepare(raw_model).train()
         optimizer = OfficialSGD(model.parameters())
-        batches = _batches(config, images, accelerator, 0, micro_batch_size)
+        gradients = Gradients(config, accelerator, model, keys, images, micro_batch_size)
         step, start = 0, 0.0
         while step < 2 or _now(device) - start < TRAIN_FRACTION * seconds:
-            if _gradient(config, accelerator, model, keys, batches, step, micro_batch_size) is None:
-                share = config.global_batch_size
-                micro_batch_size = max(size for size in range(1, micro_batch_size // 2 + 1) if share % size == 0)
-                optimizer.zero_grad()
-                clear_device_cache(garbage_collection=True)
+            if gradients.compute(step) is None:
+                gradients.shrink(0)
+                step = 0
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats()
-                batches, step = _batches(config, images, accelerator, 0, micro_batch_size), 0
                 continue
-            optimizer.step(
-                learning_rate(
-                    step, base_lr=config.base_lr, warmup_steps=config.warmup_steps, total_steps=config.total_steps
-                )
-            )
+            optimizer.step(learning_rate_of(config, step))
             optimizer.zero_grad()
             if step == 0:
                 start = _now(device)
@@ -157,7 +131,7 @@ def _measured(
         train_images_per_second=num_steps * config.global_batch_size / train_seconds,
         evaluation_images_per_second=num_evaluations * len(images) / (_now(device) - start),
         peak_memory_bytes=torch.cuda.max_memory_reserved() if device.type == "cuda" else None,
-        micro_batch_size=micro_batch_size,
+        micro_batch_size=gradients.micro_batch_size,
         device_name=device_name(),
         num_steps=num_steps,
         seconds=seconds,
@@ -173,17 +147,13 @@ def _now(device: torch.device) -> float:
     return time.monotonic()
 
 
-def _random_images(config: FinetuneConfig, count: int) -> InMemorySplit:
-    """As large as those of the data set; as ImageNet's usual ones for files of any size."""
+def random_images(config: FinetuneConfig, count: int) -> InMemorySplit:
+    """Noise, with the sizes and classes of the data set."""
     import numpy as np
 
     from vit_trainer.data.splits import InMemorySplit
 
     draw = np.random.default_rng(config.seed)
-    height, width = (375, 500)
-    if config.dataset.startswith("digits-"):
-        height, width = 8, 8
-    elif config.dataset.startswith("cifar"):
-        height, width = 32, 32
-    pixels = draw.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
-    return InMemorySplit(pixels, draw.integers(0, dataset_info(config.dataset).num_classes, count))
+    info = dataset_info(config.dataset)
+    pixels = draw.integers(0, 256, (count, *info.image_size, 3), dtype=np.uint8)
+    return InMemorySplit(pixels, draw.integers(0, info.num_classes, count))

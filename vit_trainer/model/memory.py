@@ -2,8 +2,10 @@
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import dataset_info
+from vit_trainer.data.datasets import dataset_info
 
+MAX_MICRO_BATCH_SIZE = 128
+"""Images per forward and backward unless told otherwise."""
 USABLE_SHARE = 0.9
 """Of a card's memory; the rest is CUDA's own, and gaps between what PyTorch allocates."""
 

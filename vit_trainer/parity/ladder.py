@@ -19,9 +19,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vit_trainer.architectures import MODELS, Architecture
-from vit_trainer.data.augment import Crops, random_crops, resize_crops, whole_images
+from vit_trainer.data.crops import Crops, random_crops, resize_crops, whole_images
 from vit_trainer.errors import InputError
 from vit_trainer.loop.optim import OfficialSGD, learning_rate
+from vit_trainer.loop.step import backward
 from vit_trainer.model.build import build_model, dropout_keys_of
 from vit_trainer.model.dropout import ImageDropout
 from vit_trainer.parity.golden import (
@@ -35,7 +36,6 @@ from vit_trainer.parity.golden import (
     make_params,
 )
 from vit_trainer.parity.official_forward import LayerError, layer_errors
-from vit_trainer.train import backward
 from vit_trainer.weights.load import export_arrays, load_arrays, resize_position_embedding
 from vit_trainer.weights.npz_files import Arrays
 

@@ -403,7 +403,7 @@ def _dataset_input(dataset: str) -> Any:
     from mlflow.data.meta_dataset import MetaDataset
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    from vit_trainer.data import DATASETS
+    from vit_trainer.data.datasets import DATASETS
 
     facts = asdict(DATASETS[dataset]) if dataset in DATASETS else {}
     sizes = {key: facts[key] for key in ("num_classes", "num_train", "num_validation", "num_test") if key in facts}

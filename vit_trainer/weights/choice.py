@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.data import dataset_id, dataset_info
+from vit_trainer.data.datasets import dataset_id, dataset_info
 from vit_trainer.errors import CheckpointError, InputError, one_of
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import Storage

@@ -18,8 +18,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from vit_trainer.data import DATASETS, load_dataset, require_dataset
 from vit_trainer.data.cifar import CIFAR, CifarFormat, fetch_cifar, load_cifar
+from vit_trainer.data.datasets import DATASETS
+from vit_trainer.data.load import load_dataset, require_dataset
 from vit_trainer.errors import DataError
 
 

@@ -10,8 +10,9 @@ from sweeps.options import SweepOptions
 from sweeps.planning.candidates import candidates, grid_of
 from sweeps.table.cells import Grid, cells_of
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data import DATASETS, dataset_id, dataset_info, load_dataset, require_dataset
 from vit_trainer.data.class_folders import find_class_folders
+from vit_trainer.data.datasets import DATASETS, dataset_id, dataset_info
+from vit_trainer.data.load import load_dataset, require_dataset
 from vit_trainer.errors import DataError, InputError
 
 Write = Callable[..., Path]

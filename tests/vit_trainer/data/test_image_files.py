@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vit_trainer.data.augment import random_crops, resize_crops, whole_images
 from vit_trainer.data.class_folders import find_class_folders
+from vit_trainer.data.crops import random_crops, resize_crops, whole_images
 from vit_trainer.data.decoding import read_image
 from vit_trainer.data.image_files import ImageFileSplit, load_class_folders
 from vit_trainer.data.randomness import image_order

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vit_trainer.data import DATASETS, holdout
+from vit_trainer.data import class_folders
+from vit_trainer.data.datasets import DATASETS
 from vit_trainer.data.splits import held_out
 
 
@@ -58,5 +59,5 @@ def test_no_class_is_lost() -> None:
 
 
 def test_the_examples_hold() -> None:
-    assert doctest.testmod(holdout).attempted > 0
-    assert doctest.testmod(holdout).failed == 0
+    assert doctest.testmod(class_folders).attempted > 0
+    assert doctest.testmod(class_folders).failed == 0

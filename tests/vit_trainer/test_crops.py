@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from vit_trainer.data.augment import (
+from vit_trainer.data.crops import (
     Crops,
     _neighbours,
     _resize_at_once,

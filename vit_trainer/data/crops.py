@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_trainer.data.randomness import Stream, uniform
-from vit_trainer.data.to_device import to_device
+from vit_trainer.machine import to_device
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 AREAS = (0.05, 1.0)

@@ -1,0 +1,152 @@
+"""DATASETS: name -> what is known of a data set before any of it is read. Standard library only.
+
+A name with a slash is the path of a folder of classes; `dataset_info()` looks both kinds up.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from vit_trainer.data.class_folders import HELD_OUT_PERCENT, find_class_folders, held_out_per_class
+from vit_trainer.errors import InputError, one_of
+
+Family = Literal["cifar", "imagenet", "digits", "folder"]
+"""Where a data set's images come from, and so how they are found and read."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Facts about a data set that planning and validation need."""
+
+    num_classes: int
+    """Classes, numbered from 0."""
+    num_train: int
+    """Training images that the optimiser sees (98% of CIFAR's, 99% of ImageNet's; the rest is validation)."""
+    num_validation: int
+    """Images held out from the training set: early stopping and the choice of a learning rate look at these."""
+    num_test: int
+    """Test images: looked at once, at the last step."""
+    total_steps: int
+    """Optimiser steps of the official schedule."""
+    warmup_steps: int
+    """Optimiser steps of linear warm-up in the official schedule."""
+    global_batch_size: int = 512
+    """Images per optimiser step."""
+    upstream: str = "imagenet21k"
+    """The checkpoints that fine-tuning starts from unless told otherwise."""
+    official_base_lr: float = 0.03
+    """Base learning rate of the official recipe."""
+    base_lrs: tuple[float, ...] = (0.03,)
+    """Candidate base learning rates of a sweep: for the official data sets, those of the paper."""
+    num_evaluations: int = 40
+    """Validations per run, evenly spaced, the last at the last step."""
+    family: Family = "folder"
+    """Where its images come from."""
+    image_size: tuple[int, int] = (375, 500)
+    """Height and width of its images in pixels; where they differ from file to file, ImageNet's usual ones."""
+
+    @property
+    def is_miniature(self) -> bool:
+        """Whether it is made for trials of seconds on a laptop, as the architectures of that kind are."""
+        return self.family == "digits"
+
+
+_CIFAR_LRS, _IMAGENET_LRS = (0.001, 0.003, 0.01, 0.03), (0.003, 0.01, 0.03, 0.06)
+
+
+def _cifar(num_classes: int) -> DatasetInfo:
+    return DatasetInfo(
+        num_classes, 49_000, 1_000, 10_000, 10_000, 500, base_lrs=_CIFAR_LRS, family="cifar", image_size=(32, 32)
+    )
+
+
+def _digits(num_classes: int, num_train: int, num_validation: int, num_test: int) -> DatasetInfo:
+    return DatasetInfo(
+        num_classes,
+        num_train,
+        num_validation,
+        num_test,
+        total_steps=80,
+        warmup_steps=8,
+        global_batch_size=64,
+        upstream="digits",
+        official_base_lr=0.003,
+        base_lrs=(0.003, 0.01),
+        num_evaluations=8,
+        family="digits",
+        image_size=(8, 8),
+    )
+
+
+DATASETS: dict[str, DatasetInfo] = {
+    "cifar10": _cifar(10),
+    "cifar100": _cifar(100),
+    "imagenet2012": DatasetInfo(
+        1000, 1_268_355, 12_812, 50_000, 20_000, 500, base_lrs=_IMAGENET_LRS, family="imagenet"
+    ),
+    "digits-even": _digits(5, 181, 90, 180),
+    "digits-odd": _digits(5, 179, 90, 179),
+    "digits-pretrain": replace(
+        _digits(10, 718, 180, 180), upstream="scratch", total_steps=2000, warmup_steps=200, official_base_lr=0.1
+    ),
+}
+
+
+def is_folder(name: str) -> bool:
+    """Whether a data set is named by the path of a folder of classes: one with a slash, such as ./pets."""
+    return os.sep in name
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """What is known of a data set: a row of DATASETS, or what a folder of classes holds.
+
+    Of a folder, names and sizes of its files are listed (once per process), none is opened. Its recipe is that of
+    the paper's smaller data sets: CIFAR's schedule and candidates.
+
+    Raises:
+        InputError: a name that doesn't exist; the message names the nearest one.
+        DataError: a path where there is no folder of classes; says what has to be there.
+    """
+    if is_folder(name):
+        return _listed_folder(name)[1]
+    if name not in DATASETS:
+        raise InputError(f"{one_of('dataset', name, list(DATASETS))}; or the path of a folder of classes, as ./{name}")
+    return DATASETS[name]
+
+
+def family_of(name: str) -> Family:
+    """A data set's family, whatever it is called: by name, path or id. Nothing is looked at, so it never fails."""
+    return DATASETS[name].family if name in DATASETS else "folder"
+
+
+def dataset_id(name: str) -> str:
+    """What a data set is called in trial ids and config.json: its name, without a slash.
+
+    Of a folder of classes: its own name and a hash of its contents (every image's part, class, file name and size),
+    so a copy elsewhere is the same data set, and an image added, removed or changed makes it another.
+    """
+    return _listed_folder(name)[0] if is_folder(name) else name
+
+
+@lru_cache(maxsize=64)
+def _listed_folder(path: str) -> tuple[str, DatasetInfo]:
+    folders = find_class_folders(Path(path))
+    train_counts = folders.counts("train")
+    num_train = sum(train_counts)
+    if folders.validation == "train":
+        num_validation = sum(held_out_per_class(train_counts, HELD_OUT_PERCENT))
+        num_train -= num_validation
+    else:
+        num_validation = sum(folders.counts(folders.validation))
+    num_test = sum(folders.counts(folders.test))
+    info = DatasetInfo(len(folders.classes), num_train, num_validation, num_test, 10_000, 500, base_lrs=_CIFAR_LRS)
+    return folders.contents_id(), info
+
+
+def data_folder() -> Path:
+    """Where the files of named data sets are: $VIT_DATA, else vit_trainer/data in the user's cache folder."""
+    if folder := os.environ.get("VIT_DATA"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vit_trainer" / "data"
