@@ -2,7 +2,6 @@
 
 import math
 from itertools import islice, product
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -11,6 +10,7 @@ from sweeps.running.assignment import Assignment
 from sweeps.table.cells import MINI, Cell, Schedule, Trial
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.files.storage import Storage
 
 
 def candidates_per_cell(num_trials: int) -> int:
@@ -94,4 +94,4 @@ class RawFormulaActor(FormulaActor):
 
     def _trial_of(self, config: dict[str, Any]) -> tuple[FinetuneConfig, str]:
         trial = FinetuneConfig(**config["trial"])
-        return trial, str(Path(config["storage"]) / "runs" / trial.trial_id)
+        return trial, Storage(config["storage"]).run_dir(trial.trial_id).location

@@ -371,9 +371,9 @@ def _start_ray() -> None:
 
 def _what_is_there(folder: Path) -> tuple[int, int, float]:
     """In the run folders: trials with a result, reports, and when the first trial began, in Unix seconds."""
-    from vit_trainer.files.run_dir import RunDir
+    from vit_trainer.files.storage import Storage
 
-    run_dirs = [RunDir(path) for path in (folder / "runs").iterdir()]
+    run_dirs = Storage(folder).run_dirs()
     num_ended = sum((run_dir.result() or {}).get("status") in ("finished", "stopped") for run_dir in run_dirs)
     first = min(attempt["time"] for run_dir in run_dirs for attempt in run_dir.attempts())
     return num_ended, sum(len(run_dir.rows()) for run_dir in run_dirs), first

@@ -29,6 +29,7 @@ from vit_trainer.config import Execution
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import RESULT, RunDir
+from vit_trainer.files.storage import Storage
 
 app = new_app("Measures how long a slot waits for its next trial.", name="slot_wait.py")
 
@@ -61,7 +62,7 @@ def slot_wait(*, num_trials: int = 12, num_slots: int = 2, json: Path | None = N
         raise InputError(f"{num_trials} trials on {num_slots} slots leave no slot that waits: give more trials")
     with tempfile.TemporaryDirectory() as folder:
         run_sweep_of_seeds(num_trials, num_slots, folder)
-        run_dirs = [RunDir(path) for path in (Path(folder) / "runs").iterdir()]
+        run_dirs = Storage(folder).run_dirs()
         waits, report_seconds = waits_of(run_dirs, num_slots), seconds_per_report(run_dirs)
     num_reports = max(dataset_info(dataset).num_evaluations for dataset in PAPER.datasets)
     share = (median(wait.seconds_to_begin for wait in waits) + num_reports * report_seconds) / SECONDS_PER_HOUR

@@ -25,7 +25,7 @@ from benchmarks.provenance import ROOT, machine, write_json
 from vit_trainer.command_line import new_app, run
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import InputError
-from vit_trainer.files.run_dir import RunDir
+from vit_trainer.files.storage import Storage
 
 app = new_app("Measures the time from a command to the first steps.", name="startup.py")
 
@@ -127,8 +127,7 @@ def first_steps(arguments: Sequence[str], num_trials: int) -> list[float]:
 
 def _first_rows(storage: Path) -> list[float]:
     """When the trials that have one wrote their first row (Unix seconds)."""
-    runs = storage / "runs"
-    journals = [RunDir(path).rows() for path in runs.iterdir()] if runs.is_dir() else []
+    journals = [run_dir.rows() for run_dir in Storage(storage).run_dirs()]
     return [rows[0]["time"] for rows in journals if rows]
 
 

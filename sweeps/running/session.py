@@ -156,9 +156,8 @@ class Session:
         """All run folders of the storage, as the studies want to be told of them."""
         from sweeps.selection.studies import PastRun
 
-        runs, storage = {}, self.options.opened_storage
-        for trial_id in storage.trial_ids():
-            run_dir = storage.run_dir(trial_id)
+        runs = {}
+        for run_dir in self.options.opened_storage.run_dirs():
             if (config := run_dir.config()) is not None:
-                runs[trial_id] = PastRun(config, run_dir.journal(), self.options.settled(run_dir.result()))
+                runs[run_dir.trial_id] = PastRun(config, run_dir.journal(), self.options.settled(run_dir.result()))
         return runs

@@ -70,6 +70,10 @@ class Storage:
         """A trial's run folder; it need not exist."""
         return RunDir(self.runs.child(trial_id))
 
+    def run_dirs(self) -> list[RunDir]:
+        """All run folders, in the order of their trials' ids."""
+        return [self.run_dir(trial_id) for trial_id in self.trial_ids()]
+
     # Sweeps.
 
     def sweep_names(self) -> list[str]:

@@ -37,11 +37,10 @@ def sync(storage: Storage, tracking_uri: str, experiment: str | None = None) -> 
     places = _places(storage, experiment)
     shippers: dict[str, Shipper] = {}
     synced = Synced()
-    for name in storage.trial_ids():
-        run_dir = storage.run_dir(name)
+    for run_dir in storage.run_dirs():
         try:
             _check_is_ours(run_dir)
-            for where, entry in places.get(name) or [(experiment or DEFAULT_EXPERIMENT, Entry())]:
+            for where, entry in places.get(run_dir.trial_id) or [(experiment or DEFAULT_EXPERIMENT, Entry())]:
                 if where not in shippers:
                     shippers[where] = _shipper(storage, tracking_uri, where, entry)
                 synced.num_runs[shippers[where].ship(run_dir, entry)] += 1
