@@ -6,7 +6,7 @@ from itertools import groupby
 
 from sweeps.machines.prices import Price
 from sweeps.planning.capacity import Resources, require_fit, wall_hours
-from sweeps.planning.expectation import early_stopping_range
+from sweeps.planning.expected_savings import early_stopping_range
 from sweeps.planning.memory_and_disk import DiskItem, Fit, disk_items, fit
 from sweeps.planning.order import longest_first
 from sweeps.planning.probed_rates import Workload

@@ -14,7 +14,7 @@ from sweeps.options import SweepOptions
 from sweeps.paper_grid import app
 from sweeps.planning.candidates import planned_trials
 from sweeps.planning.capacity import Resources, require_fit, wall_hours
-from sweeps.planning.expectation import early_stopping_range
+from sweeps.planning.expected_savings import early_stopping_range
 from sweeps.planning.memory_and_disk import disk_items, fit, memory_bytes
 from sweeps.planning.order import cheapest_first, longest_first, trial_flops
 from sweeps.planning.plan import make_plan

@@ -1,4 +1,4 @@
-"""Expectation: how much of the work early stopping is expected to leave."""
+"""Expected savings: how much of the work early stopping is expected to leave."""
 
 import random
 from bisect import insort
