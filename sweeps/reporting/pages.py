@@ -1,4 +1,4 @@
-"""Pages: blocks of text, tables and charts, as Markdown and as one HTML file that needs nothing else."""
+"""Pages: blocks of text, tables and charts, as Markdown and as HTML (by report.html.j2)."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,19 +9,19 @@ from pathlib import Path
 from sweeps.reporting.figures import style
 
 MAX_OPEN_ROWS = 8
-"""Longer tables that may be folded away are."""
+"""Rows of a table up to which it isn't folded away."""
 
 
 @dataclass(frozen=True)
 class Heading:
-    """Begins a section."""
+    """The title of a section."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph."""
+    """A text without line breaks."""
 
     text: str
 
@@ -33,16 +33,16 @@ class TextTable:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     is_grid: bool = False
-    """Whether each text is an entry of its own, its first line the most important; else a row is one thing."""
+    """Whether each text is a thing of its own, its first line the most important; else a row is one thing."""
     numbers: frozenset[int] = frozenset()
-    """Columns of numbers."""
+    """Indices of columns of numbers."""
     code: frozenset[int] = frozenset()
-    """Columns of what one can type."""
+    """Indices of columns of what one can type."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart of a file."""
+    """One chart with its caption."""
 
     caption: str
     svg: str
@@ -103,7 +103,7 @@ def foldable_table(
 
 
 def markdown(page: Page) -> str:
-    """The page as Markdown as GitHub reads it, with its pictures in files beside it."""
+    """The page as Markdown as GitHub reads it, with its charts in files beside it."""
     parts = [f"# {_plain(page.title)}", *(_markdown_block(block) for block in page.blocks)]
     return "\n\n".join(parts) + "\n"
 
@@ -143,7 +143,7 @@ def _markdown_cell(text: str, is_code: bool) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text in which Markdown sees nothing to interpret."""
+    """The text with escapes, so that Markdown sees nothing to interpret in it."""
     text = escape(text, quote=False).replace("\n", " ")
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)
 
@@ -152,7 +152,7 @@ def _plain(text: str) -> str:
 
 
 def html(page: Page) -> str:
-    """The page as one HTML file that needs nothing else: report.html.j2 says how it looks."""
+    """The page as one HTML file that needs nothing else; report.html.j2 says how it looks."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
