@@ -1,4 +1,4 @@
-"""Report: what the sweeps of a storage came to: a page, its pictures, and the table for other tools.
+"""Report: what the sweeps of a storage came to: a page, its charts, and the table for other tools.
 
 Command: python sweeps/report.py --storage sweep-results
 """

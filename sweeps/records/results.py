@@ -16,7 +16,7 @@ from vit_trainer.files.storage import COMMANDS, DECISIONS, Storage
 from vit_trainer.tracking.catalogue import Catalogue
 
 NUM_READERS = 8
-"""Run folders that are read at a time."""
+"""How many run folders are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Results:
     cells: tuple[CellRecord, ...]
     """The cells of which anything was run, in the order of the published table."""
     decisions: tuple[Decision, ...]
-    """What was decided about candidates in all its sweeps."""
+    """What was decided about candidates in all sweeps of the storage."""
     complaints: tuple[str, ...]
     """What could not be read and was left alone, a line each."""
     sweep: str | None = None
@@ -41,7 +41,7 @@ class Results:
 
     @property
     def on_gpus(self) -> bool:
-        """Whether hours are GPU-hours."""
+        """Whether hours are GPU-hours, because any trial had a GPU."""
         return any(attempt.get("device") == "cuda" for trial in self.trials for attempt in trial.attempts)
 
     @property
@@ -54,7 +54,7 @@ def gather(storage: Storage, sweep: str | None = None) -> Results:
     """Read every run folder of a storage, whichever sweeps or single runs left it.
 
     Args:
-        sweep: only the cells and trials of this one; those that it shares with others too.
+        sweep: name of a sweep, for its cells and trials alone; those that it shares with others too.
 
     Raises:
         OSError: the storage can't be read.

@@ -20,7 +20,7 @@ STATUSES = ("finished", "stopped", "failed", UNFINISHED)
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """What one run folder holds."""
+    """A trial as its run folder tells of it."""
 
     trial_id: str
     config: Mapping[str, Any]
@@ -44,7 +44,7 @@ class TrialRecord:
 
     @property
     def status(self) -> str:
-        """finished, stopped, failed or unfinished."""
+        """Which of STATUSES the trial has."""
         return UNFINISHED if self.result is None else str(self.result["status"])
 
     @cached_property
@@ -54,7 +54,7 @@ class TrialRecord:
 
     @property
     def step(self) -> int:
-        """Optimiser steps taken."""
+        """Optimiser steps that the trial has taken."""
         return int(self.journal[-1]["step"]) if self.journal else 0
 
     @property
@@ -63,7 +63,7 @@ class TrialRecord:
 
     @property
     def hours(self) -> float:
-        """GPU-hours, or hours of a slot where there is no GPU; those of steps that were run again left out."""
+        """GPU-hours of the trial, or hours of its slot where there is no GPU; without those of steps run again."""
         return max(hours_of(self.journal[-1]) if self.journal else 0.0, hours_of(self.result or {}))
 
     @property
@@ -108,7 +108,7 @@ class TrialRecord:
 
     @property
     def validations(self) -> list[tuple[int, float]]:
-        """(optimiser step, accuracy as a fraction); what was no number is left out."""
+        """(optimiser step, accuracy as a fraction) of each validation; what was no number is left out."""
         found = [(row["step"], row["val/accuracy"]) for row in self.journal if "val/accuracy" in row]
         return [(step, accuracy) for step, accuracy in found if math.isfinite(accuracy)]
 

@@ -1,4 +1,4 @@
-"""Region: which learning rates do as well as a cell's best, beside the official one; and what mattered in a search."""
+"""Best region: which learning rates do as well as a cell's best, the official one too; what mattered in a search."""
 
 import math
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ class Region:
     best: TrialRecord
     """The candidate that is best on the validation images."""
     low: float
-    """The lowest learning rate of the region; all finished candidates within do as well as the best."""
+    """The lowest learning rate that does as well as the best, as all finished candidates up to `high` do."""
     high: float
-    """The highest."""
+    """The highest learning rate that does as well as the best."""
     official_lr: float | None
-    """The official recipe's; None: it has none for this data set."""
+    """The official recipe's learning rate; None: it has none for this data set."""
     official: TrialRecord | None
     """The finished candidate with the official recipe."""
 
     @classmethod
     def of(cls, record: CellRecord) -> "Region | None":
-        """None if fewer than MIN_RATES were tried, or nothing is finished.
+        """The region of a cell; None if fewer than MIN_RATES were tried, or nothing is finished.
 
         As good as the best is what lies within one standard error of its accuracy: that of a share of the held-out
         images, with one more right and one more wrong, so that 100% isn't certain.
@@ -55,7 +55,7 @@ class Region:
 
 
 def validation_accuracy(trial: TrialRecord) -> float:
-    """At its end, or where it was stopped; a fraction, NaN if it never validated."""
+    """A trial's validation accuracy at its end, or where it was stopped; a fraction, NaN if it never validated."""
     if trial.status == "finished" and trial.result is not None:
         return float(trial.result["val/accuracy"])
     return trial.validations[-1][1] if trial.validations else math.nan
@@ -84,7 +84,7 @@ def importances_of(record: CellRecord) -> dict[str, float]:
 
 
 def _standard_error(accuracy: float, dataset: str) -> float:
-    """Of an accuracy on a data set's validation images; 0 for a folder of classes, whose number isn't known here."""
+    """Standard error of an accuracy on a data set's validation images; 0 for a folder of classes, of unknown size."""
     if dataset not in DATASETS:
         return 0.0
     number = DATASETS[dataset].num_validation + 2
@@ -93,6 +93,7 @@ def _standard_error(accuracy: float, dataset: str) -> float:
 
 
 def _official(record: CellRecord) -> FinetuneConfig | None:
+    """The official recipe for a cell's model and data set."""
     try:
         return FinetuneConfig.official(record.cell.model, record.cell.dataset)
     except InputError:  # a folder of classes, of which a run folder knows the id only

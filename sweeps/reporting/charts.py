@@ -83,13 +83,13 @@ def chart_files(results: Results) -> dict[str, bytes]:
 
 
 def _curves(results: Results) -> Panels:
-    """A chart for each cell of which there is a validation to draw."""
+    """A chart of learning curves for each cell of which there is a validation to draw."""
     drawn = [record for record in results.cells if any(trial.validations for trial in record.trials)]
     return [(name_of(record, results), figures.curves(record)) for record in drawn]
 
 
 def _rates(results: Results) -> Panels:
-    """A chart for each cell in which enough learning rates were tried."""
+    """A chart of accuracy over the learning rate for each cell in which enough learning rates were tried."""
     return [(name_of(record, results), figures.over_rate(record, region)) for record, region in _regions(results)]
 
 
@@ -100,7 +100,7 @@ def _regions(results: Results) -> list[tuple[CellRecord, Region]]:
 
 
 def _hours(results: Results) -> Panels:
-    """A chart for each data set of whose cells one has an accuracy."""
+    """A chart of accuracy against hours for each data set of whose cells one has an accuracy."""
     by_dataset: dict[str, list[CellRecord]] = {}
     for record in results.cells:
         if record.accuracy is not None:

@@ -1,4 +1,4 @@
-"""Figures of a report: learning curves of cells, and accuracies against hours. Draws, and knows nothing of files."""
+"""Figures: draws a report's charts: learning curves, accuracy over rates and against hours. Knows nothing of files."""
 
 import io
 import math
@@ -21,17 +21,17 @@ SERIES = ("#0072b2", "#c24e00", "#007a5a", "#b0528a", "#8a6500", "#6a5acd")
 """Colours that also the colour-blind tell apart (after Okabe and Ito), dark enough on white; lines differ too."""
 SERIES_ON_DARK = ("#56b4e9", "#ff9a4d", "#2fd0a2", "#e69fc7", "#e6c229", "#b3a8ff")
 LINES = ("--", ":", "-.")
-"""Of candidates that weren't chosen."""
+"""Styles of the curves of candidates that weren't chosen."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 ENDS = {"finished": "o", "stopped": "X", "failed": "v", "unfinished": "|"}
 """How a curve ends, by the status of its trial."""
 MAX_NAMED = 8
-"""Of a cell with more candidates, only the chosen one is named."""
+"""Candidates of a cell up to which a chart names all; of more, only the chosen one."""
 SHOWN_FROM = 0.25
 """Where curves begin to be shown in full, as a fraction of all steps: before it they climb steeply."""
 
 WIDTH, HEIGHT = 4.4, 2.1
-"""Of a chart in inches; its height without the margins."""
+"""Size of a chart in inches; its height without the margins."""
 LEFT, RIGHT, TOP, UNTITLED_TOP, BOTTOM, LEGEND_LINE = 0.74, 0.12, 0.3, 0.08, 0.48, 0.19
 """Margins in inches: for the numbers, a title, and each line of the legend below."""
 MAX_TITLE_LENGTH, TITLE_LINE = 48, 0.17
@@ -40,7 +40,7 @@ MAX_TITLE_LENGTH, TITLE_LINE = 48, 0.17
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart."""
+    """One chart, which `png` and `svg` draw."""
 
     draw: Callable[["Axes"], None]
     num_legend_lines: int

@@ -23,6 +23,7 @@ def rows_of(results: Results) -> list[dict[str, Any]]:
 
 
 def _row(record: CellRecord, has_published: bool) -> dict[str, Any]:
+    """A cell's row of the table for other tools."""
     cell, figure, verdict = record.cell, record.figure, record.verdict
     first = record.chosen[0].config if record.chosen else {}
     accuracies: dict[str, float] = {each.table: each.accuracy for each in (figure, *record.others) if each is not None}
@@ -74,7 +75,8 @@ def trial_command(config: Mapping[str, Any]) -> str:
     """The command that runs one trial without Ray; what is the official recipe's is left out.
 
     Args:
-        config: content of a config.json. Of a folder of classes, or weights of one's own, it doesn't know the place.
+        config: content of the trial's config.json, which doesn't know where a folder of classes or weights of one's
+            own are.
     """
     places = {"dataset": "FOLDER", "upstream": "FILE.npz"}
     official: Mapping[str, Any] = {"dropout": 0.0, "seed": 0}

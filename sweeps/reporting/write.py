@@ -55,6 +55,7 @@ def write_files(files: Mapping[str, bytes], folder: Folder) -> None:
 
 
 def _csv(rows: list[dict[str, object]]) -> str:
+    """Rows as a CSV file with a header; empty without rows."""
     if not rows:
         return ""
     text = io.StringIO()
