@@ -1,4 +1,4 @@
-"""Costs: what a sweep took, what early stopping saved and faults lost, against what was predicted.
+"""Hours: what trials took, what early stopping saved and faults lost.
 
 Hours are GPU-hours, or hours of a slot where trials run on CPU cores.
 """
