@@ -204,7 +204,7 @@ def evaluate(
     if json_to is not None and not Path(json_to).resolve().parent.is_dir():
         raise InputError(f"cannot write {json_to}: its folder does not exist; make it first")
 
-    from vit_trainer.evaluate import evaluate_checkpoint
+    from vit_trainer.inference.evaluate_checkpoint import evaluate_checkpoint
     from vit_trainer.loop.accelerator import start_accelerator
 
     accelerator = start_accelerator(precision)
