@@ -1,6 +1,6 @@
 """Image files as pixels. Imports no torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -66,3 +66,15 @@ def open_image(path: Path) -> Image.Image:
         return read_image(path)
     except DataError as error:
         raise InputError(f"cannot read {path} ({error}): give image files such as JPEG or PNG") from error
+
+
+def require_images(paths: Sequence[Path]) -> None:
+    """Decode image files and forget them, to know of a bad one before anything else is done.
+
+    Raises:
+        InputError: none was given, or one isn't there, or no image.
+    """
+    if not paths:
+        raise InputError("no image given: name one or more image files")
+    for path in paths:
+        open_image(path)
