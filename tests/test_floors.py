@@ -41,7 +41,7 @@ def packages(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", sorted((ROOT / "vit_trainer").rglob("*.py")), ids=lambda path: path.name)
 def test_the_trainer_knows_nothing_of_sweeps(path: Path) -> None:
     assert not packages(path) & {"ray", "optuna", "sweeps"}
-    if path.name not in ("shipper.py", "store.py", "served_model.py"):
+    if path.name not in ("experiment.py", "shipper.py", "store.py", "served_model.py"):
         assert "mlflow" not in packages(path)
 
 

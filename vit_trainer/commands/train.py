@@ -106,20 +106,20 @@ def _shipped(run_dir: RunDir, storage: str, tracking_uri: str | None) -> Iterato
     if tracking_uri is None:
         yield _print_row
         return
-    from vit_trainer.tracking.catalogue import Entry
-    from vit_trainer.tracking.shipper import BackgroundShipper
+    from vit_trainer.tracking.background import BackgroundShipper
+    from vit_trainer.tracking.catalogue import Membership
     from vit_trainer.tracking.sync import DEFAULT_EXPERIMENT
 
     shipper = BackgroundShipper(tracking_uri, DEFAULT_EXPERIMENT, Storage(storage).mlflow_artifacts, {})
 
     def report(row: Row) -> None:
         _print_row(row)
-        shipper.ship(run_dir, Entry())
+        shipper.ship(run_dir, Membership())
 
     try:
         yield report
     finally:
-        shipper.ship(run_dir, Entry())
+        shipper.ship(run_dir, Membership())
         shipper.close()
         if shipper.failure:
             uri = hide_password(tracking_uri)
