@@ -296,8 +296,8 @@ def run_ours(rival: Rival, num_trials: int, num_reports: int, folder: Path) -> f
     from sweeps.running.tuner import run_trials
     from sweeps.table.cells import Trial
     from vit_trainer.config import Execution
-    from vit_trainer.tracking.catalogue import Entry
-    from vit_trainer.tracking.shipper import BackgroundShipper
+    from vit_trainer.tracking.background import BackgroundShipper
+    from vit_trainer.tracking.catalogue import Membership
 
     options = SweepOptions(
         storage=str(folder),
@@ -311,7 +311,7 @@ def run_ours(rival: Rival, num_trials: int, num_reports: int, folder: Path) -> f
 
     def ship(trial: Trial) -> None:
         if shipper is not None:
-            shipper.ship(options.run_dir(trial), Entry(trial.cell.name, {"cell": trial.cell.name}))
+            shipper.ship(options.run_dir(trial), Membership(trial.cell.name, {"cell": trial.cell.name}))
 
     session = Session("formulas", formula_cells(num_trials, num_reports), options, Execution(), ship)
     if rival == "live":

@@ -25,6 +25,7 @@ FLOORS = {
     ),
     "vit_trainer": (
         "__main__",
+        "commands",
         "parity inference tracking train pretrain",
         "loop",
         "evaluate",

@@ -25,7 +25,7 @@ from sweeps.records.decisions import METRIC
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.search_space import Space
 from vit_trainer.data.datasets import dataset_id
-from vit_trainer.errors import InputError
+from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.run_dir import Row
 
 NUM_STARTUP_TRIALS = 4
@@ -377,7 +377,7 @@ def _open(storage: str) -> BaseStorage:
             raise ValueError("its last line is torn, and the next one would be glued to it")
         return opened
     except OSError as error:
-        raise InputError(f"optuna storage {path} cannot be used: {error.strerror}; give a writable file") from error
+        raise InputError(f"optuna storage {path} cannot be used: {reason_of(error)}; give a writable file") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"optuna storage {path} is damaged or no journal of Optuna's: move it away, and it is made anew from the "

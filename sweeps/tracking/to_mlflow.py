@@ -10,8 +10,8 @@ from sweeps.options import SweepOptions
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.published import published_for
 from vit_trainer.files.folder import Folder
-from vit_trainer.tracking.catalogue import Catalogue, Entry
-from vit_trainer.tracking.shipper import BackgroundShipper
+from vit_trainer.tracking.background import BackgroundShipper
+from vit_trainer.tracking.catalogue import Catalogue, Membership
 from vit_trainer.tracking.store import hide_password, require_store
 
 
@@ -35,10 +35,10 @@ class SweepShipper:
 
     def ship_all(self, trials: Iterable[Trial]) -> None:
         """Have trials shipped soon."""
-        entries = {trial: _entry(trial.cell, self._options.selection) for trial in trials}
-        self._catalogue.add({trial.trial_id: entry for trial, entry in entries.items()})
-        for trial, entry in entries.items():
-            self._background.ship(self._options.run_dir(trial), entry)
+        memberships = {trial: _membership(trial.cell, self._options.selection) for trial in trials}
+        self._catalogue.add({trial.trial_id: membership for trial, membership in memberships.items()})
+        for trial, membership in memberships.items():
+            self._background.ship(self._options.run_dir(trial), membership)
 
     def ship(self, trial: Trial) -> None:
         """Have a trial shipped soon."""
@@ -66,7 +66,7 @@ class SweepShipper:
             )
 
 
-def _entry(cell: Cell, selection: str) -> Entry:
+def _membership(cell: Cell, selection: str) -> Membership:
     published = published_for(cell)
     tags = {"cell": cell.name, "model": cell.model, "dataset": cell.dataset, "early_stopping": selection}
-    return Entry(cell.name, tags, None if published is None else published.accuracy)
+    return Membership(cell.name, tags, None if published is None else published.accuracy)

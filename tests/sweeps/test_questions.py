@@ -32,8 +32,7 @@ from tests.sweeps.storages import finished, write_run
 from vit_trainer.config import Execution
 from vit_trainer.errors import InputError
 from vit_trainer.files.storage import Storage
-from vit_trainer.tracking.catalogue import Catalogue
-from vit_trainer.tracking.catalogue import Entry as Place
+from vit_trainer.tracking.catalogue import Catalogue, Membership
 
 ROOT = Path(__file__).parents[2]
 FILES = [paper_grid, short_schedule, resolution, upstream, lr_search, seeds]
@@ -208,7 +207,7 @@ def as_swept(storage: Path, sweep: str, cells: list[Cell]) -> None:
     for trial in trials:
         if not (storage / "runs" / trial.trial_id).exists():
             write_finished(storage, trial)
-    Catalogue(opened, sweep).add({trial.trial_id: Place(trial.cell.name) for trial in trials})
+    Catalogue(opened, sweep).add({trial.trial_id: Membership(trial.cell.name) for trial in trials})
     record_command(opened, sweep, cells, [])
 
 

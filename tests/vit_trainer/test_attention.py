@@ -20,7 +20,7 @@ from vit_trainer.inference.attention import attend, rollout
 from vit_trainer.inference.attention_figure import Subject, png
 from vit_trainer.inference.classifier import Classifier
 from vit_trainer.model.build import build_model
-from vit_trainer.tracking.catalogue import Catalogue, Entry
+from vit_trainer.tracking.catalogue import Catalogue, Membership
 from vit_trainer.weights.choice import Weights
 from vit_trainer.weights.npz_files import MINIATURES, write_npz
 
@@ -185,7 +185,7 @@ def test_a_trials_figures_are_artifacts_of_its_run(tmp_path: Path, capsys: pytes
     arguments += ["--output", str(tmp_path / "figures")]
     output_of(arguments, capsys, warning=f"not in MLflow: there is no {tmp_path}/mlflow.db; give --tracking-uri")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    Catalogue(Storage(tmp_path), "a-sweep").add({config.trial_id: Entry("a cell", {"cell": "a cell"})})
+    Catalogue(Storage(tmp_path), "a-sweep").add({config.trial_id: Membership("a cell", {"cell": "a cell"})})
     out = output_of([*arguments, "--tracking-uri", uri], capsys)
     assert out.endswith(f"in MLflow at {uri}: artifacts of {config.trial_id}, attention/\n")
     output_of(arguments, capsys)  # by default the storage's own store, now that it is there

@@ -14,7 +14,8 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.data.load import load_dataset
 from vit_trainer.data.splits import InMemorySplit
 from vit_trainer.errors import CheckpointError, InputError
-from vit_trainer.evaluate import evaluate, evaluate_checkpoint, label_ranks
+from vit_trainer.evaluate import evaluate, label_ranks
+from vit_trainer.inference.evaluate_checkpoint import evaluate_checkpoint
 from vit_trainer.weights.load import pretrained_model
 from vit_trainer.weights.npz_files import write_npz
 

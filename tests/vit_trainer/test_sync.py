@@ -15,8 +15,8 @@ from tests.stores import MlflowServer, free_port, postgresql
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import Storage
-from vit_trainer.tracking.catalogue import Catalogue, Entry
-from vit_trainer.tracking.shipper import BackgroundShipper
+from vit_trainer.tracking.background import BackgroundShipper
+from vit_trainer.tracking.catalogue import Catalogue, Membership
 
 TRIALS = [FinetuneConfig.official("ViT-B_16", "cifar10", seed=seed) for seed in range(3)]
 
@@ -39,7 +39,7 @@ def make_storage(folder: Path) -> Path:
             run_dir.write_result(result | {"runtime_hours": 1.0, "gpu_hours": 1.0})
         run_dir.close()
     Catalogue(Storage(folder), "a-sweep").add(
-        {config.trial_id: Entry("a cell", {"cell": "a cell"}, 0.94) for config in TRIALS[:2]}
+        {config.trial_id: Membership("a cell", {"cell": "a cell"}, 0.94) for config in TRIALS[:2]}
     )
     (runs / "empty").mkdir()
     (runs / "a-file").touch()
@@ -133,19 +133,19 @@ def test_what_a_dead_server_missed_is_shipped_when_it_is_back(tmp_path: Path) ->
     run_dir.open_for_writing(config.to_dict())
     background = BackgroundShipper(server.address, "vit_trainer", tmp_path, {})  # down at the start
     run_dir.append({"step": 1, "train/loss": 1.0})
-    background.ship(run_dir, Entry())
+    background.ship(run_dir, Membership())
     server.start()
     wait_for_row(server.address, config.trial_id, 1)
     server.kill()  # down in the middle
     run_dir.append({"step": 2, "train/loss": 0.9})
-    background.ship(run_dir, Entry())
+    background.ship(run_dir, Membership())
     server.start()
     wait_for_row(server.address, config.trial_id, 2)
     server.kill()  # down at the end
     run_dir.append({"step": 3, "train/loss": 0.8})
     run_dir.write_result({"status": "finished", "step": 3, "test/accuracy": 0.9, "val/accuracy": 0.8})
     run_dir.close()
-    background.ship(run_dir, Entry())
+    background.ship(run_dir, Membership())
     background.close()
     assert background.failure is not None
 

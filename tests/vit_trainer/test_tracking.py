@@ -13,11 +13,13 @@ from mlflow.entities import Run
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import LEASE, RunDir
 from vit_trainer.files.storage import Storage
-from vit_trainer.tracking.catalogue import Entry
-from vit_trainer.tracking.shipper import BackgroundShipper, Shipper
+from vit_trainer.tracking.background import BackgroundShipper
+from vit_trainer.tracking.catalogue import Membership
+from vit_trainer.tracking.experiment import Experiment
+from vit_trainer.tracking.shipper import Shipper
 
 CONFIG = {"model": "ViT-B_16", "dataset": "cifar10", "dropout": 0.1, "total_steps": 20}
-ENTRY = Entry("a cell's name", {"cell": "a cell's name"}, published_accuracy=0.9)
+MEMBERSHIP = Membership("a cell's name", {"cell": "a cell's name"}, published_accuracy=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +69,12 @@ def test_one_run_for_ever_and_nothing_twice(storage: Path) -> None:
     run_dir = new_run(storage, "resumed")
     for change in ("created", "unchanged"):  # two drivers, one after the other; the second knows nothing of the first
         driver = shipper(storage)
-        assert driver.ship(run_dir, ENTRY) == change
-        assert driver.ship(run_dir, ENTRY) == "unchanged"
+        assert driver.ship(run_dir, MEMBERSHIP) == change
+        assert driver.ship(run_dir, MEMBERSHIP) == "unchanged"
         assert run_of(storage, "resumed").info.status == "RUNNING"
     finish(run_dir, 0.91)
-    assert shipper(storage).ship(run_dir, ENTRY) == "updated"
-    assert shipper(storage).ship(run_dir, ENTRY) == "unchanged"
+    assert shipper(storage).ship(run_dir, MEMBERSHIP) == "updated"
+    assert shipper(storage).ship(run_dir, MEMBERSHIP) == "unchanged"
 
     run = run_of(storage, "resumed")
     assert run.info.status == "FINISHED"
@@ -91,21 +93,21 @@ def test_one_run_for_ever_and_nothing_twice(storage: Path) -> None:
 def test_sending_again_without_the_mark_changes_nothing(storage: Path) -> None:
     run_dir = new_run(storage, "unmarked")
     finish(run_dir, 0.9)
-    shipper(storage).ship(run_dir, ENTRY)
+    shipper(storage).ship(run_dir, MEMBERSHIP)
     run = run_of(storage, "unmarked")
     metrics = ("train/loss", "test/accuracy", "images_per_second", "accuracy_difference")
     before = {metric: history(storage, run, metric) for metric in metrics}
     client_of(storage).delete_tag(run.info.run_id, "shipped")
-    assert shipper(storage).ship(run_dir, ENTRY) == "updated"
+    assert shipper(storage).ship(run_dir, MEMBERSHIP) == "updated"
     assert {metric: history(storage, run, metric) for metric in metrics} == before
 
 
 def test_a_journal_that_was_begun_anew_is_shipped_from_its_first_row(storage: Path) -> None:
-    shipper(storage).ship(new_run(storage, "anew"), ENTRY)
+    shipper(storage).ship(new_run(storage, "anew"), MEMBERSHIP)
     (storage / "runs" / "anew" / "journal.jsonl").unlink()
     run_dir = new_run(storage, "anew")
     run_dir.append({"step": 15, "train/loss": 0.1})
-    shipper(storage).ship(run_dir, ENTRY)
+    shipper(storage).ship(run_dir, MEMBERSHIP)
     assert len(history(storage, run_of(storage, "anew"), "train/loss")) == 3
 
 
@@ -113,7 +115,7 @@ def test_a_journal_that_was_begun_anew_is_shipped_from_its_first_row(storage: Pa
 def test_how_a_run_ended(storage: Path, status: str, shown: str) -> None:
     run_dir = new_run(storage, status)
     run_dir.write_result({"status": status, "step": 10, "cause": "the reason"})
-    shipper(storage).ship(run_dir, ENTRY)
+    shipper(storage).ship(run_dir, MEMBERSHIP)
     run = run_of(storage, status)
     assert (run.info.status, run.data.tags["cause"], run.data.tags["outcome"]) == (shown, "the reason", status)
 
@@ -121,10 +123,10 @@ def test_how_a_run_ended(storage: Path, status: str, shown: str) -> None:
 def test_a_failed_run_that_goes_on_is_running_again(storage: Path) -> None:
     run_dir = new_run(storage, "retried")
     run_dir.write_result({"status": "failed", "step": 10, "cause": "the reason"})
-    shipper(storage).ship(run_dir, ENTRY)
+    shipper(storage).ship(run_dir, MEMBERSHIP)
     run_dir.open_for_writing(CONFIG)
     assert run_dir.result() is None
-    shipper(storage).ship(run_dir, ENTRY)
+    shipper(storage).ship(run_dir, MEMBERSHIP)
     run = run_of(storage, "retried")
     assert (run.info.status, run.data.tags["cause"], run.data.tags["outcome"]) == ("RUNNING", "", "running")
 
@@ -148,7 +150,7 @@ def test_only_a_trial_that_someone_writes_is_running(tmp_path: Path, lease: dict
     run_dir.folder.remove(LEASE)
     if lease is not None:
         run_dir.folder.write(LEASE, json.dumps(lease).encode())
-    shipper(tmp_path).ship(run_dir, ENTRY)
+    shipper(tmp_path).ship(run_dir, MEMBERSHIP)
     assert run_of(tmp_path, "unfinished").info.status == shown
 
 
@@ -157,25 +159,25 @@ def test_two_shippers_that_meet_a_trial_at_once_make_one_run_in_the_end(
 ) -> None:
     run_dir = new_run(storage, "raced")
     meeting = threading.Barrier(2, timeout=60)
-    search = Shipper._search
+    search = Experiment.runs
 
-    def search_together(self: Shipper, key: str, value: str) -> list[Run]:
+    def search_together(self: Experiment, key: str, value: str) -> list[Run]:
         found = search(self, key, value)
         if key in ("trial_id", "cell_run") and not found:
             meeting.wait()  # neither has seen the other's run, both will create one
         return found
 
-    monkeypatch.setattr(Shipper, "_search", search_together)
+    monkeypatch.setattr(Experiment, "runs", search_together)
     shippers = [shipper(storage) for _ in range(2)]
-    entry = Entry("a raced cell")
-    threads = [threading.Thread(target=one.ship, args=(run_dir, entry)) for one in shippers]
+    membership = Membership("a raced cell")
+    threads = [threading.Thread(target=one.ship, args=(run_dir, membership)) for one in shippers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     finish(run_dir, 0.93)
     for one in shippers:
-        one.ship(run_dir, entry)
+        one.ship(run_dir, membership)
         one.summarise_cells()
     (cell,) = runs_of(storage, "cell_run", "a raced cell")
     assert cell.data.metrics["test/accuracy"] == 0.93
@@ -191,7 +193,7 @@ def test_a_shipper_that_died_before_the_parameters_is_made_up_for(storage: Path)
     client, experiment = client_of(storage), client_of(storage).get_experiment_by_name("a-sweep")
     assert experiment is not None
     client.create_run(experiment.experiment_id, tags={"trial_id": "half-made"})
-    shipper(storage).ship(run_dir, ENTRY)
+    shipper(storage).ship(run_dir, MEMBERSHIP)
     run = run_of(storage, "half-made")
     assert run.data.params["model"] == "ViT-B_16"
     assert run.data.tags["cell"] == "a cell's name"
@@ -199,18 +201,18 @@ def test_a_shipper_that_died_before_the_parameters_is_made_up_for(storage: Path)
 
 
 def test_a_cell_shows_its_best_trial_and_what_all_of_them_took(tmp_path: Path) -> None:
-    entry = Entry("cell", {"cell": "cell"}, published_accuracy=0.95)
+    membership = Membership("cell", {"cell": "cell"}, published_accuracy=0.95)
     better_on_test, best, begun = (new_run(tmp_path, name) for name in ("better-on-test", "best", "begun"))
     finish(better_on_test, 0.99, val_accuracy=0.8)
     driver = shipper(tmp_path)
-    driver.ship(better_on_test, entry)
-    driver.ship(begun, entry)
+    driver.ship(better_on_test, membership)
+    driver.ship(begun, membership)
     driver.summarise_cells()
     (cell,) = runs_of(tmp_path, "cell_run", "cell")
     assert (cell.info.status, cell.data.metrics["test/accuracy"]) == ("RUNNING", 0.99)
     finish(best, 0.96, val_accuracy=0.9)
-    driver.ship(best, entry)
-    driver.ship(begun, entry, driver_ended=True)
+    driver.ship(best, membership)
+    driver.ship(begun, membership, driver_ended=True)
     driver.summarise_cells(driver_ended=True)
     (cell,) = runs_of(tmp_path, "cell_run", "cell")
     assert (cell.info.status, cell.data.tags["best_trial"]) == ("KILLED", "best")
@@ -252,7 +254,7 @@ def test_the_background_shipper_ships_everything_before_it_closes(storage: Path)
     damaged = new_run(storage, "damaged")
     damaged.folder.write("result.json", b"{")
     for run_dir in [damaged, *run_dirs]:
-        background.ship(run_dir, ENTRY)
+        background.ship(run_dir, MEMBERSHIP)
     finish(run_dirs[0], 0.9)
     background.close()
     assert background.failure is None
@@ -264,6 +266,6 @@ def test_the_background_shipper_ships_everything_before_it_closes(storage: Path)
 def test_an_outage_is_told_and_delays_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     background = BackgroundShipper(f"sqlite:///{tmp_path}/file/mlflow.db", "a-sweep", tmp_path, {})
-    background.ship(new_run(tmp_path, "unseen"), ENTRY)
+    background.ship(new_run(tmp_path, "unseen"), MEMBERSHIP)
     background.close(timeout_seconds=30)
     assert background.failure is not None

@@ -25,10 +25,12 @@ from vit_trainer.data.crops import Crops
 from vit_trainer.loop.optim import OfficialSGD, learning_rate
 from vit_trainer.loop.step import backward
 from vit_trainer.model.build import OfficialStdConv, build_model
-from vit_trainer.parity import ladder as verify
+from vit_trainer.parity import forward_pass, pixels, updates
 from vit_trainer.parity.golden import SHIPPED, FinetuneFacts, GoldenFolder, make_images, make_params
-from vit_trainer.parity.ladder import Run, Rung
+from vit_trainer.parity.ladder import ladder
 from vit_trainer.parity.official_forward import official_layers
+from vit_trainer.parity.rung import Rung
+from vit_trainer.parity.updates import GoldenRun
 from vit_trainer.weights import load as checkpoints
 
 Patch = pytest.MonkeyPatch
@@ -52,7 +54,7 @@ def trap_model(patch: Patch, change: Callable[[nn.Module], object]) -> None:
         change(model)
         return model
 
-    patch.setattr(verify, "build_model", build)
+    patch.setattr(forward_pass, "build_model", build)
 
 
 def copy_of_the_shipped(path: Path, **files: dict[str, NDArray[Any]] | None) -> GoldenFolder:
@@ -73,14 +75,14 @@ def shipped(stem: str) -> dict[str, NDArray[Any]]:
 
 def only_run(patch: Patch, suffix: str) -> None:
     """Have the ladder take one run's steps only, to save time."""
-    patch.setattr(verify, "_runs", lambda arrays: [Run.from_suffix(suffix)])
+    patch.setattr(updates, "golden_runs", lambda arrays: [GoldenRun.from_suffix(suffix)])
 
 
 # The ladder as it is.
 
 
 def test_the_shipped_ladder_holds() -> None:
-    rungs = climbed(verify.ladder(GOLDEN, full=False))
+    rungs = climbed(ladder(GOLDEN, full=False))
     assert not [rung for rung in rungs.values() if not rung.skipped and not rung.passed]
     assert {name for name, rung in rungs.items() if rung.skipped} == {
         "logits of full-size models",
@@ -91,7 +93,7 @@ def test_the_shipped_ladder_holds() -> None:
 
 @pytest.mark.slow
 def test_full_size_models_hold() -> None:
-    rungs = climbed(verify.full_size(GOLDEN))
+    rungs = climbed(forward_pass.full_size(GOLDEN))
     assert len(rungs) == 5
     assert all(rung.passed for rung in rungs.values()), rungs
 
@@ -101,7 +103,7 @@ def test_full_size_models_notice_another_resize(monkeypatch: Patch, tmp_path: Pa
     interpolate = F.interpolate
     monkeypatch.setattr(F, "interpolate", lambda x, **official: interpolate(x, **(official | {"mode": "bicubic"})))
     one = {"ViT-B_32_384": shipped("full_logits")["ViT-B_32_384"]}
-    (rung,) = verify.full_size(copy_of_the_shipped(tmp_path / "golden", full_logits=one))
+    (rung,) = forward_pass.full_size(copy_of_the_shipped(tmp_path / "golden", full_logits=one))
     assert not rung.passed
     assert rung.note.startswith("first differs: Transformer/posembed_input ")
 
@@ -139,21 +141,21 @@ def epsilon_of(kind: type[nn.Module], value: float, model: nn.Module) -> None:
 )
 def test_traps_of_every_model(change: Callable[[nn.Module], object], layer: str, monkeypatch: Patch) -> None:
     trap_model(monkeypatch, change)
-    rung = climbed(verify.forward(GOLDEN, "tiny_vit"))["logits tiny_vit"]
+    rung = climbed(forward_pass.forward(GOLDEN, "tiny_vit"))["logits tiny_vit"]
     assert not rung.passed
     assert rung.note.startswith(f"first differs: {layer} (relative error")
 
 
 def test_group_normalisation_with_epsilon_1e_5(monkeypatch: Patch) -> None:
     trap_model(monkeypatch, partial(epsilon_of, nn.GroupNorm, 1e-5))
-    rung = climbed(verify.forward(GOLDEN, "tiny_hybrid"))["layers tiny_hybrid, in float64"]  # logits hardly move
+    rung = climbed(forward_pass.forward(GOLDEN, "tiny_hybrid"))["layers tiny_hybrid, in float64"]  # logits hardly move
     assert not rung.passed
     assert rung.note.startswith("first differs: gn_root ")
 
 
 def test_timms_weight_standardisation(monkeypatch: Patch) -> None:
     monkeypatch.setattr(OfficialStdConv, "forward", StdConv2dSame.forward)
-    rung = climbed(verify.forward(GOLDEN, "tiny_hybrid"))["logits tiny_hybrid"]
+    rung = climbed(forward_pass.forward(GOLDEN, "tiny_hybrid"))["logits tiny_hybrid"]
     assert not rung.passed
     assert rung.note.startswith("first differs: conv_root ")
 
@@ -165,20 +167,20 @@ def test_timms_padding(monkeypatch: Patch) -> None:
         return F.conv2d(x, (self.weight - mean) / (std + 1e-5), None, self.stride, padding)
 
     monkeypatch.setattr(OfficialStdConv, "forward", pad_evenly)
-    assert "logits tiny_hybrid" in failures(verify.forward(GOLDEN, "tiny_hybrid"))
+    assert "logits tiny_hybrid" in failures(forward_pass.forward(GOLDEN, "tiny_hybrid"))
 
 
 def test_a_mistake_in_the_golden_values_is_told_apart(tmp_path: Path) -> None:
     other = shipped("tiny_vit_forward") | {"logits": shipped("tiny_vit_forward")["logits"] + 1}
     golden = copy_of_the_shipped(tmp_path / "golden", tiny_vit_forward=other)
-    rung = climbed(verify.forward(golden, "tiny_vit"))["logits tiny_vit"]
+    rung = climbed(forward_pass.forward(golden, "tiny_vit"))["logits tiny_vit"]
     assert not rung.passed
     assert rung.note == "no layer differs from our float64 reference"
 
 
 def test_nan_is_no_success(monkeypatch: Patch) -> None:
     trap_model(monkeypatch, lambda model: model.norm.register_forward_hook(lambda *seen: seen[-1] * torch.nan))
-    assert "logits tiny_vit" in failures(verify.forward(GOLDEN, "tiny_vit"))
+    assert "logits tiny_vit" in failures(forward_pass.forward(GOLDEN, "tiny_vit"))
 
 
 # Traps of dropout.
@@ -203,12 +205,14 @@ def test_dropout_elsewhere(options: dict[str, float], monkeypatch: Patch) -> Non
         return model
 
     monkeypatch.setattr(timm, "create_model", create_trapped)
-    assert {"dropout tiny_vit: places", "dropout tiny_vit: logits"} <= failures(verify.forward(GOLDEN, "tiny_vit"))
+    assert {"dropout tiny_vit: places", "dropout tiny_vit: logits"} <= failures(
+        forward_pass.forward(GOLDEN, "tiny_vit")
+    )
 
 
 def test_as_many_dropouts_in_other_places(monkeypatch: Patch) -> None:
     trap_model(monkeypatch, dropout_before_gelu)
-    assert "dropout tiny_vit: logits" in failures(verify.forward(GOLDEN, "tiny_vit"))
+    assert "dropout tiny_vit: logits" in failures(forward_pass.forward(GOLDEN, "tiny_vit"))
 
 
 # Traps of fine-tuning.
@@ -223,22 +227,22 @@ def test_another_resize_of_position_embeddings(options: dict[str, Any], monkeypa
     only_run(monkeypatch, "")
     interpolate = F.interpolate
     monkeypatch.setattr(F, "interpolate", lambda x, **official: interpolate(x, **(official | options)))
-    assert failures(verify.position_embeddings(GOLDEN)) == {"position embeddings"}
-    assert {"fine-tuning: position embeddings", "fine-tuning: loss"} <= failures(verify.finetuning(GOLDEN))
+    assert failures(forward_pass.position_embeddings(GOLDEN)) == {"position embeddings"}
+    assert {"fine-tuning: position embeddings", "fine-tuning: loss"} <= failures(updates.finetuning(GOLDEN))
 
 
 def test_timms_resize_of_position_embeddings(monkeypatch: Patch) -> None:
     monkeypatch.setattr(
-        verify, "resize_position_embedding", lambda table, grid: resample_abs_pos_embed(table, [grid, grid])
+        forward_pass, "resize_position_embedding", lambda table, grid: resample_abs_pos_embed(table, [grid, grid])
     )
-    assert failures(verify.position_embeddings(GOLDEN)) == {"position embeddings"}
+    assert failures(forward_pass.position_embeddings(GOLDEN)) == {"position embeddings"}
 
 
 def test_a_head_of_noise(monkeypatch: Patch) -> None:
     only_run(monkeypatch, "")
     torch.manual_seed(0)
     trap_model(monkeypatch, lambda model: [nn.init.trunc_normal_(p, std=0.02) for p in model.head.parameters()])
-    assert "fine-tuning: loss" in failures(verify.finetuning(GOLDEN))
+    assert "fine-tuning: loss" in failures(updates.finetuning(GOLDEN))
 
 
 def test_a_kept_head_when_class_counts_agree(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -249,13 +253,13 @@ def test_a_kept_head_when_class_counts_agree(tmp_path: Path, monkeypatch: Patch)
     weights = make_params(GOLDEN.architectures[facts.architecture], 4, facts.num_classes, seed=1)
     values = {name: array for name, array in shipped("tiny_vit_finetune").items() if name != "in21k_logits"}
     golden = copy_of_the_shipped(tmp_path / "golden", tiny_vit_in21k_ckpt=weights, tiny_vit_finetune=values)
-    assert not failures(verify.finetuning(golden))
+    assert not failures(updates.finetuning(golden))
 
     def keep(*arguments: Any, **options: Any) -> None:
         checkpoints.load_arrays(*arguments, **(options | {"keep_head": True}))
 
-    monkeypatch.setattr(verify, "load_arrays", keep)
-    assert {"fine-tuning: loss", "fine-tuning: weights"} <= failures(verify.finetuning(golden))
+    monkeypatch.setattr(forward_pass, "load_arrays", keep)
+    assert {"fine-tuning: loss", "fine-tuning: weights"} <= failures(updates.finetuning(golden))
 
 
 def test_a_forgotten_tanh_after_pre_logits(monkeypatch: Patch) -> None:
@@ -266,7 +270,7 @@ def test_a_forgotten_tanh_after_pre_logits(monkeypatch: Patch) -> None:
             model.head.tanh = nn.Identity()
 
     trap_model(monkeypatch, forget)
-    assert failures(verify.finetuning(GOLDEN)) == {"fine-tuning: logits of the checkpoint"}
+    assert failures(updates.finetuning(GOLDEN)) == {"fine-tuning: logits of the checkpoint"}
 
 
 # Traps of the updates.
@@ -321,17 +325,17 @@ class NeverClips(OfficialSGD):
 )
 def test_other_optimisers(trapped: type[OfficialSGD], rung: str, monkeypatch: Patch) -> None:
     only_run(monkeypatch, "_bf16mom" if "bf16mom" in rung else "")
-    monkeypatch.setattr(verify, "OfficialSGD", trapped)
-    assert rung in failures(verify.updates(GOLDEN, "tiny_vit"))
+    monkeypatch.setattr(updates, "OfficialSGD", trapped)
+    assert rung in failures(updates.updates(GOLDEN, "tiny_vit"))
 
 
 def test_a_rate_counted_from_1(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(verify, "learning_rate", lambda step, **facts: learning_rate(step + 1, **facts))
-    assert failures(verify.schedule(GOLDEN)) == {"learning rates"}
-    assert "updates tiny_hybrid lr003: weights" in failures(verify.updates(GOLDEN, "tiny_hybrid"))
+    monkeypatch.setattr(updates, "learning_rate", lambda step, **facts: learning_rate(step + 1, **facts))
+    assert failures(updates.schedule(GOLDEN)) == {"learning rates"}
+    assert "updates tiny_hybrid lr003: weights" in failures(updates.updates(GOLDEN, "tiny_hybrid"))
     only_run(monkeypatch, "")
     wrong = {f"updates tiny_vit: {what}" for what in ("rate", "loss", "weights")}
-    assert wrong <= failures(verify.updates(GOLDEN, "tiny_vit"))
+    assert wrong <= failures(updates.updates(GOLDEN, "tiny_vit"))
 
 
 def test_clipping_each_micro_batch(monkeypatch: Patch) -> None:
@@ -342,8 +346,8 @@ def test_clipping_each_micro_batch(monkeypatch: Patch) -> None:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         return loss
 
-    monkeypatch.setattr(verify, "backward", clip_too_early)
-    assert "updates tiny_vit accum2: loss" in failures(verify.updates(GOLDEN, "tiny_vit"))
+    monkeypatch.setattr(updates, "backward", clip_too_early)
+    assert "updates tiny_vit accum2: loss" in failures(updates.updates(GOLDEN, "tiny_vit"))
 
 
 def test_gradients_summed_over_micro_batches(monkeypatch: Patch) -> None:
@@ -352,14 +356,14 @@ def test_gradients_summed_over_micro_batches(monkeypatch: Patch) -> None:
     def sum_up(accelerator: Any, model: nn.Module, images: Tensor, labels: Tensor, last: bool, share: int) -> Tensor:
         return backward(accelerator, model, images, labels, last, len(images))
 
-    monkeypatch.setattr(verify, "backward", sum_up)
-    assert failures(verify.updates(GOLDEN, "tiny_vit")) == {"updates tiny_vit accum2: loss"}
+    monkeypatch.setattr(updates, "backward", sum_up)
+    assert failures(updates.updates(GOLDEN, "tiny_vit")) == {"updates tiny_vit accum2: loss"}
 
 
 def test_label_smoothing(monkeypatch: Patch) -> None:
     only_run(monkeypatch, "")
     monkeypatch.setattr(F, "cross_entropy", partial(F.cross_entropy, label_smoothing=0.1))
-    assert "updates tiny_vit: loss" in failures(verify.updates(GOLDEN, "tiny_vit"))
+    assert "updates tiny_vit: loss" in failures(updates.updates(GOLDEN, "tiny_vit"))
 
 
 # Traps of the pixels.
@@ -380,27 +384,27 @@ def by_pil(images: Tensor, crops: Crops, resolution: int) -> Tensor:
 
 
 def rounded(images: Tensor, crops: Crops, resolution: int) -> Tensor:
-    return (verify_resize(images, crops, resolution) * 127.5).round() / 127.5
+    return (our_resize(images, crops, resolution) * 127.5).round() / 127.5
 
 
 def imagenet_statistics(images: Tensor, crops: Crops, resolution: int) -> Tensor:
-    return verify_resize(images, crops, resolution) * 0.5 / 0.225
+    return our_resize(images, crops, resolution) * 0.5 / 0.225
 
 
-verify_resize = verify.resize_crops
+our_resize = pixels.resize_crops
 
 
 @pytest.mark.parametrize(
     "resize", [partial(by_interpolation, antialias=True), by_pil, rounded, imagenet_statistics], ids=str
 )
 def test_other_resizes(resize: Callable[..., Tensor], monkeypatch: Patch) -> None:
-    monkeypatch.setattr(verify, "resize_crops", resize)
-    assert failures(verify.pixels(GOLDEN)) == {"pixels: whole image", "pixels: crop"}
+    monkeypatch.setattr(pixels, "resize_crops", resize)
+    assert failures(pixels.pixels(GOLDEN)) == {"pixels: whole image", "pixels: crop"}
 
 
-def test_interpolation_without_antialias_is_the_official_resize(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(verify, "resize_crops", partial(by_interpolation, antialias=False))
-    assert not failures(verify.pixels(GOLDEN))
+def test_interpolation_without_antialias_is_the_our_resize(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(pixels, "resize_crops", partial(by_interpolation, antialias=False))
+    assert not failures(pixels.pixels(GOLDEN))
 
 
 def test_a_centre_crop_instead_of_the_squashed_image(monkeypatch: Patch) -> None:
@@ -408,8 +412,8 @@ def test_a_centre_crop_instead_of_the_squashed_image(monkeypatch: Patch) -> None
         side = np.minimum(heights, widths)
         return Crops((heights - side) // 2, (widths - side) // 2, side, side, np.zeros(len(side), dtype=bool))
 
-    monkeypatch.setattr(verify, "whole_images", centre)
-    assert failures(verify.pixels(GOLDEN)) == {"pixels: whole image"}
+    monkeypatch.setattr(pixels, "whole_images", centre)
+    assert failures(pixels.pixels(GOLDEN)) == {"pixels: whole image"}
 
 
 def test_torchvisions_crops(monkeypatch: Patch) -> None:
@@ -420,9 +424,9 @@ def test_torchvisions_crops(monkeypatch: Patch) -> None:
         drawn = [RandomResizedCrop.get_params(image, [0.05, 1.0], [3 / 4, 4 / 3]) for _ in heights]
         return Crops(*np.array(drawn).T, np.arange(len(heights)) % 2 == 0)
 
-    monkeypatch.setattr(verify, "NUM_CROPS", 2000)
-    monkeypatch.setattr(verify, "random_crops", crops)
-    for name, rung in climbed(verify.crops(GOLDEN)).items():
+    monkeypatch.setattr(pixels, "NUM_CROPS", 2000)
+    monkeypatch.setattr(pixels, "random_crops", crops)
+    for name, rung in climbed(pixels.crops(GOLDEN)).items():
         # 2,000 crops of the right distribution would be off by 0.03 at most.
         assert name == "flips" or (rung.error or 0) > (0.1 if "distance" in name else 0.03), rung
 
@@ -430,18 +434,18 @@ def test_torchvisions_crops(monkeypatch: Patch) -> None:
 @pytest.mark.parametrize(("limit", "value"), [("AREAS", (0.08, 1.0)), ("ASPECT_RATIOS", (0.8, 1.25))])
 def test_other_limits_of_crops(limit: str, value: object, monkeypatch: Patch) -> None:
     monkeypatch.setattr(f"vit_trainer.data.crops.{limit}", value)
-    assert "crops of 32x32 pixels: distance" in failures(verify.crops(GOLDEN))
+    assert "crops of 32x32 pixels: distance" in failures(pixels.crops(GOLDEN))
 
 
 def test_images_that_are_always_mirrored(monkeypatch: Patch) -> None:
-    crops = verify.random_crops
+    crops = pixels.random_crops
 
     def mirror(*arguments: Any) -> Crops:
         drawn = crops(*arguments)
         return Crops(drawn.top, drawn.left, drawn.height, drawn.width, np.ones_like(drawn.flip))
 
-    monkeypatch.setattr(verify, "random_crops", mirror)
-    assert failures(verify.crops(GOLDEN)) == {"flips"}
+    monkeypatch.setattr(pixels, "random_crops", mirror)
+    assert failures(pixels.crops(GOLDEN)) == {"flips"}
 
 
 # Other golden folders.
@@ -508,7 +512,7 @@ def write_other_folder(path: Path) -> GoldenFolder:
 
 
 def test_a_folder_with_other_sizes_seeds_steps_and_classes(tmp_path: Path) -> None:
-    rungs = climbed(verify.ladder(write_other_folder(tmp_path / "other")))
+    rungs = climbed(ladder(write_other_folder(tmp_path / "other")))
     assert [name for name, rung in rungs.items() if rung.passed] == [
         "layers small, in float64",
         "dropout small: places",
@@ -557,7 +561,7 @@ def test_a_rung_that_fails_is_exit_code_1(tmp_path: Path, capsys: pytest.Capture
 def test_weights_that_no_file_and_no_seed_gives_are_skipped(tmp_path: Path) -> None:
     golden = write_other_folder(tmp_path / "other")
     (golden.path / "small_ckpt.npz").unlink()
-    (rung,) = verify.forward(golden, "small")
+    (rung,) = forward_pass.forward(golden, "small")
     assert rung.note == "no small_ckpt.npz and no seed for it in meta.json"
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-from vit_trainer.errors import DataError
+from vit_trainer.errors import DataError, reason_of
 
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp"})
 """What an image's name ends with, in lower case. What is inside decides how it is decoded."""
@@ -90,7 +90,7 @@ def find_class_folders(root: Path, test: str | None = None) -> ClassFolders:
     try:
         listed = {part: _list_part(root / part) for part in ("train", *others)}
     except OSError as error:
-        raise DataError(f"cannot list {error.filename}: {error.strerror}; make it readable") from error
+        raise DataError(f"cannot list {error.filename}: {reason_of(error)}; make it readable") from error
     classes = sorted(listed["train"])
     if len(classes) < 2:
         raise DataError(f"only one class in {root / 'train'} ({classes[0]}): give at least two")

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from vit_trainer.errors import InputError, LeaseLostError
+from vit_trainer.errors import InputError, LeaseLostError, reason_of
 from vit_trainer.files.folder import Folder, open_folder
 
 Row = dict[str, Any]
@@ -31,6 +31,8 @@ Result = Mapping[str, Any]
 
 CONFIG, LEASE, JOURNAL, RESULT = "config.json", "lease.json", "journal.jsonl", "result.json"
 CHECKPOINT, WEIGHTS = "checkpoint/state.safetensors", "model.safetensors"
+SILENT_HOURS = 1.0
+"""A writer on another machine that has written nothing for so long is taken for dead."""
 
 
 class RunDir:
@@ -74,8 +76,9 @@ class RunDir:
             if present is None:
                 self.folder.write(CONFIG, json.dumps(dict(config), indent=1, sort_keys=True).encode())
         except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"cannot write to run folder {self.location}: {reason}; give another one") from error
+            raise InputError(
+                f"cannot write to run folder {self.location}: {reason_of(error)}; give another one"
+            ) from error
         if present is not None and present != dict(config):
             differing = sorted(key for key in {*present, *config} if present.get(key) != config.get(key))
             raise InputError(
@@ -132,6 +135,22 @@ class RunDir:
     def lease(self) -> dict[str, Any] | None:
         """Who writes here (`host`, `pid`, `time`), or None if nobody does; left behind by a writer that was killed."""
         return self._read_json(LEASE)
+
+    def has_writer(self) -> bool:
+        """Whether a process seems to write here: on this machine one that lives, else one that has written of late."""
+        lease = self.lease()
+        if lease is None:
+            return False
+        if lease["host"] == socket.gethostname():
+            try:
+                os.kill(lease["pid"], 0)
+            except ProcessLookupError:
+                return False
+            except PermissionError:
+                pass  # another user's, but alive
+            return True
+        last: float = max([lease["time"], *(line["time"] for line in self.lines()[-1:])])
+        return time.time() - last < 3600 * SILENT_HOURS
 
     def result(self) -> dict[str, Any] | None:
         """The outcome, or None while there is none."""

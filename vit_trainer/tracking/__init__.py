@@ -1,1 +1,10 @@
-"""Tracking: run folders to MLflow."""
+"""Tracking: run folders to MLflow, which is a view of them.
+
+shipper      Shipper: a trial's folder becomes its run, as often as one likes
+cell_runs    the run of a cell, above those of its trials
+experiment   what MLflow's client is asked for
+background   the thread that ships while trials go on
+catalogue    what is to be said of a sweep's trials beyond their folders
+sync         all folders of a storage
+store        where MLflow keeps its runs; the check of a tracking URI
+"""

@@ -12,7 +12,7 @@ from vit_trainer.files.storage import TRACKING, Storage
 
 
 @dataclass(frozen=True)
-class Entry:
+class Membership:
     """One trial's place in a sweep."""
 
     group: str | None = None
@@ -29,14 +29,14 @@ class Catalogue:
     def __init__(self, storage: Storage, experiment: str) -> None:
         """Reads what earlier sessions wrote; a damaged file counts as none, since the sweep writes it anew."""
         self._folder = storage.sweep(experiment)
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, Membership] = {}
         try:
             content = json.loads(self._folder.read(TRACKING) or b"{}")
-            self.entries = {trial_id: _entry(values) for trial_id, values in content.items()}
+            self.entries = {trial_id: _membership(values) for trial_id, values in content.items()}
         except (ValueError, TypeError, AttributeError):
             pass
 
-    def add(self, entries: Mapping[str, Entry]) -> None:
+    def add(self, entries: Mapping[str, Membership]) -> None:
         """Write down what is new; raises OSError for what the storage refuses."""
         if all(self.entries.get(trial_id) == entry for trial_id, entry in entries.items()):
             return
@@ -51,5 +51,5 @@ def catalogues(storage: Storage) -> dict[str, Catalogue]:
     return {name: catalogue for name, catalogue in found.items() if catalogue.entries}
 
 
-def _entry(values: dict[str, Any]) -> Entry:
-    return Entry(values["group"], dict(values["tags"]), values["published_accuracy"])
+def _membership(values: dict[str, Any]) -> Membership:
+    return Membership(values["group"], dict(values["tags"]), values["published_accuracy"])

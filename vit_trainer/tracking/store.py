@@ -5,11 +5,12 @@ import queue
 import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from vit_trainer.errors import InputError, StoreError
+from vit_trainer.errors import InputError, StoreError, VitTrainerError, cause_of
 
 SECONDS_TO_ANSWER = 5
 """How long the check of a tracking URI waits for each answer."""
@@ -68,6 +69,18 @@ def require_store(tracking_uri: str) -> None:
         elif any(sign in text for sign in ("401", "403", "password", "UNAUTHENTICATED", "PERMISSION_DENIED")):
             advice = "give it what it asks for, a server by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         raise StoreError(f"MLflow at {shown} can't be used ({reason[:200]}): {advice}") from error
+
+
+@contextmanager
+def outage_said(advice: str) -> Iterator[None]:
+    """Raise VitTrainerError, in one line with what to do, for whatever MLflow's client raises in an outage."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = hide_password(cause_of(error))
+        raise VitTrainerError(f"MLflow broke off ({reason}): {advice}") from error
 
 
 def _ask_server(tracking_uri: str) -> None:

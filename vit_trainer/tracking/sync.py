@@ -8,7 +8,7 @@ from vit_trainer.config import trial_id_of
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import Storage
-from vit_trainer.tracking.catalogue import Entry, catalogues
+from vit_trainer.tracking.catalogue import Membership, catalogues
 from vit_trainer.tracking.shipper import Change, Shipper
 
 DEFAULT_EXPERIMENT = "vit_trainer"
@@ -40,10 +40,10 @@ def sync(storage: Storage, tracking_uri: str, experiment: str | None = None) -> 
     for run_dir in storage.run_dirs():
         try:
             _check_is_ours(run_dir)
-            for where, entry in places.get(run_dir.trial_id) or [(experiment or DEFAULT_EXPERIMENT, Entry())]:
+            for where, membership in places.get(run_dir.trial_id) or [(experiment or DEFAULT_EXPERIMENT, Membership())]:
                 if where not in shippers:
-                    shippers[where] = _shipper(storage, tracking_uri, where, entry)
-                synced.num_runs[shippers[where].ship(run_dir, entry)] += 1
+                    shippers[where] = _shipper(storage, tracking_uri, where, membership)
+                synced.num_runs[shippers[where].ship(run_dir, membership)] += 1
         except InputError as error:
             synced.passed_over.append(str(error))
     for shipper in shippers.values():
@@ -64,26 +64,26 @@ def sync_files(storage: Storage, tracking_uri: str, run_dir: RunDir, files: Iter
     """
     _check_is_ours(run_dir)
     files = list(files)
-    for where, entry in _places(storage, None).get(run_dir.trial_id) or [(DEFAULT_EXPERIMENT, Entry())]:
-        shipper = _shipper(storage, tracking_uri, where, entry)
-        shipper.ship(run_dir, entry)
+    for where, membership in _places(storage, None).get(run_dir.trial_id) or [(DEFAULT_EXPERIMENT, Membership())]:
+        shipper = _shipper(storage, tracking_uri, where, membership)
+        shipper.ship(run_dir, membership)
         shipper.summarise_cells()
         shipper.ship_trial_files(run_dir.trial_id, files, folder)
 
 
-def _shipper(storage: Storage, tracking_uri: str, experiment: str, entry: Entry) -> Shipper:
-    tags = {"sweep": experiment} if entry.group else {}
+def _shipper(storage: Storage, tracking_uri: str, experiment: str, membership: Membership) -> Shipper:
+    tags = {"sweep": experiment} if membership.group else {}
     return Shipper(tracking_uri, experiment, storage.mlflow_artifacts, tags)
 
 
-def _places(storage: Storage, experiment: str | None) -> dict[str, list[tuple[str, Entry]]]:
+def _places(storage: Storage, experiment: str | None) -> dict[str, list[tuple[str, Membership]]]:
     """The experiments in which each trial has a run, and what is said of it there."""
-    places: dict[str, list[tuple[str, Entry]]] = {}
+    places: dict[str, list[tuple[str, Membership]]] = {}
     for name, catalogue in catalogues(storage).items():
-        for trial_id, entry in catalogue.entries.items():
+        for trial_id, membership in catalogue.entries.items():
             known = places.setdefault(trial_id, [])
             if experiment is None or not known:
-                known.append((experiment or name, entry))
+                known.append((experiment or name, membership))
     return places
 
 

@@ -1,4 +1,7 @@
-"""WeightsChoice: whose weights a command reads, a finished trial's, an upstream's or a file's. Imports no torch."""
+"""WeightsChoice: whose weights a command reads, a finished trial's, an upstream's or a file's.
+
+Imports NumPy only when it looks into a file, since every command's help needs this class; and no torch.
+"""
 
 import difflib
 from collections.abc import Iterator
@@ -12,8 +15,6 @@ from vit_trainer.data.datasets import dataset_id, dataset_info
 from vit_trainer.errors import CheckpointError, InputError, one_of
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import Storage
-from vit_trainer.weights.npz_files import read_shapes, require_weights
-from vit_trainer.weights.npz_layout import looks_like
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ class WeightsChoice:
 
     def _file(self) -> tuple[Path, str]:
         """The checkpoint, and which model's it is."""
+        from vit_trainer.weights.npz_files import read_shapes, require_weights
+        from vit_trainer.weights.npz_layout import looks_like
+
         if self.checkpoint is None:
             if self.model is None:
                 raise InputError(f"give --model too, such as ViT-B_16: several models have {self.upstream} weights")

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vit_trainer.architectures import MODELS, Architecture
-from vit_trainer.errors import CheckpointError, InputError
+from vit_trainer.errors import CheckpointError, InputError, reason_of
 from vit_trainer.files.folder import write_atomically
 from vit_trainer.weights.load import resize_position_embedding, to_arrays, to_parameters
 from vit_trainer.weights.npz_files import Arrays, check_checkpoint, read_npz, write_npz
@@ -62,7 +62,7 @@ def export_weights(model_name: str, weights: Path, output: Path, *, resolution: 
         metadata = {"model": model_name, "timm": loads} | ({FOLDED: "yes"} if architecture.resnet_stages else {})
         write_atomically(output, safetensors.numpy.save(timm_parameters(arrays, architecture), metadata))
     except OSError as error:
-        raise InputError(f"cannot write {output} ({error.strerror}): give another place") from error
+        raise InputError(f"cannot write {output} ({reason_of(error)}): give another place") from error
     return loads if architecture.timm_name else f"a timm model of the shape of MODELS[{model_name!r}]"
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import UPSTREAMS
-from vit_trainer.errors import CheckpointError, InputError, one_of
+from vit_trainer.errors import CheckpointError, InputError, one_of, reason_of
 from vit_trainer.files.folder import write_atomically
 from vit_trainer.weights.npz_layout import Contents, check_fits
 
@@ -135,7 +135,8 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"cannot read checkpoint {path}: {error.strerror}; give an official .npz file") from error
+        reason = reason_of(error)
+        raise CheckpointError(f"cannot read checkpoint {path}: {reason}; give an official .npz file") from error
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:

@@ -1,0 +1,94 @@
+"""python -m vit_trainer evaluate: a checkpoint with its own head, without training."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from vit_trainer.config import Execution, Precision
+from vit_trainer.data.datasets import dataset_info
+from vit_trainer.errors import InputError
+from vit_trainer.files.folder import write_atomically
+
+
+def evaluate(
+    *,
+    model: str,
+    dataset: str,
+    upstream: str | None = None,
+    checkpoint: Path | None = None,
+    split: Literal["train", "validation", "test"] = "test",
+    resolution: int | None = None,
+    batch_size: int = 256,
+    precision: Precision = "auto",
+    num_workers: int | None = None,
+    skip_unreadable: bool = False,
+    json_to: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
+) -> None:
+    """Evaluate a checkpoint with its own head on every image of a split, without training.
+
+    Several processes share the images: torchrun --nproc-per-node 8 -m vit_trainer evaluate ...
+
+    Parameters
+    ----------
+    model
+        A name such as ViT-B_16, or ViT-B_16-mini.
+    dataset
+        A name such as imagenet2012 or digits-pretrain, or the path of a folder of classes; classes must be the head's.
+    upstream
+        Whose weights: imagenet21k+imagenet2012, imagenet21k+imagenet2012-224, imagenet21k, digits.
+    checkpoint
+        A local .npz instead of the upstream's.
+    split
+        The part of the data set.
+    resolution
+        Side of the input image in pixels; that of the checkpoint's position embeddings unless given.
+    batch_size
+        Images per forward pass and process; the result doesn't depend on it.
+    precision
+        Numbers in matrix products; auto is bfloat16 on GPUs that have it, else float32.
+    num_workers
+        Processes that decode image files, 0 for none; as many as there are cores for them unless given.
+    skip_unreadable
+        Leave unreadable image files out, named and counted, instead of failing.
+    json_to
+        File for the result as JSON; - prints it instead of the line for people.
+    """
+    from vit_trainer.weights.npz_files import require_weights
+
+    dataset_info(dataset)  # raises unless it is known
+    if batch_size < 1:
+        raise InputError(f"batch-size {batch_size} is below 1: give a whole number of at least 1")
+    Execution(num_workers=num_workers)  # raises if it is negative
+    path = require_weights(model, upstream=upstream, file=checkpoint)
+    if json_to is not None and not Path(json_to).resolve().parent.is_dir():
+        raise InputError(f"cannot write {json_to}: its folder does not exist; make it first")
+
+    from vit_trainer.inference.evaluate_checkpoint import evaluate_checkpoint
+    from vit_trainer.loop.accelerator import start_accelerator
+
+    accelerator = start_accelerator(precision)
+    result = evaluate_checkpoint(
+        model,
+        path,
+        dataset,
+        accelerator,
+        split=split,
+        resolution=resolution,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        skip_unreadable=skip_unreadable,
+    )
+    if accelerator.is_main_process:
+        text = json.dumps(result.to_dict(), indent=1)
+        if json_to is not None and json_to != "-":
+            write_atomically(Path(json_to), f"{text}\n".encode())
+        sums = result.sums
+        line = (
+            f"{model} at {result.resolution} px on {dataset} {split}: top-1 {100 * sums.accuracy:.2f}%, "
+            f"top-5 {100 * sums.accuracy_top5:.2f}% of {sums.num_images} images, "
+            f"{result.images_per_second:.0f} images/s"
+        )
+        print(text if json_to == "-" else line)
+    accelerator.end_training()

@@ -1,0 +1,138 @@
+"""python -m vit_trainer train: one trial without Ray."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from vit_trainer.config import Execution, FinetuneConfig
+from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.files.storage import Storage
+from vit_trainer.loop.interruption import signals_as_request
+from vit_trainer.tracking.store import hide_password, require_store
+
+DEFAULT_EXECUTION = Execution()
+
+
+def train(
+    *,
+    model: str,
+    dataset: str,
+    upstream: str | None = None,
+    resolution: int | None = None,
+    dropout: float = 0.0,
+    base_lr: float | None = None,
+    total_steps: int | None = None,
+    warmup_steps: int | None = None,
+    global_batch_size: int | None = None,
+    seed: int = 0,
+    storage: str = "sweep-results",
+    tracking_uri: str | None = None,
+    execution: Annotated[Execution, Parameter(name="*")] = DEFAULT_EXECUTION,
+) -> None:
+    """Run one trial without Ray; what isn't given is the official recipe's.
+
+    Parameters
+    ----------
+    model
+        A name such as ViT-B_16, or ViT-B_16-mini.
+    dataset
+        A name such as cifar10 or digits-even, or the path of a folder with train/ and val/ (or test/) class folders.
+    upstream
+        What to start from: imagenet21k, imagenet21k+imagenet2012, digits, scratch.
+    resolution
+        Side of the input image in pixels.
+    dropout
+        Probability in [0, 1).
+    base_lr
+        Learning rate after warm-up.
+    total_steps
+        Optimiser steps, warm-up included.
+    warmup_steps
+        Optimiser steps of linear warm-up.
+    global_batch_size
+        Images per optimiser step.
+    seed
+        Decides image order, crops, flips and dropout masks.
+    storage
+        Folder in which the run folder is made: a path, or a URI such as s3://bucket/folder.
+    tracking_uri
+        MLflow server or store that the run is shipped to while it trains; none unless given.
+    """
+    overrides = {
+        "upstream": upstream,
+        "resolution": resolution,
+        "base_lr": base_lr,
+        "total_steps": total_steps,
+        "warmup_steps": warmup_steps,
+        "global_batch_size": global_batch_size,
+    }
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if execution.checkpoint is not None:
+        from vit_trainer.weights.npz_files import file_upstream
+
+        given["upstream"] = file_upstream(Path(execution.checkpoint))
+    config = FinetuneConfig.official(model, dataset, dropout=dropout, seed=seed, **given)
+    from vit_trainer.weights.npz_files import check_checkpoint, require_checkpoint
+
+    if execution.checkpoint is None:
+        require_checkpoint(config.model, config.upstream)
+    else:
+        check_checkpoint(Path(execution.checkpoint), config.model)
+    is_first_process = os.environ.get("RANK", "0") == "0"
+    if tracking_uri is not None and is_first_process:
+        require_store(tracking_uri)
+
+    from vit_trainer.train import train as run_trial
+
+    run_dir = Storage(storage).run_dir(config.trial_id)
+    finished = run_dir.result()
+    if finished is None or finished["status"] != "finished":
+        print(f"{config.trial_id} in {run_dir.location}")
+        shipping = _shipped(run_dir, storage, tracking_uri) if is_first_process else nullcontext(_print_row)
+        with signals_as_request() as interrupted, shipping as report:
+            run_trial(config, run_dir, execution, report, interrupted)
+    result = run_dir.result() or {}
+    print(f"test/accuracy {100 * result['test/accuracy']:.2f}% after {result['step']} steps, {run_dir.location}")
+
+
+@contextmanager
+def _shipped(run_dir: RunDir, storage: str, tracking_uri: str | None) -> Iterator[Callable[[Row], None]]:
+    """What a run reports to, such that MLflow has it too; when the context ends, what MLflow lacks is said."""
+    if tracking_uri is None:
+        yield _print_row
+        return
+    from vit_trainer.tracking.background import BackgroundShipper
+    from vit_trainer.tracking.catalogue import Membership
+    from vit_trainer.tracking.sync import DEFAULT_EXPERIMENT
+
+    shipper = BackgroundShipper(tracking_uri, DEFAULT_EXPERIMENT, Storage(storage).mlflow_artifacts, {})
+
+    def report(row: Row) -> None:
+        _print_row(row)
+        shipper.ship(run_dir, Membership())
+
+    try:
+        yield report
+    finally:
+        shipper.ship(run_dir, Membership())
+        shipper.close()
+        if shipper.failure:
+            uri = hide_password(tracking_uri)
+            rest = f"python -m vit_trainer sync --storage {storage} --tracking-uri {uri}"
+            print(f"MLflow did not get everything: {shipper.failure}. To ship the rest: {rest}", file=sys.stderr)
+
+
+def _print_row(row: Row) -> None:
+    if "note" in row:
+        print(row["note"], flush=True)
+        return
+    print(
+        f"step {row['step']}: train/loss {row['train/loss']:.3f}, val/accuracy {100 * row['val/accuracy']:.2f}%, "
+        f"{row['images_per_second']:.0f} images/s",
+        flush=True,
+    )

@@ -1,0 +1,128 @@
+"""Experiment: the runs of one MLflow experiment, found by their tags. Knows MLflow's client, and nothing of trials."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit_trainer.errors import InputError
+from vit_trainer.tracking.store import be_impatient
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Has the UI open on the table of runs, where it would show pages for language models."""
+PARENT = "mlflow.parentRunId"
+"""MLflow's tag that shows a run within another."""
+METRICS_PER_BATCH = 1000
+"""MLflow's limit for one log_batch call."""
+
+
+class Experiment:
+    """One experiment, and what is done to its runs."""
+
+    def __init__(self, tracking_uri: str, name: str, artifacts: Path) -> None:
+        """Connects, and creates the store and the experiment if need be.
+
+        Args:
+            artifacts: folder for a new experiment's artifacts, where the store itself is a local file.
+
+        Raises:
+            InputError: the experiment was deleted in MLflow.
+            Exception: whatever MLflow raises where the store can't be reached or refuses.
+        """
+        be_impatient()
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        for logger in ("mlflow", "alembic"):
+            logging.getLogger(logger).setLevel(logging.WARNING)  # creating a store is no news
+        self.client: MlflowClient = MlflowClient(tracking_uri)
+        location = artifacts.resolve().as_uri() if tracking_uri.startswith("sqlite:") else None
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            with suppress(MlflowException):  # another process was faster; or the store refuses, which shows next
+                self.client.create_experiment(name, artifact_location=location, tags=TAGS)
+            found = self.client.get_experiment_by_name(name)
+        if found is None or found.lifecycle_stage != "active":
+            raise InputError(
+                f"MLflow has no experiment {name!r}, or has deleted it: restore it with `mlflow experiments "
+                "restore`, or delete it for good with `mlflow gc`"
+            )
+        self._id: str = found.experiment_id
+
+    def runs(self, key: str, value: str) -> list[Run]:
+        """The runs with a tag."""
+        quote = '"' if "'" in value else "'"
+        return list(self.client.search_runs([self._id], f"tags.`{key}` = {quote}{value}{quote}", max_results=1000))
+
+    def find_or_create(
+        self, key: str, value: str, tags: Mapping[str, str], started: int | None, name: str
+    ) -> tuple[Run, bool]:
+        """The run with a tag, and whether it is new.
+
+        Where two processes create one at once, at least one of them sees both, and deletes the one that sorts later;
+        who had that one finds out when writing to it, and begins again with the other.
+
+        Args:
+            tags: put on a new run, as `started` (in milliseconds) and `name` are.
+        """
+        from mlflow.exceptions import MlflowException
+
+        runs = self.runs(key, value)
+        created = not runs
+        if created:
+            self.client.create_run(self._id, start_time=started, tags={**tags, key: value}, run_name=name)
+            runs = self.runs(key, value)
+        first, *others = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+        for run in others:
+            with suppress(MlflowException):  # the other process was faster with this too
+                self.client.delete_run(run.info.run_id)
+        return first, created
+
+    def is_deleted(self, run_id: str) -> bool:
+        """Whether a run was deleted; it can be read nevertheless."""
+        return bool(self.client.get_run(run_id).info.lifecycle_stage == "deleted")
+
+    def log(self, run_id: str, metrics: list[Metric], tags: Mapping[str, str], params: Iterable[Any] = ()) -> None:
+        """Put metrics, tags and params on a run; the tags last, so that a mark is never ahead of what it marks."""
+        from mlflow.entities import RunTag
+
+        while len(metrics) > METRICS_PER_BATCH:
+            self.client.log_batch(run_id, metrics=metrics[:METRICS_PER_BATCH])
+            metrics = metrics[METRICS_PER_BATCH:]
+        run_tags = [RunTag(key, value) for key, value in tags.items()]
+        self.client.log_batch(run_id, metrics=metrics, params=list(params), tags=run_tags)
+
+    def set_status(self, run_id: str, status: str, ended: int | None) -> None:
+        """Show a run as running or ended, in MLflow's own words; ended: in milliseconds."""
+        if status == "RUNNING":
+            self.client.update_run(run_id, status=status)
+        else:
+            self.client.set_terminated(run_id, status, ended)
+
+
+def metrics_of(values: Mapping[str, Any], step: int, timestamp: int) -> list[Metric]:
+    """The numbers among some values as metrics of a step, at a time in milliseconds."""
+    from mlflow.entities import Metric
+
+    return [
+        Metric(key, float(value), timestamp, int(step))
+        for key, value in values.items()
+        if isinstance(value, int | float) and key not in ("time", "step")
+    ]
+
+
+def insist(call: Callable[[], None]) -> None:
+    """Call twice if need be: the store refuses the later of two processes that bring the same, but only at once."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        call()
+    except MlflowException:
+        call()
