@@ -15,8 +15,7 @@ from vit_trainer.data.datasets import DATASETS, is_folder
 from vit_trainer.errors import CheckpointError, InputError
 from vit_trainer.model.build import build_model
 from vit_trainer.weights.choice import Weights
-from vit_trainer.weights.export import read_weights
-from vit_trainer.weights.load import load_arrays
+from vit_trainer.weights.load import load_arrays, read_weights
 from vit_trainer.weights.npz_layout import check_fits, token_grid
 
 
