@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from vit_trainer.errors import DataError, InputError
+from vit_trainer.errors import DataError, InputError, reason_of
 
 
 def read_image(path: Path) -> Image.Image:
@@ -24,7 +24,7 @@ def read_header(path: Path) -> Image.Image:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(error.strerror or str(error)) from error
+        raise DataError(reason_of(error)) from error
     with _reasons():
         return Image.open(BytesIO(content))
 
@@ -51,7 +51,7 @@ def _reasons() -> Iterator[None]:
     except UnidentifiedImageError as error:  # its own text holds an address, which differs each time
         raise DataError("not an image that Pillow knows") from error
     except OSError as error:
-        raise DataError(error.strerror or str(error)) from error
+        raise DataError(reason_of(error)) from error
     except Exception as error:  # damaged bytes make Pillow's decoders raise nearly anything
         raise DataError(f"{type(error).__name__}: {error}") from error
 

@@ -21,7 +21,7 @@ from urllib.request import Request, url2pathname, urlopen
 
 from filelock import FileLock, Timeout
 
-from vit_trainer.errors import DownloadError, InputError
+from vit_trainer.errors import DownloadError, InputError, reason_of
 from vit_trainer.files.folder import write_atomically
 
 CHUNK_BYTES = 1 << 20
@@ -280,4 +280,4 @@ def _reason(error: Exception) -> str:
         return f"HTTP {error.code} {error.reason}"
     if isinstance(error, URLError):
         return _reason(error.reason) if isinstance(error.reason, Exception) else str(error.reason)
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return reason_of(error)

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from vit_trainer.errors import InputError, LeaseLostError
+from vit_trainer.errors import InputError, LeaseLostError, reason_of
 from vit_trainer.files.folder import Folder, open_folder
 
 Row = dict[str, Any]
@@ -76,8 +76,9 @@ class RunDir:
             if present is None:
                 self.folder.write(CONFIG, json.dumps(dict(config), indent=1, sort_keys=True).encode())
         except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"cannot write to run folder {self.location}: {reason}; give another one") from error
+            raise InputError(
+                f"cannot write to run folder {self.location}: {reason_of(error)}; give another one"
+            ) from error
         if present is not None and present != dict(config):
             differing = sorted(key for key in {*present, *config} if present.get(key) != config.get(key))
             raise InputError(
