@@ -18,7 +18,7 @@ UPSTREAMS = ("imagenet21k", "imagenet21k+imagenet2012", "imagenet21k+imagenet201
 """What a fine-tune starts from: released checkpoints, the miniatures' checkpoints, or random weights."""
 
 MOST_EVALUATION_SHARE = 0.03
-"""Of a run's floating-point operations, for all validations and the test."""
+"""Largest share of a run's floating-point operations that goes to all validations and the test."""
 FEWEST_EVALUATIONS = 8
 """Validations per run, whatever they cost."""
 

@@ -131,7 +131,7 @@ def _run(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
 
 
 def _all_reduce() -> float:
-    """One process of `measure_all_reduce`."""
+    """Bus bandwidth as one process of `measure_all_reduce` measures it."""
     import torch
     from torch import distributed
 

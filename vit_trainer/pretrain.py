@@ -30,7 +30,7 @@ TOTAL_STEPS = {"ViT-B_32-mini": 16_000}
 DEFAULT_TOTAL_STEPS = 4_000
 
 
-def pretrain_miniature(model_name: str, path: Path, *, total_steps: int | None = None, seed: int = 0) -> float:
+def pretrain_miniature(model_name: str, path: Path, *, total_steps: int | None = None) -> float:
     """Train a miniature from random weights on `digits-pretrain` and write it as an official-format .npz.
 
     Returns:
@@ -38,9 +38,9 @@ def pretrain_miniature(model_name: str, path: Path, *, total_steps: int | None =
     """
     total_steps = total_steps or TOTAL_STEPS.get(model_name, DEFAULT_TOTAL_STEPS)
     config = FinetuneConfig.official(
-        model_name, "digits-pretrain", total_steps=total_steps, warmup_steps=total_steps // 10, seed=seed
+        model_name, "digits-pretrain", total_steps=total_steps, warmup_steps=total_steps // 10
     )
-    torch.manual_seed(seed)
+    torch.manual_seed(config.seed)
     architecture, data = MODELS[model_name], load_dataset(config.dataset)
     num_classes = dataset_info(config.dataset).num_classes
     model = build_model(architecture, num_classes=num_classes, resolution=config.resolution)
@@ -49,9 +49,11 @@ def pretrain_miniature(model_name: str, path: Path, *, total_steps: int | None =
     device = torch.device("cpu")
     half = config.global_batch_size // 2
     for step in range(total_steps):
-        order = image_order(seed, step * 2 * half, 2 * half, len(data.train))
+        order = image_order(config.seed, step * 2 * half, 2 * half, len(data.train))
         options: dict[str, Any] = {"resolution": config.resolution, "device": device}
-        cropped = data.train.train_batches([MicroBatch(step, slice(0, half), order[:half])], seed=seed, **options)
+        cropped = data.train.train_batches(
+            [MicroBatch(step, slice(0, half), order[:half])], seed=config.seed, **options
+        )
         whole = data.train.evaluation_batches(order[half:], half, **options)
         images, labels = (torch.cat(pair) for pair in zip(next(cropped), next(whole), strict=True))
         warm_up, decay = step / config.warmup_steps, (total_steps - step) / (total_steps - config.warmup_steps)

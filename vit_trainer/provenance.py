@@ -13,7 +13,7 @@ PACKAGES = ("torch", "timm", "accelerate", "scikit-learn", "vit-sweeps")
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that are installed, by name."""
+    """Versions of Python and of those packages that are installed, by name."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -47,7 +47,7 @@ class TrainResult:
     """The rule that stopped the run, or the one-line reason of its failure."""
 
     def to_dict(self) -> dict[str, object]:
-        """As written to result.json."""
+        """The result as written to result.json."""
         return {"status": self.status, "step": self.step, **self.metrics} | (
             {"cause": self.cause} if self.cause else {}
         )
@@ -226,6 +226,6 @@ def initial_weights(config: FinetuneConfig, execution: Execution) -> Path | None
 
 
 def steps_of_evaluations(config: FinetuneConfig, execution: Execution) -> set[int]:
-    """After which steps to validate: evenly spaced, the last step among them."""
+    """The steps after which a run validates: evenly spaced, the last step among them."""
     count = min(execution.num_evaluations or config.num_evaluations, config.total_steps)
     return {math.ceil(config.total_steps * (i + 1) / count) for i in range(count)}  # rungs are rounded up too

@@ -38,7 +38,7 @@ class CifarFormat:
     train: tuple[tuple[str, str], ...]
     """File names and MD5s of the training images, in the official order."""
     test: tuple[tuple[str, str], ...]
-    """The same of the test images."""
+    """File names and MD5s of the test images, in the official order."""
     labels: str
     """Under which key the files hold the labels."""
 

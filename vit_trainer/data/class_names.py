@@ -22,7 +22,7 @@ NAMES = {
     "digits-odd": tuple("13579"),
     "digits-pretrain": tuple("0123456789"),
 }
-"""As in CIFAR's batches.meta and meta."""
+"""Names of the classes of what comes without folders; CIFAR's as in its batches.meta and meta."""
 
 
 def class_names(dataset: str) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ class _Neighbours(NamedTuple):
     lower: Tensor
     upper: Tensor
     share: Tensor
-    """Of the upper one, float32 in [0, 1)."""
+    """How much the upper one counts, float32 in [0, 1)."""
 
     def of(self, image: int) -> "_Neighbours":
         return _Neighbours(self.lower[image], self.upper[image], self.share[image])
@@ -168,7 +168,7 @@ def resize_cuts(pixels: Tensor, sizes: list[tuple[int, int]], flip: Tensor, reso
 
 
 def _resize_one_by_one(pixels: Tensor, sizes: list[tuple[int, int]], rows: _Neighbours, columns: _Neighbours) -> Tensor:
-    """For a CPU, where padding the crops to the largest, or taking all at once, took several times as long."""
+    """`resize_cuts` on a CPU, where crops padded to the largest, or all at once, took several times as long."""
     resolution = rows.lower.shape[1]
     images = torch.empty(len(sizes), 3, resolution, resolution)
     cuts = pixels.split([3 * height * width for height, width in sizes])
@@ -185,7 +185,7 @@ def _resize_one_by_one(pixels: Tensor, sizes: list[tuple[int, int]], rows: _Neig
 def _resize_at_once(
     pixels: Tensor, num_pixels: Tensor, widths: Tensor, rows: _Neighbours, columns: _Neighbours
 ) -> Tensor:
-    """For a GPU, which a thousand small kernels per batch would leave idle: four gathers from all crops' pixels."""
+    """`resize_cuts` on a GPU, which many small kernels would leave idle: four gathers from all crops' pixels."""
     first = (num_pixels.cumsum(0) - num_pixels)[:, None]
 
     def pixels_at(y: Tensor, x: Tensor) -> Tensor:

@@ -1,1 +1,8 @@
-"""Files: folders and buckets, and what lies in a run folder."""
+"""Files: where everything lies that a trial reads or leaves.
+
+folder         a local folder or a bucket, read and written whole
+storage        the layout of what --storage names
+run_dir        the files of a run folder: config, lease, journal, checkpoint, result, weights
+download       a file from the web, whole or not at all
+progress_bar   how a download goes on
+"""

@@ -60,7 +60,7 @@ class Folder(ABC):
 
     @abstractmethod
     def stamps(self) -> dict[str, Stamp]:
-        """Of every file in it and in the folders in it, by name with its parts; of a bucket in one listing."""
+        """The stamp of every file in it and in its folders, by name with its parts; of a bucket in one listing."""
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:

@@ -35,12 +35,12 @@ class Storage:
 
     @classmethod
     def absolute(cls, location: str) -> "Storage":
-        """The same, but a path doesn't depend on the current folder, which a trial's process may have another of."""
+        """A storage whose path doesn't depend on the current folder, which is another in a trial's process."""
         return cls(location if is_uri(location) else Path(location).expanduser().resolve())
 
     @classmethod
     def existing(cls, location: str) -> "Storage":
-        """The same for what is only read.
+        """A storage that is only read, with an absolute path.
 
         Raises:
             InputError: there is no such folder, or nothing here opens such a URI.
@@ -63,7 +63,7 @@ class Storage:
         return self.folder.child("runs")
 
     def trial_ids(self) -> list[str]:
-        """What has a run folder, sorted."""
+        """Ids of the trials that have a run folder, sorted."""
         return self.runs.names()
 
     def run_dir(self, trial_id: str) -> RunDir:
@@ -77,7 +77,7 @@ class Storage:
     # Sweeps.
 
     def sweep_names(self) -> list[str]:
-        """What has a folder in sweeps/, sorted."""
+        """Names of the sweeps that have a folder, sorted."""
         return self.folder.child("sweeps").names()
 
     def sweep(self, name: str) -> Folder:

@@ -1,1 +1,8 @@
-"""Inference: what a fine-tuned model sees and says."""
+"""Inference: what a model sees and says once it is trained.
+
+evaluate_checkpoint   how good a released checkpoint is with its own head
+classifier            a model with its head, which sees image files as the evaluation does
+attention             the weights of every head, and their rollout
+attention_figure      draws them
+served_model          a fine-tuned model in MLflow's form
+"""

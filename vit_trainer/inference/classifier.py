@@ -15,8 +15,7 @@ from vit_trainer.data.datasets import DATASETS, is_folder
 from vit_trainer.errors import CheckpointError, InputError
 from vit_trainer.model.build import build_model
 from vit_trainer.weights.choice import Weights
-from vit_trainer.weights.export import read_weights
-from vit_trainer.weights.load import load_arrays
+from vit_trainer.weights.load import load_arrays, read_weights
 from vit_trainer.weights.npz_layout import check_fits, token_grid
 
 
@@ -98,7 +97,7 @@ class Classifier:
         return names
 
 
-def top(probabilities: Tensor, names: tuple[str, ...], count: int = 5) -> list[tuple[str, float]]:
-    """Names and probabilities of the most probable classes, falling; probabilities: (num_classes,)."""
+def top(probabilities: Tensor, names: tuple[str, ...]) -> list[tuple[str, float]]:
+    """Names and probabilities of the five most probable classes, falling; probabilities: (num_classes,)."""
     values, classes = probabilities.sort(descending=True, stable=True)
-    return [(names[i], value) for i, value in zip(classes[:count].tolist(), values.tolist(), strict=False)]
+    return [(names[i], value) for i, value in zip(classes[:5].tolist(), values.tolist(), strict=False)]

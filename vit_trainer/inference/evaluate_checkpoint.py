@@ -37,11 +37,11 @@ class CheckpointEvaluation:
 
     @property
     def images_per_second(self) -> float:
-        """Of all processes together."""
+        """Speed of all processes together."""
         return self.sums.num_images / self.seconds
 
     def to_dict(self) -> dict[str, str | int | float]:
-        """As JSON values, the metrics under the names that a trial gives them."""
+        """The evaluation as JSON values, the metrics under the names that a trial gives them."""
         prefix = "val" if self.split == "validation" else self.split
         return {
             "model": self.model,

@@ -1,1 +1,11 @@
-"""Loop: what train() is made of."""
+"""Loop: what train() is made of.
+
+step             the gradient of an optimiser step, in micro-batches that fit into memory
+optim            the learning rate and the official SGD
+ledger           losses, time, journal and checkpoints of a run
+state            exactly what must survive a restart
+accelerator      how a process finds its device, its precision and the other processes
+interruption     signals as a request to end
+system_metrics   how busy process and GPU are
+probe            how fast a model goes here, on random images
+"""

@@ -25,7 +25,7 @@ class Progress:
     seconds: float = 0.0
     """Time spent in training and evaluation, over all attempts."""
     gpu_seconds: float = 0.0
-    """The same times the number of GPUs."""
+    """`seconds` times the number of GPUs."""
     row: Row | None = None
     """The journal's latest row, so that a crash between checkpoint and journal loses nothing."""
     row_seconds: float = 0.0

@@ -9,7 +9,7 @@ _process = psutil.Process()
 
 
 def system_metrics() -> dict[str, float]:
-    """Of this process and its GPU since the last call; the first call's CPU percentage counts from the import on.
+    """The load of this process and its GPU since the last call; at the first call, of the CPU since the import.
 
     Returns:
         `system/cpu_percent` (100 is one core), `system/memory_gb` (2**30 bytes); on a GPU also `system/gpu_memory_gb`

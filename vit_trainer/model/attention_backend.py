@@ -57,7 +57,7 @@ def backend_seconds(
 
 
 def _seconds(qkv: Tensor) -> float:
-    """Of a forward and backward pass with the backend that is allowed."""
+    """Seconds of one forward and backward pass with the backend that is allowed."""
     start = 0.0
     for i in range(NUM_WARMUPS + NUM_REPEATS):
         if i == NUM_WARMUPS:

@@ -7,11 +7,11 @@ from vit_trainer.data.datasets import dataset_info
 MAX_MICRO_BATCH_SIZE = 128
 """Images per forward and backward unless told otherwise."""
 USABLE_SHARE = 0.9
-"""Of a card's memory; the rest is CUDA's own, and gaps between what PyTorch allocates."""
+"""Share of a card's memory that a trial may fill; the rest is CUDA's own, and gaps between what PyTorch allocates."""
 
 
 def num_parameters(config: FinetuneConfig) -> int:
-    """Of a trial's model, head included."""
+    """Parameters of a trial's model, head included."""
     architecture = MODELS[config.model]
     head = (architecture.width + 1) * dataset_info(config.dataset).num_classes
     return architecture.num_parameters(config.resolution) + head

@@ -25,11 +25,11 @@ class Bounds:
 
     logits: float
     gradient_norm: float
-    """Relative to the run's largest."""
+    """Of the norms of a run's gradients, relative to the largest of them."""
     loss: float
-    """Over a run with float32 momentum."""
+    """Of the losses over a run with float32 momentum."""
     weights: float
-    """After a run with float32 momentum."""
+    """Of the weights after a run with float32 momentum."""
 
 
 VIT_BOUNDS = Bounds(logits=2e-6, gradient_norm=1e-5, loss=2e-6, weights=1e-6)

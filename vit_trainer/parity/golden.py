@@ -107,7 +107,7 @@ class GoldenFolder:
         if not isinstance(self._meta, dict) or not isinstance(self._meta.get("architectures"), dict):
             raise self._malformed("it has no object `architectures`")
         self.architectures = {name: self._architecture(name, f) for name, f in self._meta["architectures"].items()}
-        """By the names that the folder's files begin with."""
+        """Architectures by the names that the folder's files begin with."""
 
     def arrays(self, stem: str) -> Arrays | None:
         """Every array of `<stem>.npz`, or None where the folder lacks it.

@@ -19,13 +19,13 @@ from vit_trainer.architectures import Architecture
 from vit_trainer.weights.npz_layout import POSITION_EMBEDDING, tensor_map
 
 EPSILON = 1e-6
-"""Of layer and group normalisation alike."""
+"""Epsilon of layer and group normalisation alike."""
 
 TOLERANCE = 1e-9
 """Largest error of a layer that computes the same, relative to its largest value."""
 
 RESIZED_TOLERANCE = 1e-6
-"""The same where the model has resized its position embeddings, which it does in float32."""
+"""Largest such error where the model has resized its position embeddings, which it does in float32."""
 
 Layers = Iterator[tuple[str, Tensor]]
 
@@ -165,7 +165,7 @@ class LayerError:
 
     layer: str
     error: float
-    """Relative to the layer's largest value; infinite if the shape is another or the layer isn't there."""
+    """Largest difference relative to the layer's largest value; infinite if it isn't there or has another shape."""
     tolerance: float
 
     @property

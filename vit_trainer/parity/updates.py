@@ -32,7 +32,7 @@ class GoldenRun:
     """Number that the first step has in the learning-rate schedule."""
     accumulation_steps: int = 1
     max_norm: float | None = None
-    """Where gradients are clipped; None: where meta.json says."""
+    """Norm at which gradients are clipped; None: what meta.json says."""
     own_lr: bool = False
     """Whether the base rate is the peak of the run's golden learning rates instead of meta.json's."""
     known: bool = True
@@ -66,7 +66,7 @@ class Course:
     rates: list[float]
     losses: list[float]
     norms: list[float]
-    """Of the gradient before it is clipped."""
+    """Norms of the gradient before it is clipped."""
 
 
 def schedule(golden: GoldenFolder) -> Iterator[Rung]:

@@ -16,7 +16,7 @@ from vit_trainer.tracking.store import hide_password
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_ATTEMPTS = 5.0
-"""After an outage."""
+"""Pause after an outage."""
 
 
 class BackgroundShipper:

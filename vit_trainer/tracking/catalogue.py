@@ -18,13 +18,13 @@ class Membership:
     group: str | None = None
     """Name of the run that holds it in MLflow: its cell. None: it stands alone."""
     tags: Mapping[str, str] = field(default_factory=dict)
-    """Put on its run."""
+    """Tags that are put on its run."""
     published_accuracy: float | None = None
     """Test accuracy that others have published for its cell, a fraction in [0, 1]; None: nobody has."""
 
 
 class Catalogue:
-    """Entries by trial id."""
+    """A sweep's memberships by trial id, as they lie in the storage."""
 
     def __init__(self, storage: Storage, experiment: str) -> None:
         """Reads what earlier sessions wrote; a damaged file counts as none, since the sweep writes it anew."""
@@ -46,7 +46,7 @@ class Catalogue:
 
 
 def catalogues(storage: Storage) -> dict[str, Catalogue]:
-    """Those of all sweeps of a storage, by experiment."""
+    """The catalogues of all sweeps of a storage, by experiment; those that hold nothing are left out."""
     found = {name: Catalogue(storage, name) for name in storage.sweep_names()}
     return {name: catalogue for name, catalogue in found.items() if catalogue.entries}
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Has the UI open on the table of runs, where it would show pages for language models."""
+"""Tag of an experiment that has the UI open on the table of runs, where it would show pages for language models."""
 PARENT = "mlflow.parentRunId"
 """MLflow's tag that shows a run within another."""
 METRICS_PER_BATCH = 1000

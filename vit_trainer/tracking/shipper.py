@@ -34,7 +34,7 @@ MLFLOW_STATUS = {
     "interrupted": "KILLED",
     "failed": "FAILED",
 }
-"""By outcome, which is on the run as a tag: MLflow has one word for stopped and interrupted."""
+"""MLflow's status by our outcome, which is on the run as a tag: MLflow has one word for stopped and interrupted."""
 
 Change = Literal["created", "updated", "unchanged"]
 """What shipping a folder did to MLflow."""
@@ -48,7 +48,7 @@ class _Shipped:
     mark: tuple[int, float]
     """How many rows, and the time of the last, by which a journal that was begun anew is recognised."""
     outcome: str | None
-    """None: not known."""
+    """A key of MLFLOW_STATUS; None: not known."""
     group: str | None
     """Its cell, as `Membership.group`."""
 

@@ -12,7 +12,7 @@ from vit_trainer.tracking.catalogue import Membership, catalogues
 from vit_trainer.tracking.shipper import Change, Shipper
 
 DEFAULT_EXPERIMENT = "vit_trainer"
-"""For trials that belong to no sweep."""
+"""MLflow experiment of trials that belong to no sweep."""
 
 
 @dataclass

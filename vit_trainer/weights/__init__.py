@@ -1,1 +1,10 @@
-"""Weights: official .npz files, read, checked and loaded."""
+"""Weights: official .npz files, from the web into a model and back.
+
+npz_layout    names and shapes of the arrays, and the parameters that they pair with
+npz_files     where the files are; checking, reading and writing them
+fetch         files from the web, a mirror or a folder into the cache
+load          arrays into a model and out of it; position embeddings resized to another resolution
+export        weights for other programs
+choice        whose weights a command is to read: a trial's, an upstream's or a file's
+miniatures/   the checkpoints of the miniatures
+"""

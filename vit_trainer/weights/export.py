@@ -6,23 +6,19 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 import torch
-from safetensors import SafetensorError, safe_open
 
 from vit_trainer.architectures import MODELS, Architecture
-from vit_trainer.errors import CheckpointError, InputError, reason_of
+from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.folder import write_atomically
-from vit_trainer.weights.load import resize_position_embedding, to_arrays, to_parameters
-from vit_trainer.weights.npz_files import Arrays, check_checkpoint, read_npz, write_npz
+from vit_trainer.weights.load import FOLDED, read_weights, resize_position_embedding, to_parameters
+from vit_trainer.weights.npz_files import Arrays, write_npz
 from vit_trainer.weights.npz_layout import POSITION_EMBEDDING, check_fits
 
-FOLDED = "resnet folded for timm"
-"""Key of the metadata that marks a hybrid's safetensors file as made for timm only."""
-
 STD_EPSILON, TIMM_VARIANCE_EPSILON = 1e-5, 1e-8
-"""Of weight standardisation: officially added to the standard deviation, in timm to the variance."""
+"""Epsilons of weight standardisation: officially added to the standard deviation, in timm to the variance."""
 
 NORM_EPSILON, TIMM_NORM_EPSILON = 1e-6, 1e-5
-"""Of GroupNorm in the ResNet."""
+"""Epsilons of GroupNorm in the ResNet."""
 
 
 def export_weights(model_name: str, weights: Path, output: Path, *, resolution: int | None = None) -> str:
@@ -64,38 +60,6 @@ def export_weights(model_name: str, weights: Path, output: Path, *, resolution: 
     except OSError as error:
         raise InputError(f"cannot write {output} ({reason_of(error)}): give another place") from error
     return loads if architecture.timm_name else f"a timm model of the shape of MODELS[{model_name!r}]"
-
-
-def read_weights(path: Path, model_name: str) -> Arrays:
-    """Official arrays from an official .npz, or from a .safetensors such as a run folder's.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, another model's, or a hybrid's that was folded for timm.
-    """
-    if path.suffix != ".safetensors":
-        check_checkpoint(path, model_name)
-        return read_npz(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            if FOLDED in (file.metadata() or {}):
-                raise CheckpointError(
-                    f"{path} was exported for timm, which changed its ResNet: give the .npz that it was made from"
-                )
-            parameters: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        arrays = to_arrays(parameters, MODELS[model_name])
-    except CheckpointError:
-        raise
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no weights at {path}: give a .npz or .safetensors file") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): give another file") from error
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} does not fit {model_name} ({error}): give the right model's file") from error
-    if any(array.dtype != np.float32 for array in arrays.values()):
-        raise CheckpointError(f"{path} is not float32 throughout: give a file of float32 weights")
-    shapes = {name: array.shape for name, array in arrays.items()}
-    check_fits(shapes, MODELS[model_name], source=str(path))
-    return arrays
 
 
 def timm_parameters(arrays: Arrays, architecture: Architecture) -> Arrays:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from vit_trainer.errors import CheckpointError
 from vit_trainer.model.build import build_model
 from vit_trainer.weights.npz_files import Arrays, check_checkpoint, read_npz
 from vit_trainer.weights.npz_layout import Layout, check_fits, tensor_map, token_grid
+
+FOLDED = "resnet folded for timm"
+"""Key of the metadata that marks a hybrid's safetensors file as made for timm only."""
 
 
 def _to_parameter(array: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
@@ -115,6 +119,38 @@ def load_arrays(
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in parameters.items()}
     tensors["pos_embed"] = resize_position_embedding(tensors["pos_embed"], token_grid(model.pos_embed.shape[1]))
     model.load_state_dict(tensors, strict=False)
+
+
+def read_weights(path: Path, model_name: str) -> Arrays:
+    """Official arrays from an official .npz, or from a .safetensors such as a run folder's.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, another model's, or a hybrid's that was folded for timm.
+    """
+    if path.suffix != ".safetensors":
+        check_checkpoint(path, model_name)
+        return read_npz(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if FOLDED in (file.metadata() or {}):
+                raise CheckpointError(
+                    f"{path} was exported for timm, which changed its ResNet: give the .npz that it was made from"
+                )
+            parameters: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        arrays = to_arrays(parameters, MODELS[model_name])
+    except CheckpointError:
+        raise
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no weights at {path}: give a .npz or .safetensors file") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): give another file") from error
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} does not fit {model_name} ({error}): give the right model's file") from error
+    if any(array.dtype != np.float32 for array in arrays.values()):
+        raise CheckpointError(f"{path} is not float32 throughout: give a file of float32 weights")
+    shapes = {name: array.shape for name, array in arrays.items()}
+    check_fits(shapes, MODELS[model_name], source=str(path))
+    return arrays
 
 
 def pretrained_model(

@@ -29,7 +29,7 @@ class Pair:
 
     array: str
     shape: Shape
-    """Of the array."""
+    """Shape of the array."""
     parameter: str
     layout: Layout = "same"
     third: int | None = None
