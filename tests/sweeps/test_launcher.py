@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from sweeps.running.launcher import FAILED, FINISHED, INTERRUPTED, RESTART, Continue, Exited, Reported, Start, Started
 from sweeps.running.slot import Slot
+from tests.sweeps.running import rows_of
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.files.run_dir import Row, RunDir
 
@@ -155,13 +156,6 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     with RunDir(path).weights() as file:
         assert file is not None
         return load_file(file)
-
-
-def rows_of(run_dir: RunDir, attempt: int) -> list[Row]:
-    """What one attempt has written; none before it has begun."""
-    lines = run_dir.lines()
-    begins = [i for i, line in enumerate(lines) if line.get("attempt") == attempt]
-    return [line for i in begins for line in lines[i:] if "step" in line]
 
 
 @pytest.mark.parametrize(("num_processes", "micro_batch_size"), [(1, 16), (1, 4), (2, 4)])
