@@ -110,11 +110,18 @@ def test_a_killed_trial_is_told_and_the_next_one_resumes_it(launched: Launched, 
     assert (rows[0]["step"], status) == (5, 0)
 
 
-@pytest.fixture
-def slot() -> Iterator[Slot]:
+@pytest.fixture(scope="module")
+def own_slot() -> Iterator[Slot]:
     slot = Slot(num_threads=1)
     yield slot
     slot.close()
+
+
+@pytest.fixture
+def slot(own_slot: Slot) -> Iterator[Slot]:
+    """Where nothing runs; its launcher may be there already."""
+    yield own_slot
+    own_slot.end()
 
 
 def holder(folder: Path) -> int:
@@ -288,11 +295,9 @@ def test_a_failure_of_the_training_is_told_from_a_death(launched: Launched, tmp_
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_trials_do_not_outlive_their_launcher(tmp_path: Path) -> None:
-    launched = Launched()
-    (pid,) = launched.start(tmp_path)
-    end = os.pidfd_open(pid)
-    assert isinstance(launched.receive(), Reported)
-    launched.process.kill()
-    launched.process.wait()
+def test_trials_do_not_outlive_their_launcher(slot: Slot, tmp_path: Path) -> None:
+    slot.start(Start(CONFIG, str(tmp_path), EXECUTION, 1, num_threads=1))
+    assert isinstance(slot.receive(), Reported)
+    end = os.pidfd_open(holder(tmp_path))
+    os.kill(psutil.Process(holder(tmp_path)).ppid(), signal.SIGKILL)
     assert select.select([end], [], [], 10)[0]  # readable: the process has ended
