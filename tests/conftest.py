@@ -1,5 +1,7 @@
 """What every test shares: a Ray of its own, as many threads as a trial has, and a bucket for who asks."""
 
+import atexit
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -9,6 +11,14 @@ import pytest
 os.environ["RAY_ADDRESS"] = "local"  # never join a cluster that happens to run on this machine
 # A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+gc.disable()  # until everything is imported
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays until the end: no collection of garbage need look through it again."""
+    gc.freeze()
+    gc.enable()
+    atexit.register(gc.unfreeze)  # libraries complain of types that outlive the interpreter
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,5 +1,6 @@
-"""What MLflow runs on: a server that can be killed and come back, and a PostgreSQL cluster of a test's own."""
+"""What MLflow runs on: an empty file, a server that can be killed and come back, and a PostgreSQL cluster."""
 
+import functools
 import os
 import shutil
 import socket
@@ -21,6 +22,22 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@functools.cache
+def _empty_store() -> bytes:
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+        return (Path(folder) / "mlflow.db").read_bytes()
+
+
+def with_mlflow_tables(storage: Path) -> Path:
+    """The storage, with MLflow's file in it as MLflow makes it before the first run, which takes a second each time."""
+    storage.mkdir(exist_ok=True)
+    (storage / "mlflow.db").write_bytes(_empty_store())
+    return storage
 
 
 class MlflowServer:

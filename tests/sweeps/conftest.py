@@ -1,4 +1,4 @@
-"""Clusters and sweeps that no test leaves behind."""
+"""Clusters that many tests share, and sweeps that no test leaves behind."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.sweeps.running import Start, Sweep
+from tests.sweeps.running import QUIET_LRS, Start, Sweep, numbers
 
 
 @pytest.fixture
@@ -24,11 +24,37 @@ def start() -> Iterator[Start]:
         sweep.process.communicate()
 
 
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A Ray cluster of several nodes on this machine: a head without slots, and as many workers as a test adds."""
+@pytest.fixture(scope="session")
+def two_slots() -> Iterator[str]:
+    """The address of a Ray cluster with two CPU cores, as a sweep of its own would start it."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    yield cluster.address
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def _head() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture
+def cluster(_head: Any) -> Iterator[Any]:
+    """A Ray cluster of several nodes on this machine: a head without slots, and as many workers as a test adds."""
+    yield _head
+    for node in list(_head.worker_nodes):
+        _head.remove_node(node, allow_graceful=False)
+
+
+@pytest.fixture(scope="session")
+def quiet(tmp_path_factory: pytest.TempPathFactory, two_slots: str) -> dict[str, Any]:
+    """The numbers of a sweep that nothing happens to, of trials of one process."""
+    storage = tmp_path_factory.mktemp("quiet")
+    code, _, err = Sweep(storage, "--base-lrs", *QUIET_LRS, address=two_slots).finish()
+    assert code == 0, err
+    return numbers(storage)

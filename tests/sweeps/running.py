@@ -8,11 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vit_trainer.files.run_dir import RunDir
+from tests.stores import with_mlflow_tables
+from vit_trainer.files.run_dir import Row, RunDir
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "paper_grid.py"
 SMALL_GRID = ["--preset", "mini", "--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.1"]
-BASE_LRS = ["--base-lrs", "0.003", "0.001"]
+BASE_LRS = ("0.003", "0.001")
+"""Of a sweep that isn't given others."""
+QUIET_LRS = (*BASE_LRS, "0.002", "0.0005")
+"""Of the sweep that others are compared with."""
 
 
 class Sweep:
@@ -20,7 +24,9 @@ class Sweep:
 
     def __init__(self, storage: Path, *arguments: str, address: str = "local") -> None:
         self.storage = storage
-        rates = [] if "--base-lrs" in arguments else BASE_LRS
+        if not (storage / "mlflow.db").exists():
+            with_mlflow_tables(storage)
+        rates = [] if "--base-lrs" in arguments else ["--base-lrs", *BASE_LRS]
         selection = [] if "--early-stopping" in arguments else ["--no-early-stopping"]
         command = [sys.executable, str(SCRIPT), *SMALL_GRID, *rates, *selection, *arguments, "--storage", str(storage)]
         self.process = subprocess.Popen(
@@ -51,9 +57,19 @@ class Sweep:
         return self.process.returncode, out, err
 
 
-def has_validated(run_dir: RunDir) -> bool:
-    """In the middle: a checkpoint is there, and most steps are still to come."""
-    return run_dir.result() is None and any("val/accuracy" in row for row in run_dir.rows())
+def rows_of(run_dir: RunDir, attempt: int) -> list[Row]:
+    """What one attempt, and what came after it, has written; none before it has begun."""
+    lines = run_dir.lines()
+    begins = [i for i, line in enumerate(lines) if line.get("attempt") == attempt]
+    return [line for i in begins for line in lines[i:] if "step" in line]
+
+
+def has_validated_in(attempt: int) -> Callable[[RunDir], bool]:
+    """Whether a trial is in the middle of such an attempt: a checkpoint is there, and steps are still to come."""
+    return lambda run_dir: run_dir.result() is None and any("val/accuracy" in row for row in rows_of(run_dir, attempt))
+
+
+has_validated = has_validated_in(1)
 
 
 def is_finished(run_dir: RunDir) -> bool:

@@ -1,6 +1,7 @@
 """The doctor as a user calls it: on cluster files, on this machine, on real clusters with something wrong."""
 
 import copy
+import functools
 import os
 import shutil
 import socket
@@ -14,6 +15,7 @@ from typing import Any
 import boto3
 import pytest
 import yaml
+from botocore.loaders import JSONFileLoader
 from moto import mock_aws
 
 from sweeps.checks.before_launch import check_launch
@@ -184,21 +186,49 @@ def test_a_secret_in_the_file_is_noticed() -> None:
     assert "a secret seems to stand in the file" in problem
 
 
-@pytest.fixture
-def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """An AWS account with the roles of aws-iam.template and the file's images, and a token at home."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
-    (tmp_path / ".ray" / "auth_token").chmod(0o600)
-    with mock_aws():
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Any]:
+    """An AWS of our own whose account has the roles of aws-iam.template and the file's images.
+
+    What botocore knows of AWS, megabytes of JSON, is read once instead of by each client.
+    """
+    read = JSONFileLoader.load_file
+    read_once = functools.cache(lambda path: read(JSONFileLoader(), path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda self, path: read_once(path))
+        cloud = mock_aws()
+        cloud.start()
         boto3.client("cloudformation", region_name="us-east-1").create_stack(
             StackName="vit-sweeps",
             TemplateBody=(CLUSTERS / "aws-iam.template").read_text(),
             Parameters=[{"ParameterKey": "Bucket", "ParameterValue": "my-bucket"}],
             Capabilities=["CAPABILITY_NAMED_IAM"],
         )
-        yield boto3
+        cloud.stop(remove_data=False)
+        yield cloud
+        cloud.start()
+        cloud.stop()
+
+
+@pytest.fixture
+def account(cloud: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """That account, of which every test takes back what it changes, and a token at home."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
+    (tmp_path / ".ray" / "auth_token").chmod(0o600)
+    cloud.start(reset=False)
+    yield boto3
+    cloud.stop(remove_data=False)
+
+
+@pytest.fixture
+def security_group(account: Any) -> Iterator[str]:
+    """The id of the file's security group, which lets nobody in."""
+    ec2 = account.client("ec2", region_name="us-east-1")
+    group: str = ec2.create_security_group(GroupName="vit-sweeps", Description="nodes")["GroupId"]
+    yield group
+    ec2.delete_security_group(GroupId=group)
 
 
 def test_an_account_that_has_all(account: Any) -> None:
@@ -210,12 +240,13 @@ def test_an_account_that_has_all(account: Any) -> None:
 
 
 @pytest.mark.parametrize(("source", "is_fine"), [("10.0.0.0/16", True), ("0.0.0.0/1", False), ("::/0", False)])
-def test_a_port_may_be_open_to_private_addresses_only(account: Any, source: str, is_fine: bool) -> None:
+def test_a_port_may_be_open_to_private_addresses_only(
+    account: Any, security_group: str, source: str, is_fine: bool
+) -> None:
     ec2 = account.client("ec2", region_name="us-east-1")
-    group = ec2.create_security_group(GroupName="vit-sweeps", Description="nodes")["GroupId"]
     ranges = {"Ipv6Ranges": [{"CidrIpv6": source}]} if ":" in source else {"IpRanges": [{"CidrIp": source}]}
     rule = {"IpProtocol": "tcp", "FromPort": 6379, "ToPort": 6379, **ranges}
-    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
+    ec2.authorize_security_group_ingress(GroupId=security_group, IpPermissions=[rule])
     found = {finding.what: finding for finding in check_launch(CLUSTERS / "a100.yaml")}
     assert (found["security group"].kind == "ok") == is_fine
     assert is_fine or f"opens ports 6379 to 6379 to {source}" in found["security group"].detail
@@ -242,19 +273,28 @@ def test_a_profile_of_ones_own_that_is_not_there_is_a_line(account: Any, monkeyp
     assert found["credentials"].detail == "The config profile (mine) could not be found"
 
 
-def test_an_account_with_a_port_open_and_a_role_missing(account: Any) -> None:
-    iam = account.client("iam")
-    iam.remove_role_from_instance_profile(InstanceProfileName="vit-sweeps-head", RoleName="vit-sweeps-head")
-    iam.delete_instance_profile(InstanceProfileName="vit-sweeps-head")
+@pytest.fixture
+def without_the_heads_profile(account: Any) -> Iterator[None]:
+    iam, profile = account.client("iam"), "vit-sweeps-head"
+    iam.remove_role_from_instance_profile(InstanceProfileName=profile, RoleName=profile)
+    iam.delete_instance_profile(InstanceProfileName=profile)
+    yield
+    iam.create_instance_profile(InstanceProfileName=profile)
+    iam.add_role_to_instance_profile(InstanceProfileName=profile, RoleName=profile)
+
+
+@pytest.mark.usefixtures("without_the_heads_profile")
+def test_an_account_with_a_port_open_and_a_role_missing(account: Any, security_group: str) -> None:
     ec2 = account.client("ec2", region_name="us-east-1")
-    group = ec2.create_security_group(GroupName="vit-sweeps", Description="nodes")["GroupId"]
     rule = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
-    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
+    ec2.authorize_security_group_ingress(GroupId=security_group, IpPermissions=[rule])
     found = {finding.what: finding for finding in check_launch(CLUSTERS / "a100.yaml")}
     assert found["security group"].kind == "ok"
     assert found["profile vit-sweeps-head"].kind == "FAIL"
     assert "aws-iam.template" in found["profile vit-sweeps-head"].detail
-    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule | {"FromPort": 8265, "ToPort": 8265}])
+    ec2.authorize_security_group_ingress(
+        GroupId=security_group, IpPermissions=[rule | {"FromPort": 8265, "ToPort": 8265}]
+    )
     found = {finding.what: finding for finding in check_launch(CLUSTERS / "a100.yaml")}
     assert found["security group"].kind == "FAIL"
     assert "opens ports 8265 to 8265 to 0.0.0.0/0" in found["security group"].detail

@@ -10,24 +10,24 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.sweeps.running import SCRIPT, Start, Sweep, has_validated, is_finished, numbers, statuses_in_mlflow
+from tests.sweeps.running import (
+    QUIET_LRS,
+    SCRIPT,
+    Start,
+    Sweep,
+    has_validated,
+    has_validated_in,
+    is_finished,
+    numbers,
+    statuses_in_mlflow,
+)
+from vit_trainer.files.run_dir import Row, RunDir
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
 
-@pytest.fixture(scope="module")
-def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The numbers of a sweep that nothing happens to."""
-    storage = tmp_path_factory.mktemp("quiet")
-    sweep = Sweep(storage)
-    assert sweep.finish()[0] == 0
-    return numbers(storage)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: signal.Signals(number).name)
-def test_a_request_to_end_keeps_every_state(quiet: dict[str, Any], start: Start, tmp_path: Path, number: int) -> None:
-    sweep = start(tmp_path)
-    sweep.wait_until(has_validated)
+def after_a_request_to_end(sweep: Sweep, number: int) -> dict[str, list[Row]]:
+    """Ask a sweep to end and see that it does; the rows of its trials by now."""
     asked = time.monotonic()
     sweep.process.send_signal(number)
     code, _, err = sweep.finish()
@@ -35,97 +35,99 @@ def test_a_request_to_end_keeps_every_state(quiet: dict[str, Any], start: Start,
     assert code == 130, err
     assert f"all states are kept. To go on: {sys.executable} {SCRIPT}" in err
     assert "Traceback" not in err
-    rows_before = {run_dir.trial_id: run_dir.rows() for run_dir in sweep.run_dirs()}
-    shown = statuses_in_mlflow(tmp_path)
+    shown = statuses_in_mlflow(sweep.storage)
     assert "RUNNING" not in shown.values()
     assert "KILLED" in shown.values()
-    again = start(tmp_path)
-    assert again.finish()[0] == 0
-    assert set(statuses_in_mlflow(tmp_path).values()) == {"FINISHED"}
-    assert numbers(tmp_path) == quiet
-    for run_dir in again.run_dirs():
-        before = rows_before[run_dir.trial_id]
-        if len(run_dir.attempts()) > 1:
-            assert run_dir.attempts()[1]["from_step"] >= (before[-1]["step"] if before else 0)
+    for run_dir in sweep.run_dirs():
         assert len(run_dir.rows()) == len(run_dir.journal())  # no step was done again
+    return {run_dir.trial_id: run_dir.rows() for run_dir in sweep.run_dirs()}
 
 
-def test_a_driver_that_is_killed_costs_nothing_that_was_finished(
-    quiet: dict[str, Any], start: Start, tmp_path: Path
+def test_whatever_ends_a_driver_no_state_is_lost_and_what_was_finished_costs_nothing(
+    quiet: dict[str, Any], start: Start, tmp_path: Path, two_slots: str
 ) -> None:
-    sweep = start(tmp_path)
-    finished = sweep.wait_until(is_finished)
-    sweep.process.kill()
-    sweep.finish()
+    """Ctrl-C, SIGTERM and SIGKILL, one after the other, on a Ray of the sweep's own and on a cluster in turn."""
+    rates = ["--base-lrs", *QUIET_LRS[:3]]
+    interrupted = start(tmp_path, *rates)
+    interrupted.wait_until(has_validated)
+    rows_before = [after_a_request_to_end(interrupted, signal.SIGINT)]
+    terminated = start(tmp_path, *rates, address=two_slots)
+    terminated.wait_until(has_validated_in(2))
+    rows_before.append(after_a_request_to_end(terminated, signal.SIGTERM))
+    killed = start(tmp_path, *rates)
+    finished = killed.wait_until(is_finished)
+    killed.process.kill()
+    killed.finish()
     before = finished.lines()
-    again = start(tmp_path)
+    again = start(tmp_path, *rates, address=two_slots)
     code, out, err = again.finish()
     assert code == 0, err
     assert "of them done" in out
     assert set(statuses_in_mlflow(tmp_path).values()) == {"FINISHED"}
     assert finished.lines() == before
-    assert numbers(tmp_path) == quiet
+    assert len(again.run_dirs()) == 3
+    assert numbers(tmp_path) == {run_dir.trial_id: quiet[run_dir.trial_id] for run_dir in again.run_dirs()}
+    for run_dir in again.run_dirs():
+        for rows, attempt in zip(rows_before, run_dir.attempts()[1:], strict=False):
+            steps = [row["step"] for row in rows.get(run_dir.trial_id, [])]
+            assert attempt["from_step"] >= max(steps, default=0)
 
 
-def test_a_killed_process_is_started_again_from_its_checkpoint(
-    quiet: dict[str, Any], start: Start, tmp_path: Path
-) -> None:
-    sweep = start(tmp_path)
-    victim = sweep.wait_until(has_validated)
-    lease = victim.lease()
-    assert lease is not None
-    os.kill(lease["pid"], signal.SIGKILL)
-    code, out, err = sweep.finish()
-    assert code == 0, err
-    assert (
-        f"{victim.trial_id}: its process died (signal SIGKILL); goes on from its last checkpoint (retry 1 of 3)" in out
-    )
-    assert [attempt["attempt"] for attempt in victim.attempts()] == [1, 2]
-    assert victim.attempts()[1]["from_step"] > 0
-    assert numbers(tmp_path) == quiet
-
-
-@pytest.mark.parametrize("kind", ["launcher", "actor"])
-def test_whatever_is_killed_above_a_trial_it_goes_on(
-    quiet: dict[str, Any], start: Start, tmp_path: Path, kind: str
-) -> None:
-    sweep = start(tmp_path)
-    victim = sweep.wait_until(has_validated)
-    lease = victim.lease()
+def kill(run_dir: RunDir, kind: str) -> None:
+    """SIGKILL to a trial's process, to the launcher that forked it, or to the actor above that."""
+    lease = run_dir.lease()
     assert lease is not None
     pid = int(lease["pid"])
-    for _ in range(1 if kind == "launcher" else 2):
+    for _ in range(["process", "launcher", "actor"].index(kind)):
         pid = psutil.Process(pid).ppid()
     name = Path(f"/proc/{pid}/cmdline").read_text()
-    assert "sweeps.running.launcher" in name if kind == "launcher" else name.startswith("ray::")
+    assert name.startswith("ray::") if kind == "actor" else "sweeps.running.launcher" in name
     os.kill(pid, signal.SIGKILL)
+
+
+def test_whatever_is_killed_of_a_trial_it_goes_on_and_takes_no_other_down(
+    quiet: dict[str, Any], start: Start, tmp_path: Path, two_slots: str
+) -> None:
+    given_up, process, launcher, actor = map(float, QUIET_LRS)
+    to_kill = {given_up: ["process", "process"], process: ["process"], launcher: ["launcher"], actor: ["actor"]}
+    num_killed = dict.fromkeys(to_kill, 0)
+
+    def base_lr_of(run_dir: RunDir) -> float:
+        return float((run_dir.config() or {}).get("base_lr", 0))
+
+    def is_next(run_dir: RunDir) -> bool:
+        base_lr = base_lr_of(run_dir)
+        return bool(to_kill.get(base_lr)) and has_validated_in(num_killed[base_lr] + 1)(run_dir)
+
+    flags = ["--base-lrs", *QUIET_LRS, "--max-failures", "1"]
+    sweep = start(tmp_path, *flags, address=two_slots)
+    while any(to_kill.values()):
+        victim = sweep.wait_until(is_next)
+        num_killed[base_lr_of(victim)] += 1
+        kill(victim, to_kill[base_lr_of(victim)].pop(0))
     code, out, err = sweep.finish()
-    assert code == 0, err
-    said = "the launcher of its processes died" if kind == "launcher" else "its node or actor was lost"
-    assert f"{victim.trial_id}: " in out
-    assert said in out
-    assert len(victim.attempts()) == 2
-    assert len(victim.rows()) == len(victim.journal())  # the process kept its state when its launcher died
-    assert numbers(tmp_path) == quiet
-
-
-def test_a_process_that_always_dies_is_given_up_and_takes_no_other_down(start: Start, tmp_path: Path) -> None:
-    sweep = start(tmp_path, "--max-failures", "1")
-    victim = sweep.wait_until(has_validated)
-    for attempt in (1, 2):
-        sweep.wait_until(
-            lambda run_dir, n=attempt: run_dir.trial_id == victim.trial_id and len(run_dir.attempts()) == n
-        )
-        lease = victim.lease()
-        assert lease is not None
-        os.kill(lease["pid"], signal.SIGKILL)
-    code, _, err = sweep.finish()
+    run_dirs = {base_lr_of(run_dir): run_dir for run_dir in sweep.run_dirs()}
     assert code == 1
-    assert f"failed: {victim.trial_id}: its process died (signal SIGKILL) 2 times: more than max_failures 1" in err
-    assert sorted(str((run_dir.result() or {})["status"]) for run_dir in sweep.run_dirs()) == ["failed", "finished"]
-    again = start(tmp_path)  # which tries the failed one again
-    assert again.finish()[0] == 0
-    assert is_finished(victim)
+    trial_id = run_dirs[given_up].trial_id
+    assert f"failed: {trial_id}: its process died (signal SIGKILL) 2 times: more than max_failures 1" in err
+    assert err.count("failed: ") == 1
+    statuses = sorted(str((run_dir.result() or {})["status"]) for run_dir in sweep.run_dirs())
+    assert statuses == ["failed", "finished", "finished", "finished"]
+    died = "its process died (signal SIGKILL); goes on from its last checkpoint (retry 1 of 1)"
+    assert f"{run_dirs[process].trial_id}: {died}" in out
+    assert f"{run_dirs[launcher].trial_id}: its process died (the launcher of its processes died)" in out
+    assert f"{run_dirs[actor].trial_id}: its node or actor was lost" in out
+    for base_lr in (process, launcher, actor):
+        assert [attempt["attempt"] for attempt in run_dirs[base_lr].attempts()] == [1, 2]
+        assert run_dirs[base_lr].attempts()[1]["from_step"] > 0
+    for base_lr in (launcher, actor):  # the process kept its state when its launcher died
+        assert len(run_dirs[base_lr].rows()) == len(run_dirs[base_lr].journal())
+
+    again = start(tmp_path, *flags, address=two_slots)  # which tries the failed one again
+    code, _, err = again.finish()
+    assert code == 0, err
+    assert is_finished(run_dirs[given_up])
+    assert numbers(tmp_path) == quiet
 
 
 def test_a_trial_moves_when_its_node_is_lost_and_new_nodes_are_used(
@@ -141,14 +143,14 @@ def test_a_trial_moves_when_its_node_is_lost_and_new_nodes_are_used(
     assert code == 0, err
     assert f"{victim.trial_id}: its node or actor was lost; goes on from its last checkpoint" in out
     assert len(victim.attempts()) == 2
-    assert numbers(tmp_path) == quiet
+    assert numbers(tmp_path) == {run_dir.trial_id: quiet[run_dir.trial_id] for run_dir in sweep.run_dirs()}
 
 
 def test_a_used_up_budget_keeps_every_state_and_a_larger_one_goes_on(
-    quiet: dict[str, Any], start: Start, tmp_path: Path
+    quiet: dict[str, Any], start: Start, tmp_path: Path, two_slots: str
 ) -> None:
     hours = 4 / 3600  # a few seconds of a trial
-    sweep = start(tmp_path, "--max-gpu-hours", str(hours))
+    sweep = start(tmp_path, "--max-gpu-hours", str(hours), address=two_slots)
     code, _, err = sweep.finish()
     assert code == 1
     assert "The budget is used up (0.00" in err
@@ -158,19 +160,20 @@ def test_a_used_up_budget_keeps_every_state_and_a_larger_one_goes_on(
     assert all(run_dir.lease() is None for run_dir in unfinished)
     used = sum(run_dir.rows()[-1]["runtime_hours"] for run_dir in sweep.run_dirs() if run_dir.rows())
     assert used < hours * 1.05
-    again = start(tmp_path, "--max-gpu-hours", "1")
+    again = start(tmp_path, "--max-gpu-hours", "1", address=two_slots)
     assert again.finish()[0] == 0
-    assert numbers(tmp_path) == quiet
+    assert len(again.run_dirs()) == 2
+    assert numbers(tmp_path) == {run_dir.trial_id: quiet[run_dir.trial_id] for run_dir in again.run_dirs()}
 
 
-def test_optuna_goes_on_with_what_a_killed_driver_had_asked_for(start: Start, tmp_path: Path) -> None:
+def test_optuna_goes_on_with_what_a_killed_driver_had_asked_for(start: Start, tmp_path: Path, two_slots: str) -> None:
     search = ["--search", "optuna", "--num-trials", "4", "--base-lrs", "0.001", "0.01"]
-    sweep = start(tmp_path, *search)
+    sweep = start(tmp_path, *search, address=two_slots)
     sweep.wait_until(is_finished)
     begun = {run_dir.trial_id for run_dir in sweep.run_dirs() if run_dir.config() is not None}
     sweep.process.kill()
     sweep.finish()
-    again = start(tmp_path, *search)
+    again = start(tmp_path, *search, address=two_slots)
     code, out, err = again.finish()
     assert code == 0, err
     assert "4 trials, " in out

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from sweeps.running.launcher import FAILED, FINISHED, INTERRUPTED, RESTART, Continue, Exited, Reported, Start, Started
 from sweeps.running.launcher_client import LauncherClient
+from tests.sweeps.running import rows_of
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.files.run_dir import Row, RunDir
 
@@ -109,11 +110,18 @@ def test_a_killed_trial_is_told_and_the_next_one_resumes_it(launched: Launched, 
     assert (rows[0]["step"], status) == (5, 0)
 
 
-@pytest.fixture
-def client() -> Iterator[LauncherClient]:
+@pytest.fixture(scope="module")
+def own_client() -> Iterator[LauncherClient]:
     client = LauncherClient(num_threads=1)
     yield client
     client.close()
+
+
+@pytest.fixture
+def client(own_client: LauncherClient) -> Iterator[LauncherClient]:
+    """Where nothing runs; its launcher may be there already."""
+    yield own_client
+    own_client.end()
 
 
 def holder(folder: Path) -> int:
@@ -170,9 +178,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
     _, status = launched.finish()
     assert status == FINISHED
     draw = random.Random(micro_batch_size + num_processes)
-    for last_step in (draw.randrange(2, 7), draw.randrange(7, 13), draw.randrange(13, 19)):
+    for attempt, last_step in enumerate((draw.randrange(2, 7), draw.randrange(7, 13), draw.randrange(13, 19)), 1):
         pids = launched.start(tmp_path / "killed", num_processes, execution=execution)
-        while not any(row["step"] >= last_step for row in RunDir(tmp_path / "killed").rows()):
+        while not any(row["step"] >= last_step for row in rows_of(RunDir(tmp_path / "killed"), attempt)):
             if launched.connection.poll(0.002):
                 assert isinstance(launched.receive(), Reported)
                 launched.connection.send(Continue())
@@ -289,11 +297,9 @@ def test_a_failure_of_the_training_is_told_from_a_death(launched: Launched, tmp_
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_trials_do_not_outlive_their_launcher(tmp_path: Path) -> None:
-    launched = Launched()
-    (pid,) = launched.start(tmp_path)
-    end = os.pidfd_open(pid)
-    assert isinstance(launched.receive(), Reported)
-    launched.process.kill()
-    launched.process.wait()
+def test_trials_do_not_outlive_their_launcher(client: LauncherClient, tmp_path: Path) -> None:
+    client.start(Start(CONFIG, str(tmp_path), EXECUTION, 1, num_threads=1))
+    assert isinstance(client.receive(), Reported)
+    end = os.pidfd_open(holder(tmp_path))
+    os.kill(psutil.Process(holder(tmp_path)).ppid(), signal.SIGKILL)
     assert select.select([end], [], [], 10)[0]  # readable: the process has ended

@@ -74,7 +74,7 @@ def test_a_node_with_another_timm_is_refused_before_a_trial_starts(
     assert f"has timm 0.0.1, this process {versions()['timm']}" in err
     assert not (tmp_path / "results" / "runs").exists()
     cluster.remove_node(odd)
-    code, _, err = start(tmp_path / "results", address=cluster.address).finish()
+    code, _, err = start(tmp_path / "results", "--base-lrs", "0.003", address=cluster.address).finish()
     assert code == 0, err
 
 

@@ -23,9 +23,14 @@ from vit_trainer.files.run_dir import RunDir
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def test_everyone_is_told_and_the_best_model_is_served(tmp_path: Path, server: tuple) -> None:  # type: ignore[type-arg]  # noqa: F811
+def test_everyone_is_told_and_the_best_model_is_served(
+    tmp_path: Path,
+    two_slots: str,
+    server: tuple,  # type: ignore[type-arg]  # noqa: F811
+) -> None:
     url, told = server
-    sweep = Sweep(tmp_path, "--notify", url, "--tensorboard", "--register", "--system-metrics")
+    flags = ["--notify", url, "--tensorboard", "--register", "--system-metrics"]
+    sweep = Sweep(tmp_path, *flags, address=two_slots)
     code, out, err = sweep.finish(400)
     assert code == 0, err
 

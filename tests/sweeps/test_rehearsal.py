@@ -1,9 +1,6 @@
 """Rehearsals: what is ranked, from what, and what then runs whole."""
 
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,45 +200,31 @@ def test_the_miniature_rehearses_a_quarter_of_its_steps(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(280)
-def test_the_miniature_from_the_command_line(tmp_path: Path) -> None:
-    script = Path(__file__).parents[2] / "sweeps" / "paper_grid.py"
-    narrow = ["--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.1", "--base-lrs", *RATES[:2]]
-    command = [sys.executable, str(script), "--preset", "mini", *narrow, "--storage", str(tmp_path)]
-    command += ["--early-stopping", "rehearsal"]
-    outputs = []
-    for _ in range(2):
-        done = subprocess.run(
-            command, check=True, capture_output=True, text=True, env=os.environ | {"RAY_ADDRESS": "local"}
-        )
-        outputs.append(done.stdout)
-    assert "paper_grid-mini-rehearsal: 2 trials, 0 of them done" in outputs[0]
-    assert "paper_grid-mini: 1 trials, 1 of them done" in outputs[1]
-    runs = [RunDir(path) for path in (tmp_path / "runs").iterdir()]
-    assert sorted((run.result() or {})["step"] for run in runs) == [20, 20, 80]
-    assert all((run.result() or {})["status"] == "finished" for run in runs)
-    on_record = read_decisions(Storage(tmp_path), "paper_grid-mini")[0]
-    assert sorted(each.action for each in on_record) == ["goes on", "stops"]
-    report = (tmp_path / "sweeps" / "paper_grid-mini" / "report" / "report.md").read_text()
-    assert "rehearsal of 20 steps" in report
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(280)
-def test_a_sweep_interrupted_in_its_rehearsal_goes_on_with_it(tmp_path: Path, start: Start) -> None:
+def test_the_miniature_from_the_command_line_interrupted_in_its_rehearsal(
+    tmp_path: Path, start: Start, two_slots: str
+) -> None:
     rates = (0.003, 0.001, 0.0003, 0.0001)
     flags = ("--early-stopping", "rehearsal", "--base-lrs", *map(str, rates))
-    first = start(tmp_path, *flags)
+    first = start(tmp_path, *flags, address=two_slots)
     first.wait_until(lambda run_dir: bool(run_dir.attempts()))
     first.process.send_signal(signal.SIGINT)
-    code, _, err = first.finish()
+    code, out, err = first.finish()
     assert code == INTERRUPTED, err
+    assert "paper_grid-mini-rehearsal: 4 trials, 0 of them done" in out
     assert {(run_dir.config() or {})["total_steps"] for run_dir in first.run_dirs()} == {20}
-    code, _, err = start(tmp_path, *flags).finish()
-    assert code == 0, err
+    for num_done in (0, 1):
+        code, out, err = start(tmp_path, *flags, address=two_slots).finish()
+        assert code == 0, err
+        assert f"paper_grid-mini: 1 trials, {num_done} of them done" in out
     runs = [RunDir(path) for path in (tmp_path / "runs").iterdir()]
     assert all(map(is_finished, runs))
     found = [((run.config() or {})["base_lr"], run.result() or {}) for run in runs]
+    assert sorted(result["step"] for _, result in found) == [20, 20, 20, 20, 80]
     short = {rate: result["val/accuracy"] for rate, result in found if result["step"] == 20}
     (whole,) = [rate for rate, result in found if result["step"] == 80]
     assert set(short) == set(rates)
     assert short[whole] == max(short.values())
+    on_record = read_decisions(Storage(tmp_path), "paper_grid-mini")[0]
+    assert sorted(each.action for each in on_record) == ["goes on", "stops", "stops", "stops"]
+    report = (tmp_path / "sweeps" / "paper_grid-mini" / "report" / "report.md").read_text()
+    assert "rehearsal of 20 steps" in report

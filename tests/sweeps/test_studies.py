@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -94,9 +95,20 @@ def ids(trials: Iterable[Trial]) -> list[str]:
     return [trial.trial_id for trial in trials]
 
 
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with Optuna's tables and nothing in them, as `Studies` makes it: to be copied."""
+    path = tmp_path_factory.mktemp("empty") / "optuna.db"
+    Studies({}, storage=f"sqlite:///{path}", num_trials=1, seed=0, sweep="formula")
+    return path
+
+
 @pytest.fixture(params=["file", "database"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "new" / "optuna.log") if request.param == "file" else f"sqlite:///{tmp_path}/optuna.db"
+    if request.param == "file":
+        return str(tmp_path / "new" / "optuna.log")
+    shutil.copy(request.getfixturevalue("empty_database"), tmp_path / "optuna.db")
+    return f"sqlite:///{tmp_path}/optuna.db"
 
 
 @pytest.fixture
@@ -404,26 +416,31 @@ import sys
 from tests.sweeps.test_studies import EVEN, ODD, RATES, Search, peak
 print("ready", flush=True)
 sys.stdin.readline()
-search = Search(sys.argv[1], {EVEN: RATES, ODD: RATES}, num_trials=4, sweep=sys.argv[2])
+search = Search(sys.argv[1], {EVEN: RATES, ODD: RATES}, num_trials=4, sweep=sys.argv[2]).run(peak(0.1), at_most=1)
+print("asked", flush=True)
+sys.stdin.readline()
 print(*[trial.trial_id for trial in search.run(peak(0.1)).asked])
 """
 
 
+def started(storage: str, name: str, *flags: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, *flags, "-c", PROCESS, storage, name]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
+
+
 def test_two_processes_share_a_storage_without_running_anything_twice(storage: str) -> None:
     Search(storage, {EVEN: RATES, ODD: RATES})  # tables of a database are made by one process
-    command = [sys.executable, "-c", PROCESS, storage]
-    processes = [
-        subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        for name in ("one", "two")
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+    processes = [started(storage, name) for name in ("one", "two")]
+    for word in ("ready\n", "asked\n"):  # all wait, then go on together: each has asked before one asks for the rest
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == word
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
     outputs = []
-    for process in processes:  # both were waiting, so they start together
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
     for process in processes:
         outputs.append(process.communicate(timeout=60)[0].split())
         assert process.returncode == 0
@@ -534,8 +551,8 @@ def test_bad_input_is_answered_without_optuna() -> None:
 
 
 def test_optuna_says_nothing(tmp_path: Path) -> None:
-    code = PROCESS.replace('print("ready", flush=True)\nsys.stdin.readline()\n', "")
-    for storage in (str(tmp_path / "optuna.log"), f"sqlite:///{tmp_path}/optuna.db"):
-        command = [sys.executable, "-W", "always::UserWarning", "-c", code, storage, "quiet"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-        assert done.stderr == ""
+    storages = (str(tmp_path / "optuna.log"), f"sqlite:///{tmp_path}/optuna.db")
+    processes = [started(storage, "quiet", "-W", "always::UserWarning") for storage in storages]
+    for process in processes:
+        assert process.communicate("\n\n", timeout=60)[1] == ""
+        assert process.returncode == 0

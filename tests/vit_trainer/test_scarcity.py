@@ -13,7 +13,7 @@ from vit_trainer.files.run_dir import RunDir
 from vit_trainer.train import train
 
 ROOT = Path(__file__).parents[2]
-CONFIG = FinetuneConfig.official("ViT-B_16-mini", "digits-even", total_steps=4, warmup_steps=1, global_batch_size=256)
+CONFIG = FinetuneConfig.official("ViT-B_16-mini", "digits-even", total_steps=4, warmup_steps=1, global_batch_size=16)
 EXECUTION = Execution(num_evaluations=2)
 LIMITED = """
 import resource, sys, torch

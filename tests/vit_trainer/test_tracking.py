@@ -10,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from tests.stores import with_mlflow_tables
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import LEASE, RunDir
 from vit_trainer.files.storage import Storage
@@ -24,7 +25,14 @@ MEMBERSHIP = Membership("a cell's name", {"cell": "a cell's name"}, published_ac
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of most tests, with MLflow's tables made by the first that ships."""
     return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture
+def own_storage(tmp_path: Path) -> Path:
+    """Of one test alone."""
+    return with_mlflow_tables(tmp_path)
 
 
 def shipper(storage: Path) -> Shipper:
@@ -142,16 +150,16 @@ def test_a_failed_run_that_goes_on_is_running_again(storage: Path) -> None:
     ],
     ids=["nobody's", "a living writer", "a dead writer", "another machine's", "another machine's of long ago"],
 )
-def test_only_a_trial_that_someone_writes_is_running(tmp_path: Path, lease: dict[str, object], shown: str) -> None:
-    run_dir = new_run(tmp_path, "unfinished")
-    path = tmp_path / "runs" / "unfinished" / "journal.jsonl"
+def test_only_a_trial_that_someone_writes_is_running(own_storage: Path, lease: dict[str, object], shown: str) -> None:
+    run_dir = new_run(own_storage, "unfinished")
+    path = own_storage / "runs" / "unfinished" / "journal.jsonl"
     row = json.loads(path.read_text())
     path.write_text(json.dumps(row | {"time": 1e9}) + "\n")
     run_dir.folder.remove(LEASE)
     if lease is not None:
         run_dir.folder.write(LEASE, json.dumps(lease).encode())
-    shipper(tmp_path).ship(run_dir, MEMBERSHIP)
-    assert run_of(tmp_path, "unfinished").info.status == shown
+    shipper(own_storage).ship(run_dir, MEMBERSHIP)
+    assert run_of(own_storage, "unfinished").info.status == shown
 
 
 def test_two_shippers_that_meet_a_trial_at_once_make_one_run_in_the_end(
@@ -200,52 +208,52 @@ def test_a_shipper_that_died_before_the_parameters_is_made_up_for(storage: Path)
     assert history(storage, run, "val/accuracy") == [(10, 0.8)]
 
 
-def test_a_cell_shows_its_best_trial_and_what_all_of_them_took(tmp_path: Path) -> None:
+def test_a_cell_shows_its_best_trial_and_what_all_of_them_took(own_storage: Path) -> None:
     membership = Membership("cell", {"cell": "cell"}, published_accuracy=0.95)
-    better_on_test, best, begun = (new_run(tmp_path, name) for name in ("better-on-test", "best", "begun"))
+    better_on_test, best, begun = (new_run(own_storage, name) for name in ("better-on-test", "best", "begun"))
     finish(better_on_test, 0.99, val_accuracy=0.8)
-    driver = shipper(tmp_path)
+    driver = shipper(own_storage)
     driver.ship(better_on_test, membership)
     driver.ship(begun, membership)
     driver.summarise_cells()
-    (cell,) = runs_of(tmp_path, "cell_run", "cell")
+    (cell,) = runs_of(own_storage, "cell_run", "cell")
     assert (cell.info.status, cell.data.metrics["test/accuracy"]) == ("RUNNING", 0.99)
     finish(best, 0.96, val_accuracy=0.9)
     driver.ship(best, membership)
     driver.ship(begun, membership, driver_ended=True)
     driver.summarise_cells(driver_ended=True)
-    (cell,) = runs_of(tmp_path, "cell_run", "cell")
+    (cell,) = runs_of(own_storage, "cell_run", "cell")
     assert (cell.info.status, cell.data.tags["best_trial"]) == ("KILLED", "best")
     metrics = cell.data.metrics
     assert metrics["test/accuracy"] == 0.96
     assert (metrics["published/accuracy"], metrics["accuracy_difference"]) == (0.95, pytest.approx(0.01))
     assert (metrics["runtime_hours"], metrics["gpu_hours"], metrics["num_trials"]) == (4.0, 8.0, 3)
     for name in ("best", "begun"):
-        assert run_of(tmp_path, name).data.tags["mlflow.parentRunId"] == cell.info.run_id
+        assert run_of(own_storage, name).data.tags["mlflow.parentRunId"] == cell.info.run_id
 
 
-def test_files_of_the_whole_sweep(tmp_path: Path) -> None:
-    report = tmp_path / "report"
+def test_files_of_the_whole_sweep(own_storage: Path) -> None:
+    report = own_storage / "report"
     report.mkdir()
     (report / "report.md").write_text("first")
-    shipper(tmp_path).ship_files(report)
+    shipper(own_storage).ship_files(report)
     (report / "report.md").write_text("second")
-    shipper(tmp_path).ship_files(report)
-    (run,) = runs_of(tmp_path, "sweep_run", "a-sweep")
-    path = client_of(tmp_path).download_artifacts(run.info.run_id, "report/report.md", str(tmp_path))
+    shipper(own_storage).ship_files(report)
+    (run,) = runs_of(own_storage, "sweep_run", "a-sweep")
+    path = client_of(own_storage).download_artifacts(run.info.run_id, "report/report.md", str(own_storage))
     assert Path(path).read_text() == "second"
     with pytest.raises(InputError, match="no folder of files"):
-        shipper(tmp_path).ship_files(tmp_path / "nowhere")
+        shipper(own_storage).ship_files(own_storage / "nowhere")
 
 
-def test_an_experiment_that_was_deleted_is_said(tmp_path: Path) -> None:
-    shipper(tmp_path)
-    client = client_of(tmp_path)
+def test_an_experiment_that_was_deleted_is_said(own_storage: Path) -> None:
+    shipper(own_storage)
+    client = client_of(own_storage)
     experiment = client.get_experiment_by_name("a-sweep")
     assert experiment is not None
     client.delete_experiment(experiment.experiment_id)
     with pytest.raises(InputError, match="restore it"):
-        shipper(tmp_path)
+        shipper(own_storage)
 
 
 def test_the_background_shipper_ships_everything_before_it_closes(storage: Path) -> None:
