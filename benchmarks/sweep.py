@@ -26,8 +26,8 @@ from sweeps.planning.candidates import candidates
 from sweeps.planning.capacity import wall_hours
 from sweeps.planning.order import cheapest_first, longest_first
 from sweeps.planning.rates import Rates
+from sweeps.selection.asha_rule import Rungs
 from sweeps.selection.rehearsal import short
-from sweeps.selection.rungs import Rungs
 from sweeps.table.cells import PAPER, Schedule, Trial, cells_of
 from vit_trainer.command_line import new_app, run
 from vit_trainer.errors import InputError

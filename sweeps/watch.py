@@ -17,7 +17,7 @@ from rich.console import Console
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from sweeps.display.from_folders import Watch
+from sweeps.display.from_folders import FolderWatch
 from sweeps.display.live_table import LiveTable, Screen, is_interactive
 from sweeps.display.standing import Standing
 from vit_trainer.command_line import new_app, run
@@ -42,7 +42,7 @@ def watch(
     """
     if not 0 < every_seconds < math.inf:
         raise InputError(f"every_seconds {every_seconds:g} is not a positive number: give seconds such as 5")
-    watched, console = Watch(storage), Console(highlight=False)
+    watched, console = FolderWatch(storage), Console(highlight=False)
     try:
         standing = watched.read()
     except OSError as error:
@@ -59,7 +59,7 @@ def watch(
     return 0
 
 
-def _follow(watched: Watch, standing: Standing, console: Console, every_seconds: float) -> None:
+def _follow(watched: FolderWatch, standing: Standing, console: Console, every_seconds: float) -> None:
     """Show changes for ever."""
     latest, never = [standing], threading.Event()
     if is_interactive(console):
@@ -78,7 +78,7 @@ def _follow(watched: Watch, standing: Standing, console: Console, every_seconds:
             console.print(line, soft_wrap=True, markup=False)
 
 
-def _read_again(watched: Watch, before: Standing) -> Standing:
+def _read_again(watched: FolderWatch, before: Standing) -> Standing:
     """The new standing; during an outage of the storage the old one, with a complaint."""
     try:
         return watched.read()

@@ -42,7 +42,7 @@ FLOORS = {
 ONLY_IN = {
     "optuna": {"sweeps/selection/studies.py"},
     "mlflow": {"sweeps/tracking/registry.py", "vit_trainer/inference/served_model.py", "vit_trainer/tracking/*"},
-    "ray": {"sweeps/cluster/*", "sweeps/running/*", "sweeps/selection/asha.py", "sweeps/checks/*"},
+    "ray": {"sweeps/cluster/*", "sweeps/running/*", "sweeps/selection/asha_scheduler.py", "sweeps/checks/*"},
     "torch": {"vit_trainer/*", "vit_trainer/*/*", "sweeps/running/launcher.py", "sweeps/cluster/join.py"},
 }
 """Which files import a heavy package."""

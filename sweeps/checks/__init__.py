@@ -1,7 +1,7 @@
 """Checks: what the doctor looks at.
 
-finding        the outcome of a check, as a line
-cluster_file   what cluster files keep beyond Ray's schema
-before_launch  a cluster file, and whether it can be launched from here
-on_nodes       a running cluster: versions, GPUs, weights, data, the storage
+finding                the outcome of a check, as a line
+cluster_file_promises  what cluster files keep beyond Ray's schema
+before_launch          a cluster file, and whether it can be launched from here
+on_nodes               a running cluster: versions, GPUs, weights, data, the storage
 """

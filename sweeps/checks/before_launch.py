@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from sweeps.checks.cluster_file import broken, broken_in_kubernetes
+from sweeps.checks.cluster_file_promises import broken, broken_in_kubernetes
 from sweeps.checks.finding import Finding, fail, ok, skip, warn
 from vit_trainer.errors import InputError
 
@@ -78,7 +78,7 @@ def _refused(text: str) -> str:
 
 def _promises(problems: Iterator[str]) -> Iterator[Finding]:
     found = [fail("promises", problem) for problem in problems]
-    kept = "token, loopback, health checks and the others of sweeps/checks/cluster_file.py are kept"
+    kept = "token, loopback, health checks and the others of sweeps/checks/cluster_file_promises.py are kept"
     yield from found or [ok("promises", kept)]
 
 

@@ -1,4 +1,4 @@
-"""Watch: how the trials of a storage stand, from their run folders alone, read again and again."""
+"""FolderWatch: how the trials of a storage stand by their run folders alone, read again and again."""
 
 import re
 import time
@@ -51,7 +51,7 @@ class _Seen:
     """Why this folder can't be shown."""
 
 
-class Watch:
+class FolderWatch:
     """Reads a storage again and again; of what hasn't changed since the last time, only the list of files."""
 
     def __init__(self, storage: str, clock: Callable[[], float] = time.time) -> None:

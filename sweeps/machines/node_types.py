@@ -1,4 +1,4 @@
-"""Growth: the nodes that an autoscaling cluster may still get, from the file that its head was launched with.
+"""Node types: the kinds of nodes of a cluster, and how many may still come, from the file that it was launched with.
 
 Ray's own state knows living nodes only, so without this a cluster whose GPU nodes come on demand would look like one
 that has none.

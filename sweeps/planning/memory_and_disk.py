@@ -1,4 +1,4 @@
-"""Footprint: what trials take of a GPU's memory and of disks, estimated."""
+"""Memory and disk: what trials take of a GPU's memory and of disks, estimated."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Fit:
     """Estimated memory with this micro-batch."""
 
 
-def fit(config: FinetuneConfig, card: Card, num_processes: int = 1) -> Fit:
+def fit_on_card(config: FinetuneConfig, card: Card, num_processes: int = 1) -> Fit:
     """The largest micro-batch that a card holds, at most the trainer's own.
 
     Raises:

@@ -7,7 +7,7 @@ from itertools import groupby
 from sweeps.machines.prices import Price
 from sweeps.planning.capacity import Resources, require_fit, wall_hours
 from sweeps.planning.expected_savings import early_stopping_range
-from sweeps.planning.memory_and_disk import DiskItem, Fit, disk_items, fit
+from sweeps.planning.memory_and_disk import DiskItem, Fit, disk_items, fit_on_card
 from sweeps.planning.order import longest_first
 from sweeps.planning.probed_rates import Workload
 from sweeps.planning.rates import (
@@ -133,7 +133,7 @@ def make_plan(
     pending = [trial for trial in trials if trial.trial_id not in done]
     hours = {trial: rates.hours(trial) for trial in pending}
     by_cell = [list(group) for _, group in groupby(trials, key=lambda trial: trial.cell)]
-    fits = {Workload.of(trial): fit(trial.config, rates.card, sizes[trial.cell.model]) for trial in trials}
+    fits = {Workload.of(trial): fit_on_card(trial.config, rates.card, sizes[trial.cell.model]) for trial in trials}
     num_at_once = resources.num_slots // min(sizes.values(), default=1)
     return Plan(
         cells=tuple(CellPlan.of(candidates, hours, early_stopping=early_stopping) for candidates in by_cell),

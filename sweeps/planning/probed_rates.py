@@ -1,4 +1,4 @@
-"""Probes: measured rates of what a sweep is made of, each measured once and kept in the storage."""
+"""Probed rates: how fast a sweep's models go here, each probed once and kept in the storage."""
 
 import json
 import os

@@ -8,7 +8,7 @@ origin       what the results were made with, and the commands that make them ag
 rows         the table for other tools
 texts        how numbers, times, verdicts, cards and cells are said
 best_region  which learning rates do as well as a cell's best
-figures      draws the charts
+draw_charts  draws them with matplotlib
 pages        what a page is made of, as Markdown and as HTML
 write        all of this as files in a storage
 """

@@ -2,9 +2,9 @@
 
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.results import Results
-from sweeps.reporting import figures
+from sweeps.reporting import draw_charts
 from sweeps.reporting.best_region import Region, importances_of, validation_accuracy
-from sweeps.reporting.figures import Panel
+from sweeps.reporting.draw_charts import Panel
 from sweeps.reporting.pages import Block, Chart, ChartFile, Heading, Paragraph, TextTable
 from sweeps.reporting.texts import hours_name, name_of, percent, points
 
@@ -72,25 +72,25 @@ def accuracy_against_hours(results: Results) -> list[Block]:
         return []
     unit = hours_name(results)
     alt = f"Test accuracy against the {unit} that all candidates of a cell took, a chart per data set"
-    charts = tuple(Chart(dataset, figures.svg(panel, f"hours-{dataset}")) for dataset, panel in panels)
+    charts = tuple(Chart(dataset, draw_charts.svg(panel, f"hours-{dataset}")) for dataset, panel in panels)
     return [Heading(f"Accuracy against {unit}"), ChartFile(HOURS, alt, charts)]
 
 
 def chart_files(results: Results) -> dict[str, bytes]:
     """The PNG files of the charts by name; none of those that would be empty."""
     files = {CURVES: _curves(results), RATES: _rates(results), HOURS: _hours(results)}
-    return {name: figures.png(panels) for name, panels in files.items() if panels}
+    return {name: draw_charts.png(panels) for name, panels in files.items() if panels}
 
 
 def _curves(results: Results) -> Panels:
     """A chart of learning curves for each cell of which there is a validation to draw."""
     drawn = [record for record in results.cells if any(trial.validations for trial in record.trials)]
-    return [(name_of(record, results), figures.curves(record)) for record in drawn]
+    return [(name_of(record, results), draw_charts.curves(record)) for record in drawn]
 
 
 def _rates(results: Results) -> Panels:
     """A chart of accuracy over the learning rate for each cell in which enough learning rates were tried."""
-    return [(name_of(record, results), figures.over_rate(record, region)) for record, region in _regions(results)]
+    return [(name_of(record, results), draw_charts.over_rate(record, region)) for record, region in _regions(results)]
 
 
 def _regions(results: Results) -> list[tuple[CellRecord, Region]]:
@@ -106,9 +106,9 @@ def _hours(results: Results) -> Panels:
         if record.accuracy is not None:
             by_dataset.setdefault(record.cell.dataset, []).append(record)
     unit = hours_name(results)
-    return [(dataset, figures.accuracy_against_hours(records, unit)) for dataset, records in by_dataset.items()]
+    return [(dataset, draw_charts.accuracy_against_hours(records, unit)) for dataset, records in by_dataset.items()]
 
 
 def _charts(name: str, panels: Panels) -> tuple[Chart, ...]:
     """The charts as elements of a page."""
-    return tuple(Chart(caption, figures.svg(panel, f"{name}-{i}")) for i, (caption, panel) in enumerate(panels))
+    return tuple(Chart(caption, draw_charts.svg(panel, f"{name}-{i}")) for i, (caption, panel) in enumerate(panels))

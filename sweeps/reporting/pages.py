@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from sweeps.reporting.figures import style
+from sweeps.reporting.draw_charts import style
 
 MAX_OPEN_ROWS = 8
 """Rows of a table up to which it isn't folded away."""

@@ -5,7 +5,7 @@ tuner            hands the trials to Ray Tune
 tune_adapters    what Tune calls meanwhile: a follower of its events, a stopper, a source of proposals
 early_end        whether, and why, a sweep is to end before its trials have
 assignment       what a trial actor is asked to run, and on how much
-trial_actor      what Tune schedules: a placement group, and the gangs that run in it
+trial_actor      what Tune schedules: a placement group, and gangs of processes over its nodes
 launcher_client  starts a launcher on a node, and talks to it
 launcher         forks a clean process per trial from one that has imported everything
 """

@@ -18,7 +18,7 @@ from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.files.storage import DECISIONS
 
 if TYPE_CHECKING:
-    from sweeps.selection.asha import PerCellASHA
+    from sweeps.selection.asha_scheduler import PerCellASHA
     from sweeps.selection.studies import Studies
 
 log = logging.getLogger(__name__)

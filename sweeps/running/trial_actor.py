@@ -1,4 +1,4 @@
-"""TrialActor: what Ray Tune schedules. It owns a placement group and runs trials in it, one after another.
+"""TrialActor: what Ray Tune schedules. It owns a placement group and runs trials in it, as gangs over its nodes.
 
 It never imports torch: the training happens in processes that launchers fork. So Tune may reuse the actor without a
 trace of the trial before, and killing the actor ends everything that it started.

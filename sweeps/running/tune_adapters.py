@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 from sweeps.records.decisions import METRIC
 from sweeps.running.assignment import Assignment
 from sweeps.running.session import Session
-from sweeps.selection.asha import PerCellASHA, trial_id_of
+from sweeps.selection.asha_scheduler import PerCellASHA, trial_id_of
 from vit_trainer.errors import cause_of
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from sweeps.running.early_end import EarlyEnd, Reason
 from sweeps.running.session import Session
 from sweeps.running.trial_actor import TrialActor
 from sweeps.running.tune_adapters import EndEarly, Follower, Proposals
-from sweeps.selection.asha import PerCellASHA
+from sweeps.selection.asha_scheduler import PerCellASHA
 from sweeps.table.cells import Trial
 from vit_trainer.errors import InputError
 from vit_trainer.files.folder import RemoteFolder

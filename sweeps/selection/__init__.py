@@ -1,8 +1,8 @@
 """Selection: which candidates of a cell go on.
 
-rungs      the rule of asynchronous successive halving
-asha       one ASHA per cell behind Tune's scheduler interface, rebuilt from journals
-rehearsal  candidates ranked by complete short schedules
-studies    one Optuna study per cell; the only importer of optuna
-repeats    the flags of a sweep that repeats cells over seeds, each with its best learning rate
+asha_rule       the rule of asynchronous successive halving, at the rungs of one cell
+asha_scheduler  one ASHA per cell as a scheduler of Ray Tune's, rebuilt from journals
+rehearsal       candidates ranked by complete short schedules
+studies         one Optuna study per cell; the only importer of optuna
+repeats         the flags of a sweep that repeats cells over seeds, each with its best learning rate
 """

@@ -1,4 +1,4 @@
-"""Space: which values of a cell Optuna proposes, and within which ends. Imports no Optuna."""
+"""Search space: which values of a cell Optuna proposes, and within which ends. Imports no Optuna."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from sweeps.table.cells import Cell, Trial
 from sweeps.table.verdict import chosen_seeds
 from vit_trainer.errors import InputError
 from vit_trainer.inference.served_model import save_served_model
-from vit_trainer.tracking.shipper import Shipper
+from vit_trainer.tracking.trial_runs import Shipper
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from sweeps.checks.cluster_file import broken, commands
+from sweeps.checks.cluster_file_promises import broken, commands
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
 FILES = sorted(path for path in CLUSTERS.glob("*.yaml") if path.name != "kuberay.yaml")

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from sweeps.checks.cluster_file import broken_in_kubernetes
+from sweeps.checks.cluster_file_promises import broken_in_kubernetes
 from sweeps.machines.node_types import NodeType, node_types
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from sweeps.records.decisions import Decision
-from sweeps.selection.rungs import Rungs
+from sweeps.selection.asha_rule import Rungs
 from sweeps.table.cells import MINI
 from tests.sweeps.running import SCRIPT, statuses_in_mlflow
 from vit_trainer.files.run_dir import RunDir

@@ -19,7 +19,7 @@ from botocore.loaders import JSONFileLoader
 from moto import mock_aws
 
 from sweeps.checks.before_launch import check_launch
-from sweeps.checks.cluster_file import broken, broken_in_kubernetes
+from sweeps.checks.cluster_file_promises import broken, broken_in_kubernetes
 from sweeps.checks.on_nodes import _check_gpus, _check_storage, _missing_inputs, _open_ports, check_bucket
 from tests.stores import free_port
 from vit_trainer.machine import measure_all_reduce

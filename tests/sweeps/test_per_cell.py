@@ -15,8 +15,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from sweeps.options import SweepOptions
 from sweeps.records.decisions import Decision
 from sweeps.running.assignment import Assignment
-from sweeps.selection.asha import PerCellASHA
-from sweeps.selection.rungs import Rungs
+from sweeps.selection.asha_rule import Rungs
+from sweeps.selection.asha_scheduler import PerCellASHA
 from sweeps.table.cells import MINI, Cell, Schedule, Trial, cells_of
 from vit_trainer.config import Execution
 from vit_trainer.errors import InputError

@@ -15,7 +15,7 @@ from sweeps.paper_grid import app
 from sweeps.planning.candidates import planned_trials
 from sweeps.planning.capacity import Resources, require_fit, wall_hours
 from sweeps.planning.expected_savings import early_stopping_range
-from sweeps.planning.memory_and_disk import disk_items, fit, memory_bytes
+from sweeps.planning.memory_and_disk import disk_items, fit_on_card, memory_bytes
 from sweeps.planning.order import cheapest_first, longest_first, trial_flops
 from sweeps.planning.plan import make_plan
 from sweeps.planning.plan_text import plan_lines
@@ -23,7 +23,7 @@ from sweeps.planning.probed_rates import Workload, measure
 from sweeps.planning.rates import MeasuredRate, Rates
 from sweeps.records.comparison import predicted_and_actual
 from sweeps.records.hours import hours_lost, hours_saved
-from sweeps.selection.asha import PerCellASHA
+from sweeps.selection.asha_scheduler import PerCellASHA
 from sweeps.table.cells import MINI, PAPER, Cell, Schedule, Trial, cells_of
 from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import run
@@ -274,18 +274,18 @@ def test_the_range_is_what_is_known_of_4_and_2_candidates() -> None:
 
 def test_a_model_fits_with_the_largest_micro_batch_that_divides_its_share() -> None:
     config = FinetuneConfig.official("ViT-L_16", "imagenet2012")
-    found = fit(config, A100)
+    found = fit_on_card(config, A100)
     usable = 0.9 * 39 * 2**30
     assert memory_bytes(config, found.micro_batch_size) == found.num_bytes <= usable
     assert 512 % found.micro_batch_size == 0
     assert memory_bytes(config, 2 * found.micro_batch_size) > usable
-    assert fit(FinetuneConfig.official("ViT-B_32", "cifar10"), CARDS["H200"], 8).micro_batch_size == 64
+    assert fit_on_card(FinetuneConfig.official("ViT-B_32", "cifar10"), CARDS["H200"], 8).micro_batch_size == 64
 
 
 def test_a_model_that_does_not_fit_with_one_image_is_refused() -> None:
     small = CARDS["T4"].__class__("pocket", 1e12, 8)
     with pytest.raises(InputError, match=r"ViT-H_14 at 384 px needs .* GiB with one image .* 7.2 GiB of pocket: "):
-        fit(FinetuneConfig.official("ViT-H_14", "cifar100"), small)
+        fit_on_card(FinetuneConfig.official("ViT-H_14", "cifar100"), small)
 
 
 def test_disk_holds_two_checkpoints_of_each_trial_that_runs_at_once() -> None:

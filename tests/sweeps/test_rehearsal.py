@@ -16,7 +16,7 @@ from sweeps.planning.plan import make_plan
 from sweeps.planning.rates import Rates
 from sweeps.records.decisions import read_decisions
 from sweeps.running.session import Session
-from sweeps.selection.asha import PerCellASHA
+from sweeps.selection.asha_scheduler import PerCellASHA
 from sweeps.selection.rehearsal import Rehearsal
 from sweeps.table.cells import MINI, PAPER, Cell, Trial, cells_of, official_cell
 from tests.sweeps.running import Start, is_finished

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweeps.display.from_folders import MAX_SEARCHED, SILENT_ROWS, SILENT_SECONDS, Watch
+from sweeps.display.from_folders import MAX_SEARCHED, SILENT_ROWS, SILENT_SECONDS, FolderWatch
 from sweeps.display.live_table import Screen
 from sweeps.display.standing import Standing, TrialProgress
 from sweeps.options import SweepOptions
@@ -78,7 +78,7 @@ def test_every_state_is_told_by_the_folders(tmp_path: Path) -> None:
     write(tmp_path, SECOND, attempt(), row(2500, 0.9), result={"status": "stopped", "step": 2500, "cause": "a rule"})
     write(tmp_path, THIRD, attempt(), row(5000, 0.95), row(5100))
     write(tmp_path, FOURTH, attempt(), row(1000, 0.5)).close()  # interrupted: its state is kept, nobody goes on
-    standing = Watch(str(tmp_path)).read()
+    standing = FolderWatch(str(tmp_path)).read()
     assert standing.cells == (CELL,)
     progress = by_id(standing)
     assert progress[FIRST.trial_id].result == FINISHED
@@ -99,14 +99,14 @@ def test_every_state_is_told_by_the_folders(tmp_path: Path) -> None:
 
 def test_what_the_board_would_show_of_a_done_cell(tmp_path: Path) -> None:
     write(tmp_path, FIRST, attempt(), row(10_000, 0.98), result=FINISHED)
-    text = shown(Watch(str(tmp_path)).read())
+    text = shown(FolderWatch(str(tmp_path)).read())
     assert "98.93 done +0.21" in text  # published: 98.72
 
 
 def test_a_trial_that_went_back_to_its_checkpoint(tmp_path: Path) -> None:
     lines = [attempt(), row(1000, 0.5), row(2000, 0.6), attempt(2, 1000, host="node8"), {"note": "a note"}]
     write(tmp_path, FIRST, *lines)
-    standing = Watch(str(tmp_path)).read()
+    standing = FolderWatch(str(tmp_path)).read()
     (progress,) = standing.trials
     assert (progress.step, progress.accuracy) == (1000, 0.5)
     assert progress.lost_hours == pytest.approx(0.4)
@@ -122,8 +122,8 @@ def test_a_trial_that_gives_no_sign_of_life_is_silent(tmp_path: Path) -> None:
     write(tmp_path, FIRST, attempt(), row(1000, 0.5))
     write(tmp_path, SECOND, attempt(), row(1000, 0.5), result=FINISHED)
     write(tmp_path, THIRD, attempt(), row(1000, 0.5)).close()
-    assert Watch(str(tmp_path), later(SILENT_SECONDS - 60)).read().num_silent == 0
-    standing = Watch(str(tmp_path), later(SILENT_SECONDS + 60)).read()
+    assert FolderWatch(str(tmp_path), later(SILENT_SECONDS - 60)).read().num_silent == 0
+    standing = FolderWatch(str(tmp_path), later(SILENT_SECONDS + 60)).read()
     (silent,) = [each for each in standing.trials if each.silent_seconds is not None]
     assert silent.trial_id == FIRST.trial_id
     assert standing.running == []
@@ -134,8 +134,8 @@ def test_a_trial_that_gives_no_sign_of_life_is_silent(tmp_path: Path) -> None:
 def test_a_trial_whose_rows_take_long_is_given_more_time(tmp_path: Path) -> None:
     now = time.time()
     write(tmp_path, FIRST, attempt(time=now - 2000), row(50, time=now - SILENT_SECONDS), row(100, time=now))
-    assert Watch(str(tmp_path), later((SILENT_ROWS - 1) * SILENT_SECONDS)).read().num_silent == 0
-    assert Watch(str(tmp_path), later((SILENT_ROWS + 1) * SILENT_SECONDS)).read().num_silent == 1
+    assert FolderWatch(str(tmp_path), later((SILENT_ROWS - 1) * SILENT_SECONDS)).read().num_silent == 0
+    assert FolderWatch(str(tmp_path), later((SILENT_ROWS + 1) * SILENT_SECONDS)).read().num_silent == 1
 
 
 def damage(run_dir: Path, name: str, content: str) -> None:
@@ -161,7 +161,7 @@ def test_damaged_folders_are_named_and_left_alone(tmp_path: Path, name: str, con
     write(tmp_path, SECOND, attempt(), row(10_000, 0.98), result=FINISHED)
     damage(path, name, content)
     before = {file.name: file.read_bytes() for file in path.iterdir()}
-    standing = Watch(str(tmp_path)).read()
+    standing = FolderWatch(str(tmp_path)).read()
     assert [each.trial_id for each in standing.trials] == [SECOND.trial_id]
     (complaint,) = standing.complaints
     assert complaint.startswith(f"left out: runs/{FIRST.trial_id}: ")
@@ -174,21 +174,21 @@ def test_foreign_folders_are_named_unless_they_have_just_begun(tmp_path: Path) -
     (tmp_path / "runs" / "notes").mkdir(parents=True)
     (tmp_path / "runs" / "notes" / "todo.txt").write_text("mine")
     (tmp_path / "runs" / "README").write_text("a file, not a folder")
-    assert Watch(str(tmp_path)).read().complaints == ()
-    (complaint,) = Watch(str(tmp_path), later(2 * SILENT_SECONDS)).read().complaints
+    assert FolderWatch(str(tmp_path)).read().complaints == ()
+    (complaint,) = FolderWatch(str(tmp_path), later(2 * SILENT_SECONDS)).read().complaints
     assert complaint == "left out: runs/notes: no config.json: not a run folder, or its process was killed at once"
 
 
 def test_a_copied_folder_is_not_counted_twice(tmp_path: Path) -> None:
     path = Path(write(tmp_path, FIRST, attempt(), row(10_000, 0.98), result=FINISHED).location)
     shutil.copytree(path, path.with_name("backup"))
-    standing = Watch(str(tmp_path)).read()
+    standing = FolderWatch(str(tmp_path)).read()
     assert len(standing.trials) == 1
     assert standing.complaints == (f"left out: runs/backup: a copy: its config.json is that of {FIRST.trial_id}",)
 
 
 def test_what_changes_is_seen_and_what_is_taken_away_too(tmp_path: Path) -> None:
-    watch = Watch(str(tmp_path))
+    watch = FolderWatch(str(tmp_path))
     assert watch.read().complaints == (f"no trial has begun in {tmp_path}",)
     run_dir = write(tmp_path, FIRST, attempt(), row(1000, 0.5))
     assert by_id(watch.read())[FIRST.trial_id].step == 1000
@@ -210,9 +210,9 @@ def test_trials_of_a_search_over_dropout_share_a_cell(tmp_path: Path) -> None:
     for number in range(MAX_SEARCHED + 1):
         config = FinetuneConfig.official("ViT-B_32", "cifar10", dropout=0.01 * number, **values)
         write(tmp_path, config, attempt())
-        num_cells = len(Watch(str(tmp_path)).read().cells)
+        num_cells = len(FolderWatch(str(tmp_path)).read().cells)
         assert num_cells == (number + 1 if number < MAX_SEARCHED else 1)
-    assert "dropout searched" in shown(Watch(str(tmp_path)).read())
+    assert "dropout searched" in shown(FolderWatch(str(tmp_path)).read())
 
 
 def test_a_folder_of_classes_needs_not_be_here(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_folder_of_classes_needs_not_be_here(tmp_path: Path) -> None:
     config = FinetuneConfig.official("ViT-B_32", str(tmp_path / "pets"))
     trial_id = write(tmp_path, config, attempt(), row(1000, 0.5)).trial_id
     shutil.rmtree(tmp_path / "pets")
-    standing = Watch(str(tmp_path)).read()
+    standing = FolderWatch(str(tmp_path)).read()
     assert [(each.trial_id, each.step) for each in standing.trials] == [(trial_id, 1000)]
 
 
@@ -236,7 +236,7 @@ def test_a_bucket_is_asked_once_for_what_has_not_changed(bucket: str, monkeypatc
     for config in (FIRST, SECOND, THIRD):
         write(bucket, config, attempt(), row(10_000, 0.98), result=FINISHED)
     running = write(bucket, FOURTH, attempt(), row(1000, 0.5))
-    watch = Watch(bucket)
+    watch = FolderWatch(bucket)
     assert watch.read().num_done == 3
 
     asked: list[str] = []
@@ -281,9 +281,11 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         2,
         "error: every_seconds 0 is not a positive number: give seconds such as 5\n",
     )
-    assert Watch("s3://key:secret@bucket/folder?region=eu-west-1").location == "s3://bucket/folder?region=eu-west-1"
+    assert (
+        FolderWatch("s3://key:secret@bucket/folder?region=eu-west-1").location == "s3://bucket/folder?region=eu-west-1"
+    )
     with pytest.raises(InputError, match="storage ftp://somewhere cannot be used"):
-        Watch("ftp://somewhere")
+        FolderWatch("ftp://somewhere")
 
 
 def test_watching_needs_neither_ray_nor_torch() -> None:

@@ -17,7 +17,7 @@ from vit_trainer.files.storage import Storage
 from vit_trainer.tracking.background import BackgroundShipper
 from vit_trainer.tracking.catalogue import Membership
 from vit_trainer.tracking.experiment import Experiment
-from vit_trainer.tracking.shipper import Shipper
+from vit_trainer.tracking.trial_runs import Shipper
 
 CONFIG = {"model": "ViT-B_16", "dataset": "cifar10", "dropout": 0.1, "total_steps": 20}
 MEMBERSHIP = Membership("a cell's name", {"cell": "a cell's name"}, published_accuracy=0.9)

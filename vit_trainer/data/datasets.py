@@ -20,6 +20,8 @@ Family = Literal["cifar", "imagenet", "digits", "folder"]
 class DatasetInfo:
     """Facts about a data set that planning and validation need."""
 
+    family: Family
+    """Where its images come from."""
     num_classes: int
     """Classes, numbered from 0."""
     num_train: int
@@ -42,8 +44,6 @@ class DatasetInfo:
     """Candidate base learning rates of a sweep: for the official data sets, those of the paper."""
     num_evaluations: int = 40
     """Validations per run, evenly spaced, the last at the last step."""
-    family: Family = "folder"
-    """Where its images come from."""
     image_size: tuple[int, int] = (375, 500)
     """Height and width of its images in pixels; where they differ from file to file, ImageNet's usual ones."""
 
@@ -58,12 +58,13 @@ _CIFAR_LRS, _IMAGENET_LRS = (0.001, 0.003, 0.01, 0.03), (0.003, 0.01, 0.03, 0.06
 
 def _cifar(num_classes: int) -> DatasetInfo:
     return DatasetInfo(
-        num_classes, 49_000, 1_000, 10_000, 10_000, 500, base_lrs=_CIFAR_LRS, family="cifar", image_size=(32, 32)
+        "cifar", num_classes, 49_000, 1_000, 10_000, 10_000, 500, base_lrs=_CIFAR_LRS, image_size=(32, 32)
     )
 
 
 def _digits(num_classes: int, num_train: int, num_validation: int, num_test: int) -> DatasetInfo:
     return DatasetInfo(
+        "digits",
         num_classes,
         num_train,
         num_validation,
@@ -75,7 +76,6 @@ def _digits(num_classes: int, num_train: int, num_validation: int, num_test: int
         official_base_lr=0.003,
         base_lrs=(0.003, 0.01),
         num_evaluations=8,
-        family="digits",
         image_size=(8, 8),
     )
 
@@ -83,9 +83,7 @@ def _digits(num_classes: int, num_train: int, num_validation: int, num_test: int
 DATASETS: dict[str, DatasetInfo] = {
     "cifar10": _cifar(10),
     "cifar100": _cifar(100),
-    "imagenet2012": DatasetInfo(
-        1000, 1_268_355, 12_812, 50_000, 20_000, 500, base_lrs=_IMAGENET_LRS, family="imagenet"
-    ),
+    "imagenet2012": DatasetInfo("imagenet", 1000, 1_268_355, 12_812, 50_000, 20_000, 500, base_lrs=_IMAGENET_LRS),
     "digits-even": _digits(5, 181, 90, 180),
     "digits-odd": _digits(5, 179, 90, 179),
     "digits-pretrain": replace(
@@ -141,7 +139,9 @@ def _listed_folder(path: str) -> tuple[str, DatasetInfo]:
     else:
         num_validation = sum(folders.counts(folders.validation))
     num_test = sum(folders.counts(folders.test))
-    info = DatasetInfo(len(folders.classes), num_train, num_validation, num_test, 10_000, 500, base_lrs=_CIFAR_LRS)
+    info = DatasetInfo(
+        "folder", len(folders.classes), num_train, num_validation, num_test, 10_000, 500, base_lrs=_CIFAR_LRS
+    )
     return folders.contents_id(), info
 
 

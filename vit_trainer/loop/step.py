@@ -1,4 +1,4 @@
-"""Gradients: the gradient of an optimiser step, made micro-batch by micro-batch. What train() and probe() share."""
+"""Gradients of optimiser steps, in micro-batches that are halved when memory runs out. What train and probe share."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext

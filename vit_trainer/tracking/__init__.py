@@ -1,6 +1,6 @@
 """Tracking: run folders to MLflow, which is a view of them.
 
-shipper      Shipper: a trial's folder becomes its run, as often as one likes
+trial_runs   a trial's folder becomes its MLflow run, as often as one likes
 cell_runs    the run of a cell, above those of its trials
 experiment   what MLflow's client is asked for
 background   the thread that ships while trials go on

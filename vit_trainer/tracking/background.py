@@ -10,8 +10,8 @@ from pathlib import Path
 from vit_trainer.errors import InputError, cause_of
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.tracking.catalogue import Membership
-from vit_trainer.tracking.shipper import Shipper
 from vit_trainer.tracking.store import hide_password
+from vit_trainer.tracking.trial_runs import Shipper
 
 log = logging.getLogger(__name__)
 

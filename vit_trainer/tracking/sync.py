@@ -9,7 +9,7 @@ from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import Storage
 from vit_trainer.tracking.catalogue import Membership, catalogues
-from vit_trainer.tracking.shipper import Change, Shipper
+from vit_trainer.tracking.trial_runs import Change, Shipper
 
 DEFAULT_EXPERIMENT = "vit_trainer"
 """MLflow experiment of trials that belong to no sweep."""

@@ -1,4 +1,4 @@
-"""Rungs: ASHA's rule for candidates that compete with each other, and Decision, what it decided and from what."""
+"""Rungs: ASHA's rule for candidates that compete with each other."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Figures: draws a report's charts: learning curves, accuracy over rates and against hours. Knows nothing of files."""
+"""Draws a report's charts: learning curves, accuracy over rates and against hours. Knows nothing of files."""
 
 import io
 import math

@@ -1,4 +1,4 @@
-"""Shipper: run folders to MLflow. The journal is the truth and MLflow a view of it, which may lag or be rebuilt.
+"""Shipper: run folders as MLflow runs. The journal is the truth and MLflow a view of it, which may lag or be rebuilt.
 
 Shipping reads what the folders hold, as often as one likes. What has been shipped is marked on the run itself, and
 MLflow ignores a metric that it already has (same key, step, time and value), so sending again is harmless.

@@ -1,4 +1,4 @@
-"""PerCellASHA: one ASHA per cell behind Tune's scheduler interface, rebuilt from journals after a restart.
+"""PerCellASHA: one ASHA per cell as a scheduler of Ray Tune's, rebuilt from journals after a restart.
 
 Across cells ASHA would compare CIFAR-10 with ImageNet and stop whole rows of the table. Here a candidate is compared
 only with its cell's other candidates, and a cell's last live candidate is never stopped: every cell ends with a number.
@@ -12,7 +12,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from sweeps.records.decisions import METRIC, Decision
-from sweeps.selection.rungs import Rungs
+from sweeps.selection.asha_rule import Rungs
 from sweeps.table.cells import Cell, Trial
 from vit_trainer.files.run_dir import Row
 

@@ -1,4 +1,4 @@
-"""Promises: what this project's cluster files keep beyond Ray's schema, each with how a file may break it."""
+"""What this project's cluster files promise beyond Ray's schema, each with how a file may break it."""
 
 import re
 from collections.abc import Iterator
