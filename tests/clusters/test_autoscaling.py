@@ -89,8 +89,23 @@ def growing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Growing]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_nodes_come_with_a_sweep_and_go_after_it(growing: Growing, tmp_path: Path) -> None:
+def test_nodes_count_before_they_have_come_and_come_with_a_sweep_and_go_after_it(
+    growing: Growing, tmp_path: Path
+) -> None:
     assert next(growing.num_gpu_nodes) == "0"
+
+    def plan(*arguments: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, str(SCRIPT), "--plan", "--storage", str(tmp_path), *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    whole, too_large = plan(), plan("--gpus-per-trial", "4")
+    out, err = whole.communicate(timeout=60)
+    assert whole.returncode == 0, err
+    assert "2 GPUs in the Ray cluster: running the paper's grid." in out
+    _, err = too_large.communicate(timeout=60)
+    assert too_large.returncode == 2
+    assert "a trial of 4 GPUs does not fit on nodes with 1, 1" in err
+
     sweep = Sweep(tmp_path, address=growing.address)
     try:
         code, out, err = sweep.finish(120)
@@ -106,20 +121,3 @@ def test_nodes_come_with_a_sweep_and_go_after_it(growing: Growing, tmp_path: Pat
             break
     assert max(numbers) == MAX_WORKERS
     assert numbers[-1] == 0
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(120)
-def test_what_can_come_counts_before_it_has(growing: Growing, tmp_path: Path) -> None:
-    assert next(growing.num_gpu_nodes) == "0"
-
-    def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(SCRIPT), "--plan", "--storage", str(tmp_path), *arguments]
-        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-
-    whole = plan()
-    assert whole.returncode == 0, whole.stderr
-    assert "2 GPUs in the Ray cluster: running the paper's grid." in whole.stdout
-    too_large = plan("--gpus-per-trial", "4")
-    assert too_large.returncode == 2
-    assert "a trial of 4 GPUs does not fit on nodes with 1, 1" in too_large.stderr

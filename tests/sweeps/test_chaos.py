@@ -1,4 +1,4 @@
-"""The whole miniature grid while processes, actors, a node and the driver are killed, against a quiet run of it."""
+"""A miniature grid while processes, actors, a node and the driver are killed, against a quiet run of it."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,32 @@ from vit_trainer.files.run_dir import RunDir
 
 # The second rate is the worse one at every rung of every cell (seen without early stopping). So the first never stops
 # whichever comes to a rung first, which chaos changes, and the table must be equal to the last bit.
-GRID = ["--preset", "mini", "--base-lrs", "0.003", "0.1", "--max-failures", "100"]
-SECONDS_BETWEEN_KILLS = 4.0
-"""And at least one trial has ended in between, so that a slow machine gets somewhere too."""
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2600)]
+MINIATURE = ("--preset", "mini", "--base-lrs", "0.003", "0.1", "--max-failures", "100")
 
 
-def start_driver(storage: Path, address: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(SCRIPT), *GRID, "--storage", str(storage)]
+@dataclass(frozen=True)
+class Chaos:
+    """A grid, and what happens to it."""
+
+    flags: tuple[str, ...]
+    num_trials: int
+    drivers_at: tuple[int, ...]
+    """At how many trials done a driver is killed."""
+    nodes_at: tuple[int, ...]
+    """At how many trials done a node is lost, and another one comes."""
+    num_kills: int
+    """Of a trial's process, its launcher or its actor; each kind comes before one comes again."""
+    seconds_between_kills: float
+    """At least; and at least one trial has ended in between, so that a slow machine gets somewhere too."""
+
+
+ALL = 2 * len(MINI.models) * len(MINI.datasets) * len(MINI.dropouts)
+WHOLE = Chaos(MINIATURE, ALL, (ALL // 4, ALL // 2), (ALL // 3,), num_kills=ALL, seconds_between_kills=4.0)
+SMALL = Chaos((*MINIATURE, "--models", "ViT-B_32-mini"), 8, (3,), (5,), num_kills=3, seconds_between_kills=0.0)
+
+
+def start_driver(chaos: Chaos, storage: Path, address: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(SCRIPT), *chaos.flags, "--storage", str(storage)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | {"RAY_ADDRESS": address})
 
@@ -57,73 +75,79 @@ def finished(storage: Path) -> dict[str, tuple[float, float, float]]:
     }
 
 
-def kill_something(storage: Path, draw: random.Random) -> str | None:
-    """SIGKILL to the process of a running trial, to its launcher, or to the actor above that."""
+def kill_something(storage: Path, draw: random.Random, kind: str) -> bool:
+    """SIGKILL to the process of a running trial, to its launcher, or to the actor above that; False if none runs."""
     leases = [lease for run_dir in run_dirs(storage) if not run_dir.result() and (lease := run_dir.lease())]
     draw.shuffle(leases)
     for lease in leases:
-        pid, kind = int(lease["pid"]), draw.choice(["process", "launcher", "actor"])
+        pid = int(lease["pid"])
         try:
             for _ in range({"process": 0, "launcher": 1, "actor": 2}[kind]):
                 pid = psutil.Process(pid).ppid()
             name = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
             if pid > 1 and ("sweeps.running.launcher" in name or name.startswith("ray::")):
                 os.kill(pid, signal.SIGKILL)
-                return kind
+                return True
         except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
             continue
-    return None
+    return False
 
 
-@pytest.fixture(scope="module")
-def quiet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    storage = tmp_path_factory.mktemp("quiet")
-    driver = start_driver(storage, "local")
-    out, err = driver.communicate(timeout=600)
+@pytest.mark.timeout(3200)
+@pytest.mark.parametrize(
+    "chaos",
+    [pytest.param(SMALL, marks=pytest.mark.slow), pytest.param(WHOLE, marks=pytest.mark.long)],
+    ids=["small", "whole"],
+)
+def test_chaos_changes_nothing(chaos: Chaos, tmp_path: Path, two_slots: str, cluster: Any) -> None:
+    quiet_storage, storage = tmp_path / "quiet", tmp_path / "chaos"
+    driver = start_driver(chaos, quiet_storage, two_slots)
+    quiet_out, err = driver.communicate(timeout=1200)
     assert driver.returncode == 0, err
-    return storage, table(out)
 
-
-def test_chaos_changes_nothing(quiet: tuple[Path, list[str]], tmp_path: Path, cluster: Any) -> None:
-    quiet_storage, quiet_table = quiet
     draw = random.Random(0)
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    num_trials = 2 * len(MINI.models) * len(MINI.datasets) * len(MINI.dropouts)
+    rounds = (draw.sample(("process", "launcher", "actor"), 3) for _ in range(chaos.num_kills))
+    kinds = [kind for each in rounds for kind in each][: chaos.num_kills]
     kills: list[str] = []
-    drivers_to_kill, nodes_to_remove = [num_trials // 4, num_trials // 2], [num_trials // 3]
-    driver = start_driver(tmp_path, cluster.address)
+    drivers_to_kill, nodes_to_remove = list(chaos.drivers_at), list(chaos.nodes_at)
+    driver = start_driver(chaos, storage, cluster.address)
     try:
-        deadline, next_kill, done_at_kill = time.monotonic() + 2000, time.monotonic(), 0
+        deadline, next_kill, done_at_kill = time.monotonic() + 2000, time.monotonic(), -1
         while driver.poll() is None:
-            assert time.monotonic() < deadline, f"{num_done(tmp_path)} of {num_trials} after {kills}"
-            time.sleep(0.2)
-            done = num_done(tmp_path)
+            assert time.monotonic() < deadline, f"{num_done(storage)} of {chaos.num_trials} after {kills}"
+            time.sleep(0.1)
+            done = num_done(storage)
             if drivers_to_kill and done >= drivers_to_kill[0]:
                 drivers_to_kill.pop(0)
                 driver.kill()
                 driver.communicate()
                 kills.append("driver")
-                driver = start_driver(tmp_path, cluster.address)
+                driver = start_driver(chaos, storage, cluster.address)
             elif nodes_to_remove and done >= nodes_to_remove[0]:
                 nodes_to_remove.pop(0)
                 cluster.remove_node(nodes.pop(), allow_graceful=False)
                 kills.append("node")
                 nodes.append(cluster.add_node(num_cpus=1))
-            elif time.monotonic() >= next_kill and done_at_kill < done < num_trials - 2:
-                next_kill, done_at_kill = time.monotonic() + SECONDS_BETWEEN_KILLS, done
-                if killed := kill_something(tmp_path, draw):
-                    kills.append(killed)
+            elif (
+                kinds
+                and done > done_at_kill
+                and time.monotonic() >= next_kill
+                and kill_something(storage, draw, kinds[0])
+            ):
+                kills.append(kinds.pop(0))
+                next_kill, done_at_kill = time.monotonic() + chaos.seconds_between_kills, done
         out, err = driver.communicate()
     finally:
         driver.kill()
         driver.communicate()
     assert driver.returncode == 0, err
-    assert (kills.count("driver"), kills.count("node")) == (2, 1)
+    assert (kills.count("driver"), kills.count("node")) == (len(chaos.drivers_at), len(chaos.nodes_at))
     assert {"process", "launcher", "actor"} <= set(kills)
     print(f"survived {kills}")
 
-    assert table(out) == quiet_table
-    assert_nothing_changed(tmp_path, quiet_storage, num_trials)
+    assert table(out) == table(quiet_out) != []
+    assert_nothing_changed(storage, quiet_storage, chaos.num_trials)
 
 
 def assert_nothing_changed(storage: Path, quiet_storage: Path, num_trials: int) -> None:

@@ -70,7 +70,8 @@ config = FinetuneConfig.official(
     "ViT-B_32-mini", "digits-even", dropout=0.1, total_steps=4, warmup_steps=1, global_batch_size=16
 )
 run_dir = RunDir(sys.argv[1])
-train(config, run_dir, Execution(compile=sys.argv[2] == "compiled", micro_batch_size=8, log_every_steps=1))
+size = dict(micro_batch_size=8, evaluation_batch_size=90)  # which leaves one shape to evaluations
+train(config, run_dir, Execution(compile=sys.argv[2] == "compiled", log_every_steps=1, **size))
 rows = [[row["train/loss"], row.get("val/accuracy")] for row in run_dir.rows()]
 print(json.dumps({"rows": rows, "test": run_dir.result()["test/accuracy"], "attempt": run_dir.attempts()[0],
                   "cache": {key: counters["inductor"][key] for key in ("fxgraph_cache_miss", "fxgraph_cache_hit")}}))
@@ -81,15 +82,20 @@ print(json.dumps({"rows": rows, "test": run_dir.result()["test/accuracy"], "atte
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler for a CPU")
 def test_a_compiled_trial_has_the_same_losses_and_the_next_one_finds_its_kernels(tmp_path: Path) -> None:
-    def run(name: str, how: str) -> dict[str, Any]:
+    def started(name: str, how: str) -> "subprocess.Popen[str]":
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", TRAIN, str(tmp_path / name), how]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+    def ended(process: "subprocess.Popen[str]") -> dict[str, Any]:
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+        found: dict[str, Any] = json.loads(out.splitlines()[-1])
         return found
 
-    eager, first, second = run("eager", "eager"), run("first", "compiled"), run("second", "compiled")
+    eager, first = (ended(each) for each in [started("eager", "eager"), started("first", "compiled")])
+    second = ended(started("second", "compiled"))
     assert not eager["attempt"]["compiled"]
     assert first["attempt"]["compiled"]
     for one, other in zip(eager["rows"], first["rows"], strict=True):

@@ -1,5 +1,6 @@
 """`python -m vit_trainer sync` against real stores: SQLite, PostgreSQL, and a server that dies and comes back."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -15,15 +16,19 @@ from tests.stores import MlflowServer, free_port, postgresql
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import Storage
+from vit_trainer.tracking import background
 from vit_trainer.tracking.background import BackgroundShipper
 from vit_trainer.tracking.catalogue import Catalogue, Membership
+from vit_trainer.tracking.store import be_impatient
 
 TRIALS = [FinetuneConfig.official("ViT-B_16", "cifar10", seed=seed) for seed in range(3)]
 
 
-def sync(*arguments: str) -> subprocess.CompletedProcess[str]:
+def sync(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "vit_trainer", "sync", *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=120, env=os.environ | environment
+    )
 
 
 def make_storage(folder: Path) -> Path:
@@ -126,7 +131,8 @@ def test_a_server_on_postgresql_gets_everything_once(storage: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_what_a_dead_server_missed_is_shipped_when_it_is_back(tmp_path: Path) -> None:
+def test_what_a_dead_server_missed_is_shipped_when_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "SECONDS_BETWEEN_ATTEMPTS", 0.5)
     server = MlflowServer(tmp_path)
     config = TRIALS[0]
     run_dir = RunDir(tmp_path / "storage" / "runs" / config.trial_id)
@@ -211,11 +217,21 @@ def test_a_store_that_cannot_be_used_is_one_line(tmp_path: Path, uri: str, reaso
 
 @pytest.mark.slow
 def test_a_server_that_accepts_and_never_answers_is_one_line(tmp_path: Path) -> None:
+    storage = make_storage(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
-        done = sync(
-            "--storage", str(make_storage(tmp_path)), "--tracking-uri", f"http://127.0.0.1:{silent.getsockname()[1]}"
-        )
-        assert time.monotonic() - start < 45
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = sync("--storage", str(storage), "--tracking-uri", address, MLFLOW_HTTP_REQUEST_TIMEOUT="2")
+        assert time.monotonic() - start < 45 - 2 * (10 - 2)
     assert done.returncode == 1, done.stdout
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_unless_told_otherwise_mlflow_gives_up_after_two_attempts_of_10_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("MAX_RETRIES", "TIMEOUT"):
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "to be restored")
+        monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{name}")
+    be_impatient()
+    assert (os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"], os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) == ("1", "10")
