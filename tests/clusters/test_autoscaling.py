@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.clusters.heads import end, home_of_its_own, own_address, running_head
-from tests.sweeps.running import SCRIPT, Sweep, is_finished
+from tests.sweeps.sweep_process import SCRIPT, Sweep, is_finished
 
 MAX_WORKERS = 2
 HEAD_ID = "f" * 51 + "00000"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.sweeps.running import QUIET_LRS, Start, Sweep, numbers
+from tests.sweeps.sweep_process import QUIET_LRS, Start, Sweep, numbers
 
 
 @pytest.fixture

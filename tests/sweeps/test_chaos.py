@@ -18,7 +18,7 @@ import pytest
 from sweeps.records.decisions import Decision
 from sweeps.selection.asha_rule import Rungs
 from sweeps.table.cells import MINI
-from tests.sweeps.running import SCRIPT, statuses_in_mlflow
+from tests.sweeps.sweep_process import SCRIPT, statuses_in_mlflow
 from vit_trainer.files.run_dir import RunDir
 
 # The second rate is the worse one at every rung of every cell (seen without early stopping). So the first never stops

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.sweeps.running import (
+from tests.sweeps.sweep_process import (
     QUIET_LRS,
     SCRIPT,
     Start,

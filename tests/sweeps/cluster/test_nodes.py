@@ -17,7 +17,7 @@ import ray
 from sweeps.cluster.join import count_gpus
 from sweeps.cluster.nodes import on_every_node
 from sweeps.cluster.versions import differences, versions
-from tests.sweeps.running import Start
+from tests.sweeps.sweep_process import Start
 from vit_trainer.errors import InputError
 
 

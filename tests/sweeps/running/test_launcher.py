@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from sweeps.running.launcher import FAILED, FINISHED, INTERRUPTED, RESTART, Continue, Exited, Reported, Start, Started
 from sweeps.running.launcher_client import LauncherClient
-from tests.sweeps.running import rows_of
+from tests.sweeps.sweep_process import rows_of
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.files.run_dir import Row, RunDir
 
@@ -29,7 +29,7 @@ CONFIG = FinetuneConfig.official(
     "ViT-B_32-mini", "digits-even", dropout=0.1, total_steps=20, warmup_steps=4, global_batch_size=16
 )
 EXECUTION = Execution(micro_batch_size=4, num_evaluations=20)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Launched:

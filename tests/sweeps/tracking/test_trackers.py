@@ -14,9 +14,9 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
-from tests.sweeps.running import Sweep
-from tests.sweeps.test_event_files import scalars
-from tests.sweeps.test_notifications import server  # noqa: F401
+from tests.sweeps.sweep_process import Sweep
+from tests.sweeps.tracking.test_to_tensorboard import scalars
+from tests.sweeps.tracking.test_to_webhook import server  # noqa: F401
 from vit_trainer.data.load import load_dataset
 from vit_trainer.files.run_dir import RunDir
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from sweeps.planning.capacity import Resources
-from tests.sweeps.running import BASE_LRS, Start, has_validated, has_validated_in, is_finished, numbers
+from tests.sweeps.sweep_process import BASE_LRS, Start, has_validated, has_validated_in, is_finished, numbers
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import RunDir
 

@@ -42,7 +42,7 @@ def test_the_workers_of_a_cluster_file(launched_with: Path) -> None:
 
 
 def test_a_file_of_own_hosts_names_no_kinds() -> None:
-    assert node_types(Path(__file__).parents[2] / "clusters" / "local.yaml") == []
+    assert node_types(Path(__file__).parents[3] / "clusters" / "local.yaml") == []
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from sweeps.table.published import published_for
 from tests.sweeps.terminal import Terminal
 from vit_trainer.errors import InputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 START = 1_790_000_000.0
 CELLS = cells_of(PAPER)
 HOUR = 3600.0

@@ -11,7 +11,7 @@ from sweeps.paper_grid import app
 from vit_trainer.command_line import run
 from vit_trainer.errors import InputError
 
-CLUSTERS = Path(__file__).parents[2] / "clusters"
+CLUSTERS = Path(__file__).parents[3] / "clusters"
 P4D = NodeType("p4d", 96, 8, 4, "p4d.24xlarge")
 P5 = NodeType("p5", 192, 8, 4, "p5.48xlarge")
 UNKNOWN = NodeType("x", 8, 1, 4, "x9.large")

@@ -20,7 +20,7 @@ from vit_trainer.loop.probe import ProbeResult, probe
 from vit_trainer.machine import device_name
 from vit_trainer.model.build import build_model, dropout_keys_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIG = FinetuneConfig.official("ViT-B_32-mini", "digits-even", dropout=0.1, upstream="scratch")
 
 

@@ -35,7 +35,7 @@ from vit_trainer.weights import load as checkpoints
 
 Patch = pytest.MonkeyPatch
 GOLDEN = GoldenFolder(SHIPPED)
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def climbed(rungs: Iterator[Rung]) -> dict[str, Rung]:

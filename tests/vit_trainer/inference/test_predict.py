@@ -25,7 +25,7 @@ from vit_trainer.model.build import build_model
 from vit_trainer.weights.choice import Weights, WeightsChoice
 from vit_trainer.weights.npz_files import MINIATURES, read_npz, write_npz
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 
 
 @pytest.fixture(scope="module")

@@ -121,7 +121,7 @@ def test_a_uri_of_no_known_kind_is_refused(uri: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(250)
 def test_a_sweep_lies_in_a_bucket(bucket: str, tmp_path: Path) -> None:
-    script = Path(__file__).parents[2] / "sweeps" / "paper_grid.py"
+    script = Path(__file__).parents[3] / "sweeps" / "paper_grid.py"
     grid = ["--preset", "mini", "--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.0"]
     command = [sys.executable, str(script), *grid, "--base-lrs", "0.003", "--storage", bucket]
     for num_done in (0, 1):

@@ -18,7 +18,7 @@ from vit_trainer.config import FinetuneConfig
 from vit_trainer.files.folder import open_folder
 from vit_trainer.files.storage import DECISIONS, Storage
 
-SCRIPT = Path(__file__).parents[2] / "sweeps" / "report.py"
+SCRIPT = Path(__file__).parents[3] / "sweeps" / "report.py"
 PUBLISHED = 0.9902
 """ViT-B_16 on cifar10 with dropout 0.0, in the official table."""
 

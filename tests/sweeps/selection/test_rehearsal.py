@@ -19,7 +19,7 @@ from sweeps.running.session import Session
 from sweeps.selection.asha_scheduler import PerCellASHA
 from sweeps.selection.rehearsal import Rehearsal
 from sweeps.table.cells import MINI, PAPER, Cell, Trial, cells_of, official_cell
-from tests.sweeps.running import Start, is_finished
+from tests.sweeps.sweep_process import Start, is_finished
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
 from vit_trainer.errors import InputError

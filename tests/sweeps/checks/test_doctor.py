@@ -24,7 +24,7 @@ from sweeps.checks.on_nodes import _check_gpus, _check_storage, _missing_inputs,
 from tests.stores import free_port
 from vit_trainer.machine import measure_all_reduce
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CLUSTERS = ROOT / "clusters"
 
 

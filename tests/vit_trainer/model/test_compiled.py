@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vit_trainer.config import Execution
 from vit_trainer.model.compiled import compile_forward, compiles
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_only_gpus_compile_unless_told() -> None:

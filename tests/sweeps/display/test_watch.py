@@ -28,7 +28,7 @@ from vit_trainer.files.folder import RemoteFolder
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import Storage
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "sweeps" / "watch.py"
 CELL = cells_of(PAPER)[0]
 FIRST, SECOND, THIRD, FOURTH = (trial.config for trial in candidates(SweepOptions(preset="paper"), [CELL]))

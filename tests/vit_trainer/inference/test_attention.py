@@ -24,7 +24,7 @@ from vit_trainer.tracking.catalogue import Catalogue, Membership
 from vit_trainer.weights.choice import Weights
 from vit_trainer.weights.npz_files import MINIATURES, write_npz
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "attention.md"
 MINIS = sorted(name for name in MODELS if name.endswith("-mini"))
 

@@ -16,7 +16,6 @@ from tests.stores import MlflowServer, free_port, postgresql
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import Storage
-from vit_trainer.tracking import background
 from vit_trainer.tracking.background import BackgroundShipper
 from vit_trainer.tracking.catalogue import Catalogue, Membership
 from vit_trainer.tracking.store import be_impatient
@@ -132,7 +131,7 @@ def test_a_server_on_postgresql_gets_everything_once(storage: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_what_a_dead_server_missed_is_shipped_when_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "SECONDS_BETWEEN_ATTEMPTS", 0.5)
+    monkeypatch.setattr("vit_trainer.tracking.background.SECONDS_BETWEEN_ATTEMPTS", 0.5)
     server = MlflowServer(tmp_path)
     config = TRIALS[0]
     run_dir = RunDir(tmp_path / "storage" / "runs" / config.trial_id)

@@ -28,7 +28,7 @@ from sweeps.table.verdict import (
 )
 from vit_trainer.errors import InputError
 
-DOCS = Path(__file__).parents[2] / "docs" / "verdict.md"
+DOCS = Path(__file__).parents[3] / "docs" / "verdict.md"
 B16 = Cell("imagenet21k", "ViT-B_16", "cifar100", 384, Schedule(10_000, 500), 0.0)
 NUM_CELLS = 2_000
 SLACK = 3 * math.sqrt(0.05 * 0.95 / NUM_CELLS)

@@ -22,7 +22,7 @@ from sweeps.table.cells import MINI, Cell, Schedule, Trial, cells_of
 from sweeps.table.search_space import Space
 from vit_trainer.errors import InputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCHEDULE = Schedule(total_steps=80, warmup_steps=8, global_batch_size=64)
 EVEN = Cell("digits", "ViT-B_16-mini", "digits-even", 32, SCHEDULE, 0.0)
 ODD = Cell("digits", "ViT-B_16-mini", "digits-odd", 32, SCHEDULE, 0.0)
@@ -413,7 +413,7 @@ def test_another_range_is_another_study_that_starts_with_the_same_runs(file: str
 
 PROCESS = """
 import sys
-from tests.sweeps.test_studies import EVEN, ODD, RATES, Search, peak
+from tests.sweeps.selection.test_studies import EVEN, ODD, RATES, Search, peak
 print("ready", flush=True)
 sys.stdin.readline()
 search = Search(sys.argv[1], {EVEN: RATES, ODD: RATES}, num_trials=4, sweep=sys.argv[2]).run(peak(0.1), at_most=1)
