@@ -1,6 +1,8 @@
-"""What a user does with three hosts of their own; run on the laptop of lab.sh, which has made the hosts.
+"""What a user does with hosts of their own; run on the laptop of lab.sh, which has made the hosts.
 
-Argument: a folder for what is left: `job.txt`, what the submitted sweep printed, and `findings.json`.
+Arguments: a folder for what is left: `job.txt`, what the submitted sweep printed, and `findings.json`; and the name of
+one of `SWEEPS`. On two hosts nothing happens to the small one; on three a cable is pulled in the middle of the whole
+one, a watchdog looks on, and MLflow's server is killed.
 """
 
 import json
@@ -15,12 +17,16 @@ from typing import Any
 
 import yaml
 
+from vit_trainer.files.run_dir import RunDir
+from vit_trainer.files.storage import Storage
+
 ROOT = Path(__file__).resolve().parents[2]
 VENV = Path(sys.executable).parent.parent
-HOSTS = {1: "10.77.0.11", 2: "10.77.0.12", 3: "10.77.0.13"}
 STORAGE = "/shared/vit-sweeps"
-TRIALS = ["--preset", "mini", "--datasets", "digits-even", "--base-lrs", "0.003"]
-NUM_TRIALS = 10
+TRIALS = ("--preset", "mini", "--datasets", "digits-even", "--base-lrs", "0.003")
+SWEEPS = {"small": (*TRIALS, "--models", "ViT-B_32-mini"), "whole": TRIALS}
+NUM_TRIALS = {"small": 2, "whole": 10}
+NUM_HOSTS = {"small": 2, "whole": 3}
 ADDRESS = "http://localhost:8265"
 TOKEN = {"RAY_AUTH_MODE": "token"}
 
@@ -50,140 +56,159 @@ def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:
     raise AssertionError(f"not within {seconds:g} s: {why}")
 
 
-def main(folder: Path) -> None:
-    laptop = Path(os.environ["HOME"])
-    os.environ["PATH"] = f"{VENV / 'bin'}:{os.environ['PATH']}"
-    findings: dict[str, Any] = {}
+class Laboratory:
+    """A cluster on the hosts, and a sweep on that."""
 
-    # The hosts have the tested versions already: nothing can be downloaded here.
-    for host in HOSTS:
-        on(host, "cp", str(ROOT / "constraints.txt"), str(VENV / ".constraints"))
-        on(host, "ln", "-s", str(VENV), "/home/ubuntu/vit-venv")
+    def __init__(self, name: str) -> None:
+        self.name, self.num_hosts = name, NUM_HOSTS[name]
+        self.findings: dict[str, Any] = {}
+        self.cluster = f"{os.environ['HOME']}/local.yaml"
+        self.storage = Storage(Path(os.environ["LAB"]) / "shared" / "vit-sweeps")
+        self.token = ""
 
-    # As clusters/local.yaml says.
-    config = yaml.safe_load((ROOT / "clusters" / "local.yaml").read_text())
-    config["provider"] |= {"head_ip": HOSTS[1], "worker_ips": [HOSTS[2], HOSTS[3]]}
-    config["auth"]["ssh_private_key"] = f"{os.environ['LAB']}/key"
-    cluster = str(laptop / "local.yaml")
-    Path(cluster).write_text(yaml.safe_dump(config))
-    run("bash", "-c", "umask 077; ray get-auth-token --generate > /dev/null")
-    token = (laptop / ".ray" / "auth_token").read_text().strip()
-    start = time.monotonic()
-    said = run("ray", "up", "-y", cluster)
-    assert token not in said
-    alive = ["ray", "exec", cluster, "ray list nodes --filter state=ALIVE --format json 2> /dev/null"]
+    def begin(self) -> None:
+        """`ray up`, as clusters/local.yaml says."""
+        for host in range(1, self.num_hosts + 1):  # with the tested versions: nothing can be downloaded here
+            on(host, "cp", str(ROOT / "constraints.txt"), str(VENV / ".constraints"))
+            on(host, "ln", "-s", str(VENV), "/home/ubuntu/vit-venv")
+        head, *workers = [f"10.77.0.{10 + host}" for host in range(1, self.num_hosts + 1)]
+        config = yaml.safe_load((ROOT / "clusters" / "local.yaml").read_text())
+        config["provider"] |= {"head_ip": head, "worker_ips": workers}
+        config["auth"]["ssh_private_key"] = f"{os.environ['LAB']}/key"
+        Path(self.cluster).write_text(yaml.safe_dump(config))
+        run("bash", "-c", "umask 077; ray get-auth-token --generate > /dev/null")
+        self.token = (Path(os.environ["HOME"]) / ".ray" / "auth_token").read_text().strip()
+        start = time.monotonic()
+        said = run("ray", "up", "-y", self.cluster)
+        assert self.token not in said
+        wait_for(lambda: self.num_nodes() == self.num_hosts, 120, "all nodes")
+        self.findings["seconds_to_all_nodes"] = time.monotonic() - start
+        assert on(1, "stat", "-c", "%a", "/home/ubuntu/.ray/auth_token").strip() == "600"
 
-    def nodes() -> list[dict[str, Any]]:
-        found = re.search(r"\[\{.*\}\]", run(*alive, check=False))
-        return list(json.loads(found[0])) if found else []
+    def num_nodes(self) -> int:
+        """Those that live."""
+        alive = "ray list nodes --filter state=ALIVE --format json 2> /dev/null"
+        found = re.search(r"\[\{.*\}\]", self.on_head(alive))
+        return len(json.loads(found[0])) if found else 0
 
-    wait_for(lambda: len(nodes()) == 3, 120, "three nodes")
-    findings["seconds_to_three_nodes"] = time.monotonic() - start
-    assert on(1, "stat", "-c", "%a", "/home/ubuntu/.ray/auth_token").strip() == "600"
+    def on_head(self, command: str) -> str:
+        return run("ray", "exec", self.cluster, command, check=False)
 
-    # Whoever has no token gets nothing, on any port.
-    wrong = laptop / "wrong-token"
-    wrong.write_text("0" * len(token))
-    with subprocess.Popen(
-        ["ray", "dashboard", cluster], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as tunnel:
-        wait_for(lambda: "Unauthorized" in run("curl", "-s", f"{ADDRESS}/api/jobs/", check=False), 60, "the tunnel")
-        refused = run("ray", "job", "list", "--address", ADDRESS, check=False, RAY_AUTH_TOKEN_PATH=str(wrong), **TOKEN)
-        assert "submission_id" not in refused
-        assert "invalid" in refused.lower() or "unauthorized" in refused.lower(), refused
+    def submit(self) -> None:
+        """The sweep as a job, after which the laptop may be closed; whoever has no token gets nothing, on any port."""
+        wrong = Path(os.environ["HOME"]) / "wrong-token"
+        wrong.write_text("0" * len(self.token))
+        with subprocess.Popen(
+            ["ray", "dashboard", self.cluster], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as tunnel:
+            wait_for(lambda: "Unauthorized" in run("curl", "-s", f"{ADDRESS}/api/jobs/", check=False), 60, "the tunnel")
+            jobs = ["ray", "job", "list", "--address", ADDRESS]
+            refused = run(*jobs, check=False, RAY_AUTH_TOKEN_PATH=str(wrong), **TOKEN)
+            assert "submission_id" not in refused
+            assert "invalid" in refused.lower() or "unauthorized" in refused.lower(), refused
+            job = ["ray", "job", "submit", "--address", ADDRESS, "--working-dir", ".", "--no-wait", "--submission-id"]
+            script = ["python", "sweeps/paper_grid.py", *SWEEPS[self.name], "--storage", STORAGE]
+            said = run(*job, "grid", "--", *script, "--tracking-uri", "http://127.0.0.1:5000", **TOKEN)
+            assert self.token not in said
+            tunnel.terminate()
 
-        # Submitted, and the laptop may be closed.
-        job = ["ray", "job", "submit", "--address", ADDRESS, "--working-dir", ".", "--no-wait", "--submission-id"]
-        script = ["python", "sweeps/paper_grid.py", *TRIALS, "--storage", STORAGE]
-        said = run(*job, "grid", "--", *script, "--tracking-uri", "http://127.0.0.1:5000", **TOKEN)
-        assert token not in said
-        tunnel.terminate()
-    runs = Path(os.environ["LAB"]) / "shared" / "vit-sweeps" / "runs"
+    def run_dirs(self) -> list[RunDir]:
+        return [self.storage.run_dir(trial_id) for trial_id in self.storage.trial_ids()]
 
-    def results() -> list[Path]:
-        return list(runs.glob("*/result.json"))
+    def results(self) -> set[str]:
+        """Trials that have one."""
+        return {run_dir.trial_id for run_dir in self.run_dirs() if run_dir.result()}
 
-    def runs_on(host: int) -> list[Path]:
+    def running_on(self, *hosts: int) -> list[RunDir]:
         """Trials that are being trained there."""
-        leases = [path for path in runs.glob("*/lease.json") if not (path.parent / "result.json").exists()]
-        return [path for path in leases if json.loads(path.read_text())["host"] == f"h{host}"]
+        leases = [(each, each.lease() or {}) for each in self.run_dirs() if not each.result()]
+        return [each for each, lease in leases if lease.get("host") in [f"h{host}" for host in hosts]]
 
-    # The watchdog, with 5 seconds for a minute and a `sudo` that only writes down what it was asked for.
-    on(1, "sh", "-c", "printf '#!/bin/sh\\necho \"$@\" >> /tmp/asked\\n' > /usr/bin/sudo; chmod 755 /usr/bin/sudo")
-    run("ray", "exec", cluster, "WATCHDOG_SECONDS=5 bash vit-sweeps/clusters/watchdog.sh 2")
+    def begin_watchdog(self) -> None:
+        """With 5 seconds for a minute, and a `sudo` that only writes down what it was asked for."""
+        on(1, "sh", "-c", "printf '#!/bin/sh\\necho \"$@\" >> /tmp/asked\\n' > /usr/bin/sudo; chmod 755 /usr/bin/sudo")
+        run("ray", "exec", self.cluster, "WATCHDOG_SECONDS=5 bash vit-sweeps/clusters/watchdog.sh 2")
 
-    def watchdog_asked() -> str:
+    def watchdog_asked(self) -> str:
         return on(1, "cat", "/tmp/asked", check=False)
 
-    # A cable is pulled in mid-run, and plugged in again once the trials of that host run elsewhere.
-    def victims() -> list[Path]:
-        return [path for path in runs_on(3) if b'"step"' in (path.parent / "journal.jsonl").read_bytes()]
+    def pull_a_cable(self) -> None:
+        """In mid-run, and plug it in again once the trials of that host run elsewhere."""
 
-    lost = wait_for(lambda: len(results()) >= 2 and victims(), 240, "a trial on host 3 in the middle")
-    start = time.monotonic()
-    run("unplug", "3")
-    log = "/tmp/ray/session_latest/logs/gcs_server.out"
-    wait_for(lambda: "health check failed" in on(1, "cat", log), 60, "host 3 noticed as dead")
-    findings["seconds_to_notice"] = time.monotonic() - start
-    wait_for(lambda: len(nodes()) == 2, 60, "two nodes")
-    names = {path.parent.name for path in lost}
-    wait_for(
-        lambda: names <= {p.parent.name for p in results()} | {p.parent.name for h in (1, 2) for p in runs_on(h)},
-        120,
-        "its trials go on",
-    )
-    assert "shutdown" not in watchdog_asked()
-    run("plug", "3")
-    wait_for(lambda: len(nodes()) == 3, 90, "host 3 back")
-    findings["num_moved"] = len(names)
+        def victims() -> set[str]:
+            return {run_dir.trial_id for run_dir in self.running_on(3) if run_dir.rows()}
 
-    wait_for(lambda: len(results()) == NUM_TRIALS, 240, "all results")
+        lost = wait_for(lambda: len(self.results()) >= 2 and victims(), 240, "a trial on host 3 in the middle")
+        start = time.monotonic()
+        run("unplug", "3")
+        log = "/tmp/ray/session_latest/logs/gcs_server.out"
+        wait_for(lambda: "health check failed" in on(1, "cat", log), 60, "host 3 noticed as dead")
+        self.findings["seconds_to_notice"] = time.monotonic() - start
+        wait_for(lambda: self.num_nodes() == 2, 60, "two nodes")
+        wait_for(
+            lambda: lost <= self.results() | {run_dir.trial_id for run_dir in self.running_on(1, 2)},
+            120,
+            "its trials go on",
+        )
+        assert "shutdown" not in self.watchdog_asked()
+        run("plug", "3")
+        wait_for(lambda: self.num_nodes() == 3, 90, "host 3 back")
+        self.findings["num_moved"] = len(lost)
 
-    def on_head(command: str) -> str:
-        return run("ray", "exec", cluster, command, check=False)
+    def wait_for_job(self, folder: Path) -> None:
+        wait_for(lambda: len(self.results()) == NUM_TRIALS[self.name], 240, "all results")
+        try:
+            ask = "ray job status grid --address http://127.0.0.1:8265"
+            wait_for(lambda: "succeeded" in self.on_head(ask), 120, "the job's end")
+        finally:
+            output = self.on_head("ray job logs grid --address http://127.0.0.1:8265")
+            (folder / "job.txt").write_text(output)
+        assert self.token not in output
+        wait_for(self.mlflow_has_runs, 30, "MLflow")
+        self.findings["hosts"] = sorted(
+            {attempt["host"] for run_dir in self.run_dirs() for attempt in run_dir.attempts()}
+        )
 
-    try:
-        ask = "ray job status grid --address http://127.0.0.1:8265"
-        wait_for(lambda: "succeeded" in on_head(ask), 120, "the job's end")
-    finally:
-        output = on_head("ray job logs grid --address http://127.0.0.1:8265")
-        (folder / "job.txt").write_text(output)
-    assert token not in output
-    wait_for(lambda: "shutdown -h now" in watchdog_asked(), 60, "the watchdog")
-
-    # MLflow's server is killed, then its supervisor too, as when the machine boots; the runs are still there.
-    ask = "http://127.0.0.1:5000/api/2.0/mlflow/experiments/get-by-name?experiment_name=paper_grid-mini"
-
-    def has_runs() -> bool:
+    def mlflow_has_runs(self) -> bool:
+        ask = "http://127.0.0.1:5000/api/2.0/mlflow/experiments/get-by-name?experiment_name=paper_grid-mini"
         return '"experiment_id"' in on(1, "curl", "-s", ask, check=False)
 
-    wait_for(has_runs, 30, "MLflow")
-    on(1, "pkill", "-KILL", "-f", "uvicorn")
-    assert not has_runs()
-    wait_for(has_runs, 60, "MLflow after its server was killed")
-    on(1, "pkill", "-KILL", "-f", "mlflow")
-    assert not has_runs()
-    at_boot = on(1, "crontab", "-l", "-u", "ubuntu").replace("@reboot ", "")
-    on(1, "su", "ubuntu", "-s", "/bin/sh", "-c", f"cd; HOME=/home/ubuntu; export HOME; {at_boot}")
-    wait_for(has_runs, 60, "MLflow after a boot")
-    findings["hosts"] = sorted(
-        {
-            json.loads(line)["host"]
-            for path in runs.glob("*/journal.jsonl")
-            for line in path.read_text().splitlines()
-            if '"attempt"' in line
-        }
-    )
+    def kill_mlflow(self) -> None:
+        """The server, then its supervisor too, as when the machine boots; the runs are still there."""
+        on(1, "pkill", "-KILL", "-f", "uvicorn")
+        assert not self.mlflow_has_runs()
+        wait_for(self.mlflow_has_runs, 60, "MLflow after its server was killed")
+        on(1, "pkill", "-KILL", "-f", "mlflow")
+        assert not self.mlflow_has_runs()
+        at_boot = on(1, "crontab", "-l", "-u", "ubuntu").replace("@reboot ", "")
+        on(1, "su", "ubuntu", "-s", "/bin/sh", "-c", f"cd; HOME=/home/ubuntu; export HOME; {at_boot}")
+        wait_for(self.mlflow_has_runs, 60, "MLflow after a boot")
 
-    # The end, as local.yaml says; nothing is left.
-    for host in (2, 3):
-        on(host, "su", "-", "ubuntu", "-c", "bash -ic 'ray stop'")
-    run("ray", "down", "-y", cluster)
-    for host in HOSTS:
-        left = on(host, "pgrep", "-fa", "raylet|gcs_server|sweeps.running.launcher", check=False)
-        assert "raylet" not in left, left
-    (folder / "findings.json").write_text(json.dumps(findings))
+    def end(self) -> None:
+        """As local.yaml says; nothing is left."""
+        for host in range(2, self.num_hosts + 1):
+            on(host, "su", "-", "ubuntu", "-c", "bash -ic 'ray stop'")
+        run("ray", "down", "-y", self.cluster)
+        for host in range(1, self.num_hosts + 1):
+            left = on(host, "pgrep", "-fa", "raylet|gcs_server|sweeps.running.launcher", check=False)
+            assert "raylet" not in left, left
+
+
+def main(folder: Path, name: str) -> None:
+    os.environ["PATH"] = f"{VENV / 'bin'}:{os.environ['PATH']}"
+    laboratory = Laboratory(name)
+    laboratory.begin()
+    laboratory.submit()
+    if name == "whole":
+        laboratory.begin_watchdog()
+        laboratory.pull_a_cable()
+    laboratory.wait_for_job(folder)
+    if name == "whole":
+        wait_for(lambda: "shutdown -h now" in laboratory.watchdog_asked(), 60, "the watchdog")
+        laboratory.kill_mlflow()
+    laboratory.end()
+    (folder / "findings.json").write_text(json.dumps(laboratory.findings))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.clusters.laboratory import TRIALS
+from tests.clusters.laboratory import NUM_HOSTS, SWEEPS
 
 HERE = Path(__file__).parent
 SCRIPT = HERE.parents[1] / "sweeps" / "paper_grid.py"
@@ -39,29 +40,45 @@ def missing() -> str | None:
     return None
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_cable_is_pulled_in_mid_run_and_the_table_is_that_of_a_quiet_run(tmp_path: Path) -> None:
+def findings_of(folder: Path, name: str) -> dict[str, Any]:
+    """What a sweep in the laboratory found out; what it printed is in job.txt."""
     if reason := missing():
         pytest.skip(reason)
-    command = [sys.executable, str(SCRIPT), *TRIALS, "--storage", str(tmp_path / "quiet")]
-    quiet = subprocess.run(
-        command, check=True, capture_output=True, text=True, timeout=400, env=os.environ | {"RAY_ADDRESS": "local"}
-    )
     environment = os.environ | {"LAB_PATH": str(Path(sys.executable).parent)}
-    inside = [sys.executable, str(HERE / "laboratory.py"), str(tmp_path)]
+    inside = [sys.executable, str(HERE / "laboratory.py"), str(folder), name]
     done = subprocess.run(
-        [str(HERE / "lab.sh"), "-n", "3", *inside],
+        [str(HERE / "lab.sh"), "-n", str(NUM_HOSTS[name]), *inside],
         check=False,
         capture_output=True,
         text=True,
         timeout=800,
         env=environment,
     )
+    print(done.stdout)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
-    assert table((tmp_path / "job.txt").read_text()) == table(quiet.stdout) != []
-    findings = json.loads((tmp_path / "findings.json").read_text())
+    findings: dict[str, Any] = json.loads((folder / "findings.json").read_text())
     print(findings)
+    return findings
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_submitted_sweep_runs_on_two_hosts_of_ones_own(tmp_path: Path) -> None:
+    findings = findings_of(tmp_path, "small")
+    (row,) = table((tmp_path / "job.txt").read_text())
+    assert min(map(float, re.findall(r"\d+\.\d\d", row))) > 95
+    assert findings["hosts"] == ["h1", "h2"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_cable_is_pulled_in_mid_run_and_the_table_is_that_of_a_quiet_run(tmp_path: Path) -> None:
+    findings = findings_of(tmp_path, "whole")
+    command = [sys.executable, str(SCRIPT), *SWEEPS["whole"], "--storage", str(tmp_path / "quiet")]
+    quiet = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=400, env=os.environ | {"RAY_ADDRESS": "local"}
+    )
+    assert table((tmp_path / "job.txt").read_text()) == table(quiet.stdout) != []
     assert findings["seconds_to_notice"] < 30
     assert findings["num_moved"] >= 1
     assert findings["hosts"] == ["h1", "h2", "h3"]

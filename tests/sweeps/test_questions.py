@@ -45,7 +45,9 @@ EVERY = [*CELLS.values(), *MINIATURES.values()]
 B16 = official_cell("ViT-B_16", "cifar10", dropout=0.1)
 
 
-def command(script: str | Path, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def command(
+    script: str | Path, *arguments: str, cwd: Path = ROOT, address: str = "local"
+) -> subprocess.CompletedProcess[str]:
     path = script if isinstance(script, Path) else ROOT / "sweeps" / f"{script}.py"
     return subprocess.run(
         [sys.executable, str(path), *arguments],
@@ -54,7 +56,7 @@ def command(script: str | Path, *arguments: str, cwd: Path = ROOT) -> subprocess
         text=True,
         cwd=cwd,
         timeout=600,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": address},
     )
 
 
@@ -357,8 +359,8 @@ def test_the_guide_s_question_has_a_plan(own_question: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_guide_s_question_runs(own_question: Path, tmp_path: Path) -> None:
-    done = command(own_question, "--preset", "mini", cwd=tmp_path)
+def test_the_guide_s_question_runs(own_question: Path, tmp_path: Path, two_slots: str) -> None:
+    done = command(own_question, "--preset", "mini", cwd=tmp_path, address=two_slots)
     assert done.returncode == 0, done.stderr
     accuracies = re.findall(r"│ ViT-B_16-mini, warm-up (\d) │ +(\d+\.\d\d) │", done.stdout)
     assert [warmup_steps for warmup_steps, _ in accuracies] == ["0", "8"]

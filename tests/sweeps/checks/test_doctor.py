@@ -28,18 +28,26 @@ ROOT = Path(__file__).parents[3]
 CLUSTERS = ROOT / "clusters"
 
 
-def doctor(*arguments: str, address: str = "local", **environment: str) -> tuple[int, list[str]]:
-    done = subprocess.run(
+def called(*arguments: str, address: str = "local", **environment: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
         [sys.executable, str(ROOT / "sweeps" / "doctor.py"), *arguments],
-        check=False,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         | {"RAY_ADDRESS": address, "AWS_EC2_METADATA_DISABLED": "true"}
         | environment,
-        timeout=200,
     )
-    return done.returncode, (done.stdout + (done.stderr if done.returncode == 2 else "")).splitlines()
+
+
+def answer(process: "subprocess.Popen[str]") -> tuple[int, list[str]]:
+    """Exit code and lines of a doctor that was called."""
+    out, err = process.communicate(timeout=200)
+    return process.returncode, (out + (err if process.returncode == 2 else "")).splitlines()
+
+
+def doctor(*arguments: str, address: str = "local", **environment: str) -> tuple[int, list[str]]:
+    return answer(called(*arguments, address=address, **environment))
 
 
 def line(lines: list[str], what: str) -> str:
@@ -392,13 +400,15 @@ def test_gpus_that_pytorch_can_not_use_are_told_from_none() -> None:
 def test_nodes_with_a_storage_of_their_own_and_gpus_that_are_none(cluster: Any, tmp_path: Path) -> None:
     cluster.add_node(num_cpus=1)
     cluster.add_node(num_cpus=1, num_gpus=2)
-    code, lines = doctor("--preset", "mini", "--storage", str(tmp_path / "results"), address=cluster.address)
+    storages = (str(tmp_path / "results"), "/proc/nowhere")
+    fine, lost = (called("--preset", "mini", "--storage", each, address=cluster.address) for each in storages)
+    code, lines = answer(fine)
     assert line(lines, "storage").endswith("is written from 3 nodes")
     assert line(lines, "versions").endswith("the same on 3 nodes")
     assert line(lines, "clocks").startswith("ok")
     assert "Ray counts 2, PyTorch can use 0 (no NVIDIA driver)" in line(lines, "GPUs")
     assert code == 1
-    code, lines = doctor("--preset", "mini", "--storage", "/proc/nowhere", address=cluster.address)
+    code, lines = answer(lost)
     assert sum("can't write to /proc/nowhere" in each for each in lines) == 3
     assert code == 1
 
