@@ -254,7 +254,7 @@ def measured(rival: Rival, num_trials: int, num_reports: int) -> Measured:
             seconds_behind = run_ours(rival, num_trials, num_reports, Path(folder))
         end = time.time() - seconds_behind
         cpu_seconds = time.process_time() - cpu_start
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak_mb = _peak_mb()
         num_ended, num_reported, first = _what_is_there(Path(folder))
     ray.shutdown()
     if num_ended != num_trials:
@@ -367,6 +367,15 @@ def _start_ray() -> None:
             if not attempts_left or "timed out" not in str(error):
                 raise
             ray.shutdown()
+
+
+def _peak_mb() -> float:
+    """Most memory that this process had, in 2**20 bytes. Its resource usage begins with that of whoever started it."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
 
 
 def _what_is_there(folder: Path) -> tuple[int, int, float]:
