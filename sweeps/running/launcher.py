@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -28,6 +29,8 @@ PIPE_BYTES = 65536
 """What a pipe holds on Linux, so what a process can leave in one without a reader."""
 SECONDS_BETWEEN_LOOKS = 0.5
 """How often a process that waits for a word looks whether it was asked to end."""
+SECONDS_TO_END = 0.5
+"""How long a killed process may still be there after others have lost it: its connections close a little before."""
 PRELOADED = ("vit_trainer.train", "vit_trainer.data.digits")
 
 
@@ -170,8 +173,12 @@ def wait_for_all(pids: list[int]) -> tuple[int | None, int]:
         if code == 0 or first[1] != 0:
             continue
         first = (pids.index(pid), code)
+        deadline = time.monotonic() + (SECONDS_TO_END if code in (FAILED, INTERRUPTED) else 0)
         for other in sorted(waiting):
             ended, status = os.waitpid(other, os.WNOHANG)
+            while not ended and time.monotonic() < deadline:
+                time.sleep(0.002)
+                ended, status = os.waitpid(other, os.WNOHANG)
             if ended and (code := os.waitstatus_to_exitcode(status)) < 0 <= first[1]:
                 first = (pids.index(other), code)
             if ended:

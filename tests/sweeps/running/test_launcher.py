@@ -19,7 +19,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sweeps.running.launcher import FAILED, FINISHED, INTERRUPTED, RESTART, Continue, Exited, Reported, Start, Started
+from sweeps.running.launcher import (
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    RESTART,
+    Continue,
+    Exited,
+    Reported,
+    Start,
+    Started,
+)
 from sweeps.running.launcher_client import LauncherClient
 from tests.sweeps.sweep_process import rows_of
 from vit_trainer.config import Execution, FinetuneConfig
@@ -303,3 +313,25 @@ def test_trials_do_not_outlive_their_launcher(client: LauncherClient, tmp_path: 
     end = os.pidfd_open(holder(tmp_path))
     os.kill(psutil.Process(holder(tmp_path)).ppid(), signal.SIGKILL)
     assert select.select([end], [], [], 10)[0]  # readable: the process has ended
+
+
+LATE = """
+import os, signal
+from sweeps.running.launcher import FAILED, wait_for_all
+
+if (lost := os.fork()) == 0:
+    os._exit(FAILED)
+if (killed := os.fork()) == 0:
+    try:
+        while True:
+            os.kill(lost, 0)
+    except ProcessLookupError:  # that it ended has been seen
+        os.kill(os.getpid(), signal.SIGKILL)
+print(wait_for_all([lost, killed]))
+"""
+
+
+def test_a_killed_process_is_to_blame_also_where_it_ends_after_those_that_lost_it() -> None:
+    """Its connections close a moment before it can be waited for."""
+    done = subprocess.run([sys.executable, "-c", LATE], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "(1, -9)\n"
