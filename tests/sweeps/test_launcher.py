@@ -9,10 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -35,11 +38,13 @@ ROOT = Path(__file__).parents[2]
 class Launched:
     """A launcher process and this end of its connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: IO[str]) -> None:
         mine, theirs = socket.socketpair()
         command = [sys.executable, "-c", f"from sweeps.running.launcher import main; main({theirs.fileno()})"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, env=environment)
+        self.process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
         theirs.close()
         self.connection = Connection(mine.detach())
 
@@ -74,12 +79,20 @@ class Launched:
         return rows, message
 
 
+@contextmanager
+def begun_early() -> Iterator[Launched]:
+    with tempfile.TemporaryFile("w+") as log:
+        launched = Launched(log)
+        yield launched
+        launched.connection.close()
+        launched.process.wait(10)
+
+
 @pytest.fixture(scope="module")
-def launched() -> Iterator[Launched]:
-    launched = Launched()
-    yield launched
-    launched.connection.close()
-    assert launched.process.wait(10) == 0
+def launched(begun: Launched) -> Iterator[Launched]:
+    yield begun
+    begun.connection.close()
+    assert begun.process.wait(10) == 0
 
 
 @pytest.mark.slow
