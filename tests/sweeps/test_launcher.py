@@ -88,11 +88,20 @@ def begun_early() -> Iterator[Launched]:
         launched.process.wait(10)
 
 
+@pytest.fixture(scope="session")
+def launchers() -> Iterator[list[Launched]]:
+    """Those that were told to end, which takes a while."""
+    launchers: list[Launched] = []
+    yield launchers
+    for launched in launchers:
+        assert launched.process.wait(10) == 0
+
+
 @pytest.fixture(scope="module")
-def launched(begun: Launched) -> Iterator[Launched]:
+def launched(begun: Launched, launchers: list[Launched]) -> Iterator[Launched]:
     yield begun
     begun.connection.close()
-    assert begun.process.wait(10) == 0
+    launchers.append(begun)
 
 
 @pytest.mark.slow
