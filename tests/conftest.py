@@ -5,6 +5,8 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -14,11 +16,34 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 gc.disable()  # until everything is imported
 
 
-def pytest_collection_finish() -> None:
-    """What the imports made stays until the end: no collection of garbage need look through it again."""
+BEGUN = pytest.StashKey[tuple[ExitStack, dict[str, Any]]]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin early what modules ask for: their context managers `begun_early`.
+
+    Tests use one core, and some need processes that take many seconds to start: these do so on another.
+    """
+    # What the imports made stays until the end: no collection of garbage need look through it again.
     gc.freeze()
     gc.enable()
     atexit.register(gc.unfreeze)  # libraries complain of types that outlive the interpreter
+    stack, begun = session.config.stash.setdefault(BEGUN, (ExitStack(), {}))
+    if not session.config.option.collectonly:
+        for module in {module for item in session.items if (module := getattr(item, "module", None)) is not None}:
+            if hasattr(module, "begun_early"):
+                begun[module.__name__] = stack.enter_context(module.begun_early())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if BEGUN in session.config.stash:
+        session.config.stash[BEGUN][0].close()
+
+
+@pytest.fixture(scope="module")
+def begun(request: pytest.FixtureRequest) -> Any:
+    """What this module's `begun_early` gives."""
+    return request.config.stash[BEGUN][1][request.module.__name__]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,7 +3,10 @@
 import re
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,27 +17,36 @@ SCRIPT = Path(__file__).parents[2] / "sweeps" / "paper_grid.py"
 GRID = ["--preset", "mini", "--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.0"]
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def begin(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     """The script as a user starts it, from a folder of theirs."""
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *GRID, *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        timeout=200,
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *GRID, *arguments], stdout=pipe, stderr=pipe, text=True, cwd=folder
     )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("user")
+def finish(process: "subprocess.Popen[str]") -> subprocess.CompletedProcess[str]:
+    out, err = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@contextmanager
+def begun_early() -> Iterator[tuple[Path, "subprocess.Popen[str]"]]:
+    """A sweep and its folder: one candidate that trains and one whose rate makes the loss no number."""
+    with tempfile.TemporaryDirectory() as folder, begin(Path(folder), "--base-lrs", "0.01", "1e38") as process:
+        yield Path(folder), process
+        if process.poll() is None:
+            process.kill()
 
 
 @pytest.fixture(scope="module")
-def first(folder: Path) -> subprocess.CompletedProcess[str]:
-    """One candidate that trains and one whose rate makes the loss no number."""
-    return run(folder, "--base-lrs", "0.01", "1e38")
+def folder(begun: tuple[Path, "subprocess.Popen[str]"]) -> Path:
+    return begun[0]
+
+
+@pytest.fixture(scope="module")
+def first(begun: tuple[Path, "subprocess.Popen[str]"]) -> subprocess.CompletedProcess[str]:
+    return finish(begun[1])
 
 
 def run_dirs(folder: Path) -> dict[str, RunDir]:
@@ -95,7 +107,7 @@ def test_the_same_command_again_runs_nothing_and_prints_the_same_table(
 ) -> None:
     before = {trial_id: run_dir.rows() for trial_id, run_dir in run_dirs(folder).items()}
     start = time.monotonic()
-    again = run(folder, "--base-lrs", "0.01")
+    again = finish(begin(folder, "--base-lrs", "0.01"))
     assert time.monotonic() - start < 20
     assert again.returncode == 0, again.stderr
     assert "1 trials, 1 of them done" in again.stdout

@@ -9,10 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -45,11 +48,13 @@ ROOT = Path(__file__).parents[3]
 class Launched:
     """A launcher process and this end of its connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: IO[str]) -> None:
         mine, theirs = socket.socketpair()
         command = [sys.executable, "-c", f"from sweeps.running.launcher import main; main({theirs.fileno()})"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, env=environment)
+        self.process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
         theirs.close()
         self.connection = Connection(mine.detach())
 
@@ -84,12 +89,29 @@ class Launched:
         return rows, message
 
 
+@contextmanager
+def begun_early() -> Iterator[Launched]:
+    with tempfile.TemporaryFile("w+") as log:
+        launched = Launched(log)
+        yield launched
+        launched.connection.close()
+        launched.process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def launchers() -> Iterator[list[Launched]]:
+    """Those that were told to end, which takes a while."""
+    launchers: list[Launched] = []
+    yield launchers
+    for launched in launchers:
+        assert launched.process.wait(10) == 0
+
+
 @pytest.fixture(scope="module")
-def launched() -> Iterator[Launched]:
-    launched = Launched()
-    yield launched
-    launched.connection.close()
-    assert launched.process.wait(10) == 0
+def launched(begun: Launched, launchers: list[Launched]) -> Iterator[Launched]:
+    yield begun
+    begun.connection.close()
+    launchers.append(begun)
 
 
 @pytest.mark.slow
