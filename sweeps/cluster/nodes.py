@@ -1,6 +1,7 @@
 """Nodes: the living ones of a Ray cluster, whether it answers, and a call on every node."""
 
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from vit_trainer.errors import InputError, reason_of
 
 SECONDS_TO_CONNECT = 5.0
+SECONDS_TO_BE_KNOWN = 10.0
+"""How long the scheduler may take to hear of a node that has just joined."""
 SECONDS_TO_ANSWER = 300.0
 """A node's first task starts a process and imports, and the doctor's use the GPUs. A lost node is noticed earlier."""
 
@@ -53,18 +56,24 @@ def on_every_node(call: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     It takes no CPU or GPU of the trials there. A node that is lost meanwhile, or doesn't answer, has a RayError.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(call)
-    promised = {
-        name: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            *arguments
-        )
-        for name, node in living_nodes().items()
-    }
     found: dict[str, Any] = {}
-    for address, reference in promised.items():
-        try:
-            found[address] = ray.get(reference, timeout=SECONDS_TO_ANSWER)
-        except ray.exceptions.RayTaskError as error:
-            found[address] = error.as_instanceof_cause()
-        except ray.exceptions.RayError as error:
-            found[address] = error
+    waiting, deadline = living_nodes(), time.monotonic() + SECONDS_TO_BE_KNOWN
+    while waiting:
+        promised = {}
+        for address, node in waiting.items():
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            promised[address] = task.options(scheduling_strategy=there).remote(*arguments)
+        unknown = set()
+        for address, reference in promised.items():
+            try:
+                found[address] = ray.get(reference, timeout=SECONDS_TO_ANSWER)
+            except ray.exceptions.RayTaskError as error:
+                found[address] = error.as_instanceof_cause()
+            except ray.exceptions.RayError as error:
+                found[address] = error
+                if isinstance(error, ray.exceptions.TaskUnschedulableError) and time.monotonic() < deadline:
+                    unknown.add(address)
+        waiting = {address: node for address, node in living_nodes().items() if address in unknown}
+        if waiting:
+            time.sleep(0.1)
     return found

@@ -54,7 +54,7 @@ def test_a_submitted_sweep_runs_with_the_code_that_was_sent(dashboard: str, tmp_
         text=True,
         timeout=250,
         cwd=tmp_path,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | {"RAY_ADDRESS": dashboard},  # which counts for more than --address
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "No GPU in the Ray cluster: running the miniature." in done.stdout
