@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.stores import free_port
 from vit_trainer.files.run_dir import RunDir
 
 ROOT = Path(__file__).parents[2]
@@ -16,11 +18,15 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "token"}
 """Ray turns its token on by itself for the cluster it starts, but not for who talks to it."""
 START_CLUSTER = """
-import ray, sys
-context = ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
-print(context.dashboard_url, flush=True)
+import sys
+from ray.cluster_utils import Cluster
+
+dashboard, agent = map(int, sys.argv[1:])
+head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": dashboard, "dashboard_agent_listen_port": agent}
+print(Cluster(initialize_head=True, head_node_args=head).webui_url, flush=True)
 sys.stdin.read()
 """
+"""With ports of its own: where another Ray has the usual ones, no job can be submitted."""
 
 
 @pytest.fixture
@@ -28,7 +34,11 @@ def dashboard() -> Iterator[str]:
     """The address of a cluster that lives as long as the test."""
     environment = {key: value for key, value in ENVIRONMENT.items() if key != "RAY_ADDRESS"}
     with subprocess.Popen(
-        [sys.executable, "-c", START_CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", START_CLUSTER, str(free_port()), str(free_port())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     ) as cluster:
         assert cluster.stdout is not None
         yield "http://" + cluster.stdout.readline().strip()
@@ -47,15 +57,19 @@ def test_a_submitted_sweep_runs_with_the_code_that_was_sent(dashboard: str, tmp_
     grid = ["--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.0", "--base-lrs", "0.01"]
     submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", dashboard]
     submit += ["--working-dir", str(code), "--", sys.executable, "sweeps/paper_grid.py", *grid]
-    done = subprocess.run(
-        [*submit, "--storage", str(tmp_path / "storage")],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=250,
-        cwd=tmp_path,
-        env=ENVIRONMENT | {"RAY_ADDRESS": dashboard},  # which counts for more than --address
-    )
+    deadline = time.monotonic() + 60
+    while True:
+        done = subprocess.run(
+            [*submit, "--storage", str(tmp_path / "storage")],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=250,
+            cwd=tmp_path,
+            env=ENVIRONMENT | {"RAY_ADDRESS": dashboard},  # which counts for more than --address
+        )
+        if "No available agent to submit job" not in done.stderr or time.monotonic() > deadline:
+            break  # else the node's agent is still starting
     assert done.returncode == 0, done.stdout + done.stderr
     assert "No GPU in the Ray cluster: running the miniature." in done.stdout
     assert "of them done by what was sent" in done.stdout
