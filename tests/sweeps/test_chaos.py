@@ -40,11 +40,14 @@ class Chaos:
     """Of a trial's process, its launcher or its actor; each kind comes before one comes again."""
     seconds_between_kills: float
     """At least; and at least one trial has ended in between, so that a slow machine gets somewhere too."""
+    min_steps_left: int = 0
+    """Of a trial that is killed: Tune gives one up whose actor dies while it is handed from trial to trial."""
 
 
 ALL = 2 * len(MINI.models) * len(MINI.datasets) * len(MINI.dropouts)
 WHOLE = Chaos(MINIATURE, ALL, (ALL // 4, ALL // 2), (ALL // 3,), num_kills=ALL, seconds_between_kills=4.0)
-SMALL = Chaos((*MINIATURE, "--models", "ViT-B_32-mini"), 8, (3,), (5,), num_kills=3, seconds_between_kills=0.0)
+SMALL_GRID = (*MINIATURE, "--models", "ViT-B_32-mini")
+SMALL = Chaos(SMALL_GRID, 8, (3,), (5,), num_kills=3, seconds_between_kills=0.0, min_steps_left=30)
 
 
 def start_driver(chaos: Chaos, storage: Path, address: str) -> subprocess.Popen[str]:
@@ -75,9 +78,12 @@ def finished(storage: Path) -> dict[str, tuple[float, float, float]]:
     }
 
 
-def kill_something(storage: Path, draw: random.Random, kind: str) -> bool:
+def kill_something(storage: Path, draw: random.Random, kind: str, min_steps_left: int) -> bool:
     """SIGKILL to the process of a running trial, to its launcher, or to the actor above that; False if none runs."""
-    leases = [lease for run_dir in run_dirs(storage) if not run_dir.result() and (lease := run_dir.lease())]
+    running = [run_dir for run_dir in run_dirs(storage) if not run_dir.result()]
+    if min_steps_left:
+        running = [each for each in running if (rows := each.rows()) and rows[-1]["step"] <= 80 - min_steps_left]
+    leases = [lease for run_dir in running if (lease := run_dir.lease())]
     draw.shuffle(leases)
     for lease in leases:
         pid = int(lease["pid"])
@@ -133,7 +139,7 @@ def test_chaos_changes_nothing(chaos: Chaos, tmp_path: Path, two_slots: str, clu
                 kinds
                 and done > done_at_kill
                 and time.monotonic() >= next_kill
-                and kill_something(storage, draw, kinds[0])
+                and kill_something(storage, draw, kinds[0], chaos.min_steps_left)
             ):
                 kills.append(kinds.pop(0))
                 next_kill, done_at_kill = time.monotonic() + chaos.seconds_between_kills, done
