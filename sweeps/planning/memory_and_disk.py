@@ -9,7 +9,7 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.datasets import family_of, is_folder
 from vit_trainer.errors import InputError
-from vit_trainer.model.memory import MAX_MICRO_BATCH_SIZE, USABLE_SHARE, memory_bytes, num_parameters
+from vit_trainer.model.memory import USABLE_SHARE, memory_bytes, micro_batch_sizes, num_parameters
 from vit_trainer.weights.npz_files import checkpoint_path
 
 CHECKPOINT_BYTES_PER_PARAMETER = 6
@@ -39,9 +39,9 @@ def fit_on_card(config: FinetuneConfig, card: Card, num_processes: int = 1) -> F
     """
     share = config.global_batch_size // num_processes
     usable = USABLE_SHARE * card.memory_gib * 2**30
-    for size in range(min(share, MAX_MICRO_BATCH_SIZE), 0, -1):
+    for size in micro_batch_sizes(config, share):
         needed = memory_bytes(config, size, num_processes)
-        if share % size == 0 and needed <= usable:
+        if needed <= usable:
             return Fit(size, needed)
     raise InputError(
         f"{config.model} at {config.resolution} px needs {memory_bytes(config, 1, num_processes) / 2**30:.1f} GiB with "

@@ -15,7 +15,7 @@ from vit_trainer.data.splits import MicroBatch, Split
 from vit_trainer.errors import GangRestartError, InputError
 from vit_trainer.machine import to_device
 from vit_trainer.model.dropout import DropoutKeys
-from vit_trainer.model.memory import MAX_MICRO_BATCH_SIZE, USABLE_SHARE, memory_bytes
+from vit_trainer.model.memory import USABLE_SHARE, memory_bytes, micro_batch_sizes
 
 
 class Gradients:
@@ -97,7 +97,7 @@ def choose_micro_batch_size(config: FinetuneConfig, execution: Execution, accele
         )
     share = config.global_batch_size // processes
     if execution.micro_batch_size is None:
-        sizes = [size for size in range(min(share, MAX_MICRO_BATCH_SIZE), 0, -1) if share % size == 0]
+        sizes = micro_batch_sizes(config, share)
         if accelerator.device.type != "cuda":
             return sizes[0]
         # Too much would be halved too, but only after a compilation in vain.

@@ -5,15 +5,18 @@ standardisation with epsilon outside the root, GroupNorm epsilon 1e-6, dropout a
 """
 
 from collections import OrderedDict
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import timm
+import torch
 import torch.nn.functional as F
 from timm.layers import GroupNormAct, HybridEmbed, StdConv2dSame, pad_same
 from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from vit_trainer.architectures import Architecture
 from vit_trainer.model.dropout import DropoutKeys, replace_dropout
@@ -34,6 +37,38 @@ class OfficialStdConv(StdConv2dSame):  # type: ignore[misc]
         std = self.weight.std((1, 2, 3), keepdim=True, correction=0)
         weight = (self.weight - mean) / (std + 1e-5)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class PatchProjection(nn.Conv2d):
+    """A convolution over patches that don't overlap, on GPUs as one matrix product.
+
+    With 3 channels their convolutions aren't channels-last, and leave tokens transposed to how the encoder reads them.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (batch, channels, height, width) -> (batch, width of a token, height / patch, width / patch)."""
+        return super().forward(images) if images.device.type == "cpu" else self.as_product(images)
+
+    def as_product(self, images: Tensor) -> Tensor:
+        """The same, each patch a row and each kernel a column."""
+        (rows, columns), (side, _) = images.shape[2:], self.kernel_size
+        rows, columns = rows // side, columns // side
+        images = images[:, :, : rows * side, : columns * side]  # ViT-H_14 leaves the last pixels at 384
+        patches = images.unflatten(2, (rows, side)).unflatten(4, (columns, side)).permute(0, 2, 4, 1, 3, 5)
+        tokens = F.linear(patches.flatten(3).flatten(1, 2), self.weight.flatten(1), self.bias)
+        by_place: Tensor = tokens.transpose(1, 2).unflatten(2, (rows, columns))
+        return by_place
+
+
+class Float32Linear(nn.Linear):
+    """A head whose logits have its weights' precision also under autocast: in bfloat16 many of 1,000 would be equal."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features: (batch, width) any float type -> (batch, num_classes) float32, as the weights are."""
+        shapes_alone = features.is_meta  # which autocast doesn't know
+        with nullcontext() if shapes_alone else torch.autocast(features.device.type, enabled=False):
+            # A copy: a view would keep every token's features for the backward pass.
+            return F.linear(features.to(self.weight.dtype).contiguous(), self.weight, self.bias)
 
 
 def _resnet(architecture: Architecture) -> ResNetV2:
@@ -86,10 +121,16 @@ def build_model(
         options["embed_layer"] = partial(HybridEmbed, backbone=_resnet(architecture))
     model = timm.create_model("vit_base_patch16_224", pretrained=False, **options)
     assert isinstance(model, VisionTransformer)
-    output = model.head
+    if not architecture.resnet_stages:
+        conv = model.patch_embed.proj
+        sizes = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride)
+        model.patch_embed.proj = skip_init(PatchProjection, *sizes, device=conv.weight.device)
+        model.patch_embed.proj.weight, model.patch_embed.proj.bias = conv.weight, conv.bias
+    device = model.head.weight.device
+    output = model.head = skip_init(Float32Linear, architecture.width, num_classes, device=device)
     if representation_size is not None:
         pre_logits = nn.Linear(architecture.width, representation_size)
-        output = nn.Linear(representation_size, num_classes)
+        output = skip_init(Float32Linear, representation_size, num_classes, device=device)
         model.head = nn.Sequential(OrderedDict(pre_logits=pre_logits, tanh=nn.Tanh(), head=output))
     nn.init.zeros_(output.weight)
     nn.init.zeros_(output.bias)

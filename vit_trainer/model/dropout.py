@@ -43,11 +43,31 @@ class ImageDropout(nn.Module):
         One hash serves two elements, j by its upper and j + size/2 by its lower 16 bits, so p is met to 2**-17. It is
         written in place and compared as signed, which makes it cheaper than nn.Dropout on a CPU.
         """
+        if keys.device.type != "cpu":
+            return self.kept_by_place(keys, size)
         half = (size + 1) // 2
-        index = torch.arange(half, dtype=torch.int32, device=keys.device) * -1640531535  # 2654435761, Knuth's
-        bits = _mix_((keys + self.site * 40503)[:, None] ^ index)
-        bound = min(round(self.p * 2**16), 2**16 - 1) * 2**16 - 2**31
-        return torch.cat([bits >= bound, (bits << 16)[:, : size - half] >= bound], dim=1)
+        bits = self._bits(keys, torch.arange(half, dtype=torch.int32))
+        return torch.cat([bits >= self._bound, (bits << 16)[:, : size - half] >= self._bound], dim=1)
+
+    def kept_by_place(self, keys: Tensor, size: int) -> Tensor:
+        """The same masks on a GPU, where one kernel computes each place by itself.
+
+        Inductor computes both parts of a concatenation at every place, which would cost two hashes.
+        """
+        half = (size + 1) // 2
+        place = torch.arange(size, dtype=torch.int32, device=keys.device)
+        is_second = place >= half
+        bits = self._bits(keys, torch.where(is_second, place - half, place))
+        return torch.where(is_second, bits << 16, bits) >= self._bound
+
+    @property
+    def _bound(self) -> int:
+        """The least signed hash whose activation stays."""
+        return min(round(self.p * 2**16), 2**16 - 1) * 2**16 - 2**31
+
+    def _bits(self, keys: Tensor, index: Tensor) -> Tensor:
+        """(batch, len(index)) int32: the hashes of (key, site, index)."""
+        return _mix_((keys + self.site * 40503)[:, None] ^ (index * -1640531535))  # 2654435761, Knuth's
 
     def extra_repr(self) -> str:
         return f"p={self.p}, site={self.site}"

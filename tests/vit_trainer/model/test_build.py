@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.model.build import OfficialStdConv, build_model
+from vit_trainer.model.build import Float32Linear, OfficialStdConv, PatchProjection, build_model
 from vit_trainer.parity.golden import array_shapes, make_params
 from vit_trainer.weights.load import export_arrays, load_arrays
 
@@ -85,7 +85,7 @@ def test_pre_logits_are_dropped_when_fine_tuning_and_kept_with_the_head() -> Non
     assert isinstance(model.head, nn.Linear)
     kept = build_model(architecture, num_classes=7, resolution=32, representation_size=24)
     load_arrays(kept, architecture, arrays, keep_head=True)
-    assert [type(module) for module in kept.head] == [nn.Linear, nn.Tanh, nn.Linear]
+    assert [type(module) for module in kept.head] == [nn.Linear, nn.Tanh, Float32Linear]
     assert kept.head.head.weight.any()
 
 
@@ -149,3 +149,34 @@ def test_weights_are_standardised_in_float32_under_autocast(monkeypatch: pytest.
         assert convolution(images).dtype == torch.bfloat16
     assert seen[1].dtype == torch.float32
     assert torch.equal(*seen)
+
+
+@pytest.mark.parametrize(("name", "resolution"), [("ViT-B_32", 64), ("ViT-H_14", 48)])
+def test_patches_as_a_matrix_product_are_the_convolution_s(name: str, resolution: int) -> None:
+    model = build_model(MODELS[name], num_classes=2, resolution=resolution)
+    projection = model.patch_embed.proj
+    assert isinstance(projection, PatchProjection)
+    images = torch.randn(2, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(projection.as_product(images), projection(images), rtol=0, atol=1e-5)
+    tokens = projection.as_product(images).flatten(2).transpose(1, 2)
+    assert tokens.is_contiguous()  # as the encoder reads them
+
+
+def test_the_head_s_logits_are_float32_under_autocast() -> None:
+    model = build_model(MODELS["ViT-B_32-mini"], num_classes=1000, resolution=32)
+    nn.init.normal_(model.head.weight, std=0.02, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(images)
+    assert logits.dtype == torch.float32
+    assert len(logits[0].unique()) > len(logits[0].bfloat16().unique())  # which would make ties
+
+
+def test_random_weights_draw_what_they_always_drew() -> None:
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "mlp_ratio": 2}
+    plain = timm.create_model("vit_base_patch16_224", **sizes)
+    torch.manual_seed(0)
+    model = build_model(MODELS["ViT-B_32-mini"], num_classes=1000, resolution=32)
+    assert torch.equal(model.patch_embed.proj.weight, plain.patch_embed.proj.weight)
+    assert torch.equal(model.cls_token, plain.cls_token)

@@ -69,6 +69,25 @@ def test_a_mask_depends_on_its_image_alone() -> None:
         assert torch.equal(whole, torch.cat([dropout.kept(part, size) for part in keys.split([1, 3, 2])]))
 
 
+@pytest.mark.parametrize("size", [1, 2, SIZE, SIZE + 1])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_a_gpu_s_masks_are_a_cpu_s(p: float, size: int) -> None:
+    keys = torch.from_numpy(dropout_keys(0, 3, slice(0, 6)))
+    dropout = ImageDropout(p, 2, DropoutKeys())
+    assert torch.equal(dropout.kept_by_place(keys, size), dropout.kept(keys, size))
+
+
+@pytest.mark.slow
+def test_a_gpu_s_mask_costs_one_hash_per_activation() -> None:
+    from torch._inductor.utils import run_and_get_code
+
+    dropout = ImageDropout(0.1, 2, DropoutKeys())
+    keys = torch.from_numpy(dropout_keys(0, 3, slice(0, 6)))
+    kept, (code,) = run_and_get_code(torch.compile(dropout.kept_by_place), keys, SIZE)
+    assert torch.equal(kept, dropout.kept(keys, SIZE))
+    assert code.count("2048144789") in (1, 2)  # in the vectorised loop, and in the one for what it leaves over
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_stays_is_scaled_and_its_gradient_too(dtype: torch.dtype) -> None:
     shared = DropoutKeys()
