@@ -164,7 +164,7 @@ class Execution:
     checkpoint: str | None = None
     """A local .npz with the weights to start from, instead of the upstream's."""
     num_workers: int | None = None
-    """Processes that decode image files, 0 for none; None: as many as PyTorch has threads (OMP_NUM_THREADS)."""
+    """Processes that decode image files, 0 for none; None: as many as there are cores for it."""
     skip_unreadable: bool = False
     """Whether to go on without images that are damaged or, of imagenet2012, missing; each damaged one is named."""
     save_weights: bool = False

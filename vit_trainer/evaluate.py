@@ -8,10 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from vit_trainer.data.splits import Split
+from vit_trainer.machine import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def evaluate(
         try:
             sums = _sums(model, batches(batch_size), accelerator.device, after_batch)
         except RuntimeError as error:
-            if not should_reduce_batch_size(error) or batch_size == 1:
+            if not is_out_of_memory(error) or batch_size == 1:
                 raise
             batch_size //= 2
     model.train()

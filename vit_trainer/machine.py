@@ -43,6 +43,26 @@ def _cpu_name() -> str:
     return next(named, platform.processor() or platform.machine())
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether smaller parts may help; CUDA's own allocations, cuDNN's and cuBLAS's say it in words of their own."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    signs = ("CUDA error: out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+    return should_reduce_batch_size(error) or any(sign in str(error) for sign in signs)
+
+
+def num_cores() -> int:
+    """CPU cores for this process: as many as PyTorch has threads, which whoever started it knows.
+
+    But torchrun and `accelerate launch` give each process one thread, however many cores there are for it.
+    """
+    import torch
+
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return torch.get_num_threads()
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     """A small array as a tensor on the device, which isn't waited for.
 

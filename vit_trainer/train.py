@@ -26,6 +26,7 @@ from vit_trainer.loop.optim import OfficialSGD, learning_rate_of
 from vit_trainer.loop.state import TrainState
 from vit_trainer.loop.step import Gradients, choose_micro_batch_size
 from vit_trainer.loop.system_metrics import system_metrics
+from vit_trainer.machine import device_name
 from vit_trainer.model.attention_backend import fastest_attention
 from vit_trainer.model.build import build_model, dropout_keys_of
 from vit_trainer.model.compiled import compile_forward, compiles
@@ -85,7 +86,9 @@ def train(
     accelerator.wait_for_everyone()
     try:
         micro_batch_size = choose_micro_batch_size(config, execution, accelerator)
-        with fastest_attention(MODELS[config.model], config.resolution, micro_batch_size, accelerator) as attention:
+        before = attention_before(run_dir)
+        shape = (MODELS[config.model], config.resolution, micro_batch_size)
+        with fastest_attention(*shape, accelerator, before) as attention:
             result = _train(config, run_dir, execution, accelerator, micro_batch_size, attention, report, interrupted)
         if writes:
             run_dir.write_result(result.to_dict())
@@ -100,6 +103,12 @@ def train(
         if writes:
             run_dir.close()
     return result
+
+
+def attention_before(run_dir: RunDir) -> str | None:
+    """The attention backend of the run's last attempt on such a card; None: there was none, or it isn't known."""
+    own = [attempt for attempt in run_dir.attempts() if attempt.get("device_name") == device_name()]
+    return own[-1].get("attention_backend") if own else None
 
 
 def failure(error: Exception, run_dir: RunDir) -> dict[str, object]:

@@ -95,6 +95,7 @@ class LauncherClient:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             "OMP_NUM_THREADS": str(self._num_threads),
+            "TORCHINDUCTOR_COMPILE_THREADS": str(self._num_threads),  # else as many as the node has cores, per trial
             "OPENBLAS_NUM_THREADS": "1",
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is a GPU must not spoil it for forks
         }

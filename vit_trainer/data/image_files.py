@@ -26,6 +26,7 @@ from vit_trainer.data.datasets import DatasetInfo
 from vit_trainer.data.decoding import decoded, read_header, read_image
 from vit_trainer.data.splits import MicroBatch, Splits, held_out
 from vit_trainer.errors import DataError
+from vit_trainer.machine import num_cores
 
 IMAGENET_HELD_OUT_PERCENT = 1
 
@@ -133,7 +134,7 @@ class ImageFileSplit:
         """
         assert len(paths) == len(labels)
         self._root, self._paths, self._labels = root, paths, labels
-        self._num_workers = torch.get_num_threads() if num_workers is None else num_workers
+        self._num_workers = num_cores() if num_workers is None else num_workers
         self._skips = skip_unreadable
         self.unreadable: dict[str, str] = {}
         """Path and reason of every image that has been skipped so far."""

@@ -14,7 +14,7 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import InputError
-from vit_trainer.machine import device_name
+from vit_trainer.machine import device_name, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,6 @@ def _measured(
     config: FinetuneConfig, execution: Execution, accelerator: Accelerator, micro_batch_size: int, seconds: float
 ) -> ProbeResult:
     import torch
-    from accelerate.utils.memory import should_reduce_batch_size
 
     from vit_trainer.evaluate import evaluate
     from vit_trainer.loop.optim import OfficialSGD, learning_rate_of
@@ -114,7 +113,7 @@ def _measured(
             step += 1
         num_steps, train_seconds = step - 1, _now(device) - start
     except RuntimeError as error:
-        if not should_reduce_batch_size(error):
+        if not is_out_of_memory(error):
             raise
         raise InputError(
             f"{config.model} at {config.resolution} px does not fit into the memory of {device_name()}, with one image "

@@ -6,14 +6,14 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.randomness import dropout_keys, image_order
 from vit_trainer.data.splits import MicroBatch, Split
 from vit_trainer.errors import GangRestartError, InputError
-from vit_trainer.machine import to_device
+from vit_trainer.machine import is_out_of_memory, to_device
 from vit_trainer.model.dropout import DropoutKeys
 from vit_trainer.model.memory import USABLE_SHARE, memory_bytes, micro_batch_sizes
 
@@ -58,7 +58,7 @@ class Gradients:
                 last = start + size == share
                 step_loss += backward(self._accelerator, self._model, images, labels, last, share)
         except RuntimeError as error:
-            if not should_reduce_batch_size(error) or size == 1:
+            if not is_out_of_memory(error) or size == 1:
                 raise
             return None
         return step_loss

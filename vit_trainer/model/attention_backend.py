@@ -24,7 +24,7 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
-NUM_WARMUPS, NUM_REPEATS = 2, 5
+NUM_WARMUPS, NUM_REPEATS = 3, 20
 
 
 def backend_seconds(
@@ -57,28 +57,42 @@ def backend_seconds(
 
 
 def _seconds(qkv: Tensor) -> float:
-    """Seconds of one forward and backward pass with the backend that is allowed."""
-    start = 0.0
-    for i in range(NUM_WARMUPS + NUM_REPEATS):
-        if i == NUM_WARMUPS:
-            start = _now(qkv.device)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        output = F.scaled_dot_product_attention(query, key, value)
-        torch.autograd.grad(output, qkv, output.detach())
-    return (_now(qkv.device) - start) / NUM_REPEATS
+    """Seconds of a forward and backward pass with the backend that is allowed; a GPU's by its own clock."""
+    for _ in range(NUM_WARMUPS):
+        _pass(qkv)
+    if qkv.device.type != "cuda":
+        start = time.perf_counter()
+        for _ in range(NUM_REPEATS):
+            _pass(qkv)
+        return (time.perf_counter() - start) / NUM_REPEATS
+    start_of, end_of = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start_of.record()
+    for _ in range(NUM_REPEATS):
+        _pass(qkv)
+    end_of.record()
+    end_of.synchronize()
+    return float(start_of.elapsed_time(end_of)) / 1000 / NUM_REPEATS
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+def _pass(qkv: Tensor) -> None:
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    output = F.scaled_dot_product_attention(query, key, value)
+    torch.autograd.grad(output, qkv, output.detach())
 
 
 @contextmanager
 def fastest_attention(
-    architecture: Architecture, resolution: int, batch_size: int, accelerator: Accelerator
+    architecture: Architecture,
+    resolution: int,
+    batch_size: int,
+    accelerator: Accelerator,
+    chosen_before: str | None = None,
 ) -> Iterator[str | None]:
     """Compute attention with the backend that is fastest on the first process's GPU; a CPU keeps PyTorch's choice.
+
+    Args:
+        chosen_before: what an earlier attempt of the run used on such a card; used again, since another backend
+            rounds otherwise. Only the first process's counts.
 
     Yields:
         A key of BACKENDS; None on a CPU.
@@ -86,9 +100,11 @@ def fastest_attention(
     if accelerator.device.type != "cuda":
         yield None
         return
-    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-    seconds = backend_seconds(architecture, resolution, batch_size, dtype=dtype, device=accelerator.device)
-    (chosen,) = broadcast_object_list([min(seconds, key=seconds.__getitem__, default="math")])
+    if chosen_before not in BACKENDS:
+        dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+        seconds = backend_seconds(architecture, resolution, batch_size, dtype=dtype, device=accelerator.device)
+        chosen_before = min(seconds, key=seconds.__getitem__, default="math")
+    (chosen,) = broadcast_object_list([chosen_before])
     # The plain formula behind it, should it not take the shape of an evaluation's batch. The name goes into the key of
     # PyTorch's compile cache, which would give a graph with another trial's choice in it.
     allowed = sdpa_kernel([BACKENDS[chosen], SDPBackend.MATH], set_priority=True)

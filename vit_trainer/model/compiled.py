@@ -25,14 +25,15 @@ def compile_forward(model: nn.Module) -> None:
     """Compile what `model(images)` does, for each size of batch that it is trained with and the largest it evaluates.
 
     The odd batch at the end of an evaluation isn't worth another compilation. To be called before Accelerate prepares
-    the model, so that its autocast is around the compiled part. The lock is around the forward pass alone: the
-    backward one is compiled when it first runs, where a gang's processes wait for one another as they would for a lock.
+    the model, so that its autocast is around the compiled part. The backward pass is compiled with the forward one,
+    and not when it first runs, so that it is under the lock too.
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     eager = model.forward
     compiled = torch.compile(eager, dynamic=False)
     locks, name = Path(cache_dir()), repr(model)
+    backward_too = torch._functorch.config.patch(force_non_lazy_backward_lowering=True)
     known: set[tuple[bool, torch.Size]] = set()
     largest_evaluated = 0
 
@@ -45,7 +46,7 @@ def compile_forward(model: nn.Module) -> None:
             return cast(Tensor, compiled(images))
         digest = hashlib.sha256(f"{name} {kind} {images.device.type}".encode()).hexdigest()[:16]
         made = locks / f"vit-{digest}.made"  # the next processes only read, which they can at the same time
-        with nullcontext() if made.exists() else FileLock(locks / f"vit-{digest}.lock"):
+        with nullcontext() if made.exists() else FileLock(locks / f"vit-{digest}.lock"), backward_too:
             logits = cast(Tensor, compiled(images))
         made.touch()
         known.add(kind)
