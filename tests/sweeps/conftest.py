@@ -49,6 +49,7 @@ def cluster(_head: Any) -> Iterator[Any]:
     yield _head
     for node in list(_head.worker_nodes):
         _head.remove_node(node, allow_graceful=False)
+    _head.wait_for_nodes(60)  # until the head has noticed
 
 
 @pytest.fixture(scope="session")
