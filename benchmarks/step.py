@@ -27,9 +27,8 @@ if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.provenance import machine, write_json
-from sweeps.machines.cards import card_of_device
-from sweeps.planning.rates import TRAIN_FLOPS_PER_FORWARD
 from vit_trainer.architectures import MODELS
+from vit_trainer.cards import card_of_device
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.datasets import DATASETS, dataset_info
@@ -178,7 +177,7 @@ def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measu
         raise torch.OutOfMemoryError("ours")
     probed = probe(config, execution, seconds=2.0)
     ours_median = median(rates["ours, crops included"])
-    flops = TRAIN_FLOPS_PER_FORWARD * MODELS[config.model].forward_flops(config.resolution)
+    flops = MODELS[config.model].train_flops(config.resolution)
     card = card_of_device(device_name())
     return Measured(
         config.model,

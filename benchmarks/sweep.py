@@ -20,7 +20,6 @@ if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.provenance import write_json
-from sweeps.machines.cards import CARDS
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import candidates
 from sweeps.planning.capacity import wall_hours
@@ -29,6 +28,7 @@ from sweeps.planning.rates import Rates
 from sweeps.selection.asha_rule import Rungs
 from sweeps.selection.rehearsal import short
 from sweeps.table.cells import PAPER, Schedule, Trial, cells_of
+from vit_trainer.cards import CARDS
 from vit_trainer.command_line import new_app, run
 from vit_trainer.errors import InputError
 

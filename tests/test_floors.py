@@ -34,7 +34,7 @@ FLOORS = {
         "config",
         "data",
         "files",
-        "machine architectures provenance command_line",
+        "machine cards architectures provenance command_line",
         "errors",
     ),
 }
@@ -46,7 +46,14 @@ ONLY_IN = {
     "torch": {"vit_trainer/*", "vit_trainer/*/*", "sweeps/running/launcher.py", "sweeps/cluster/join.py"},
 }
 """Which files import a heavy package."""
-STANDARD_LIBRARY_ONLY = ("errors.py", "architectures.py", "config.py", "model/memory.py", "files/storage.py")
+STANDARD_LIBRARY_ONLY = (
+    "errors.py",
+    "cards.py",
+    "architectures.py",
+    "config.py",
+    "model/memory.py",
+    "files/storage.py",
+)
 FILES = sorted(path for package in FLOORS for path in (ROOT / package).rglob("*.py"))
 
 

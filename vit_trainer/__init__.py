@@ -15,6 +15,7 @@ parity/         the proof that all of this computes what the official code does
 tracking/       run folders to MLflow
 files/          folders and buckets, the run folder, the layout of a storage, downloads
 machine         what PyTorch finds here; device names
+cards           CARDS: peaks and memory of GPUs, by our names and the drivers'
 provenance      which code and versions a run was made with
 command_line    flags, errors and exit codes of every command
 errors          what can go wrong, as a tree

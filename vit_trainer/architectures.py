@@ -5,6 +5,9 @@ Source of the official ones: google-research/vision_transformer at c6de1e5, vit_
 
 from dataclasses import dataclass
 
+TRAIN_FLOPS_PER_FORWARD = 3
+"""A backward pass costs twice a forward pass."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -98,6 +101,10 @@ class Architecture:
                 flops += side**2 * 2 * (9 * bottleneck**2 + bottleneck * outputs)
                 flops += side**2 * 2 * inputs * outputs if projects else 0
         return float(flops)
+
+    def train_flops(self, resolution: int) -> float:
+        """Floating-point operations of one image's forward and backward pass."""
+        return TRAIN_FLOPS_PER_FORWARD * self.forward_flops(resolution)
 
     def activation_bytes(self, resolution: int, *, dropout: bool) -> int:
         """Estimated bytes that one image's forward pass keeps for its backward pass, in bfloat16 on a GPU.

@@ -1,6 +1,6 @@
 """Machines: facts about GPUs, machines and prices. Knows no Ray.
 
-cards       what planning has to know of GPUs, by our names, Ray's and the drivers'
+cards       which GPU to plan for, by our names and Ray's
 node_types  the kinds of nodes that a cluster's file names, and those that may still come
 prices      what a GPU-hour costs, and how many hours some dollars buy
 """

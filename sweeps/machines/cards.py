@@ -1,41 +1,9 @@
-"""Cards: what planning has to know of GPUs, by our names, Ray's and the drivers'."""
+"""Cards to plan for, by our names and Ray's."""
 
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from vit_trainer.cards import CARDS, Card
 from vit_trainer.errors import InputError, one_of
-
-
-@dataclass(frozen=True)
-class Card:
-    """What planning has to know of a GPU."""
-
-    name: str
-    peak_flops_per_second: float
-    """Speed of dense matrix products in bfloat16 that are summed in float32; in float16 where there is no bfloat16."""
-    memory_gib: float
-    """What programs see of its memory, rounded down."""
-    has_bfloat16: bool = True
-
-
-CARDS = {
-    card.name: card
-    for card in (
-        Card("A100-40GB", 312e12, 39),
-        Card("A100-80GB", 312e12, 79),
-        Card("H100", 989e12, 79),
-        Card("H200", 989e12, 139),
-        Card("L4", 121e12, 22),
-        Card("L40S", 362e12, 44),
-        Card("A10G", 70e12, 22),
-        Card("V100-16GB", 125e12, 15.7, has_bfloat16=False),
-        Card("V100-32GB", 125e12, 31.7, has_bfloat16=False),
-        Card("T4", 65e12, 14.5, has_bfloat16=False),
-    )
-}
-"""From NVIDIA's data sheets, tensor cores without sparsity; the SXM versions of A100, H100, H200 and V100."""
-
 
 DEFAULT_CARD = "A100-40GB"
 
@@ -69,13 +37,3 @@ def card_of(name: str | None, resources: Iterable[str] = ()) -> Card:
             raise InputError(f"nothing is known of this cluster's {ray_name}: give --card, one of {', '.join(CARDS)}")
         cards.append(CARDS[known])
     return min(cards, key=lambda card: card.peak_flops_per_second, default=CARDS[DEFAULT_CARD])
-
-
-def card_of_device(device_name: str) -> Card | None:
-    """The card that a GPU's driver calls so, or None if nothing is known of it.
-
-    >>> card_of_device("NVIDIA A100-SXM4-80GB").name, card_of_device("NVIDIA L40S").name, card_of_device("AMD EPYC")
-    ('A100-80GB', 'L40S', None)
-    """
-    words = set(re.split(r"[\s-]+", device_name))
-    return next((card for card in CARDS.values() if set(card.name.split("-")) <= words), None)

@@ -13,7 +13,7 @@ class Machine:
 
     num_gpus: int
     card: str
-    """A key of `cards.CARDS`."""
+    """A key of CARDS."""
     dollars_per_hour: float
     """On demand, for Linux."""
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sweeps.machines.cards import Card
 from sweeps.table.cells import Trial
 from vit_trainer.architectures import MODELS
+from vit_trainer.cards import Card
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.datasets import family_of, is_folder
 from vit_trainer.errors import InputError

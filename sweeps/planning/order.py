@@ -1,17 +1,8 @@
 """Order: in which order a sweep's trials start."""
 
-from typing import TYPE_CHECKING
-
-from sweeps.planning.rates import (
-    TRAIN_FLOPS_PER_FORWARD,
-    num_evaluated_images,
-    num_trained_images,
-)
+from sweeps.planning.rates import num_evaluated_images, num_trained_images
 from sweeps.table.cells import Cell, Trial
-from vit_trainer.architectures import MODELS
-
-if TYPE_CHECKING:
-    pass
+from vit_trainer.architectures import MODELS, TRAIN_FLOPS_PER_FORWARD
 
 
 def trial_flops(trial: Trial) -> float:

@@ -3,15 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sweeps.machines.cards import Card
 from sweeps.planning.probed_rates import Workload
 from sweeps.table.cells import Trial
-from vit_trainer.architectures import MODELS
+from vit_trainer.architectures import MODELS, TRAIN_FLOPS_PER_FORWARD
+from vit_trainer.cards import Card
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.loop.probe import ProbeResult
 
-TRAIN_FLOPS_PER_FORWARD = 3
-"""A backward pass costs twice a forward pass."""
 ASSUMED_SHARE_OF_PEAK = 0.45
 """What training reaches of a card's peak: assumed, not measured here."""
 REACHED_BY_OTHERS = (0.29, 0.68)

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sweeps.machines.cards import CARDS, DEFAULT_CARD, card_of_device
+from sweeps.machines.cards import DEFAULT_CARD
 from sweeps.planning.probed_rates import Workload, known
 from sweeps.planning.rates import Rates
 from sweeps.records.trial_record import TrialRecord
+from vit_trainer.cards import CARDS, card_of_device
 from vit_trainer.errors import InputError
 from vit_trainer.files.storage import Storage
 from vit_trainer.loop.probe import ProbeResult

@@ -2,11 +2,11 @@
 
 import time
 
-from sweeps.machines.cards import card_of_device
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.results import Results
 from sweeps.table.labels import Labels
 from sweeps.table.verdict import Status
+from vit_trainer.cards import card_of_device
 
 MARKS = {Status.REPRODUCED: "✓", Status.ABOVE: "▲", Status.BELOW: "▼", Status.INCONCLUSIVE: "?"}
 PUBLISHED_BY = {"official": "official", "reimplementation": "reimplementation", "quoted": "official as quoted"}

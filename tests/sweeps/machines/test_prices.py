@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.machines.cards import CARDS
 from sweeps.machines.node_types import NodeType, node_types
 from sweeps.machines.prices import MACHINES, cards_of, limit_in_hours, price_of
 from sweeps.paper_grid import app
+from vit_trainer.cards import CARDS
 from vit_trainer.command_line import run
 from vit_trainer.errors import InputError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.machines.cards import CARDS, DEFAULT_CARD, card_of
+from sweeps.machines.cards import DEFAULT_CARD, card_of
 from sweeps.machines.prices import Price
 from sweeps.options import SweepOptions
 from sweeps.paper_grid import app
@@ -26,6 +26,7 @@ from sweeps.records.hours import hours_lost, hours_saved
 from sweeps.selection.asha_scheduler import PerCellASHA
 from sweeps.table.cells import MINI, PAPER, Cell, Schedule, Trial, cells_of
 from vit_trainer.architectures import MODELS
+from vit_trainer.cards import CARDS
 from vit_trainer.command_line import run
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.datasets import dataset_info

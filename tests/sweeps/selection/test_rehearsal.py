@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from sweeps import sweep
-from sweeps.machines.cards import CARDS
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import candidates
 from sweeps.planning.capacity import Resources
@@ -20,6 +19,7 @@ from sweeps.selection.asha_scheduler import PerCellASHA
 from sweeps.selection.rehearsal import Rehearsal
 from sweeps.table.cells import MINI, PAPER, Cell, Trial, cells_of, official_cell
 from tests.sweeps.sweep_process import Start, is_finished
+from vit_trainer.cards import CARDS
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.config import Execution
 from vit_trainer.errors import InputError
