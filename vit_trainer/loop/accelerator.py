@@ -1,5 +1,7 @@
 """start_accelerator(): how a process finds its device, its precision and the others."""
 
+import os
+
 import torch
 from accelerate import Accelerator
 
@@ -12,6 +14,9 @@ def start_accelerator(precision: Precision = "auto") -> Accelerator:
     Args:
         precision: of matrix products; auto: bfloat16 on GPUs that have it, else float32. Weights are float32.
     """
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():  # the second until PyTorch 2.9
+        # Read when a GPU's memory is first asked for: segments that grow leave no gaps between training and evaluation.
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision != "auto":
         bfloat16 = precision == "bfloat16"
