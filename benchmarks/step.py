@@ -184,7 +184,7 @@ def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measu
         config.resolution,
         work.micro_batch_size,
         rates,
-        ours_median * flops / card.peak_flops_per_second if card else None,
+        ours_median * flops / card.peak_flops_per_second if card and card.peak_flops_per_second else None,
         probed.evaluation_images_per_second,
         {
             name: evaluation_share(name, ours_median, probed.evaluation_images_per_second)

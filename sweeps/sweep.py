@@ -167,18 +167,22 @@ def _run(session: Session) -> Reason | None:
 
 def _plan(cells: list[Cell], options: SweepOptions, rehearsal: Rehearsal | None) -> Plan:
     """What is left of the sweep, on the cluster of a file, the running Ray cluster or else this machine."""
+    from sweeps.cluster.gpus import cards_here
     from sweeps.cluster.join import resources_here, worker_types
     from sweeps.planning.capacity import Resources
 
     if options.cluster is not None:
         kinds = node_types(options.cluster)
-        names: list[str] = []
+        cards = cards_of(kinds)
         resources = Resources.of_types(kinds)
         if not resources.gpus_of_nodes:
             raise InputError(f"{options.cluster} names no workers with GPUs: launch it, and plan on its head")
     else:
-        resources, names = resources_here()
+        resources = resources_here()
         kinds = worker_types()
+        cards = cards_of(kinds)
+        if resources.gpus_of_nodes and options.card is None:
+            cards += cards_here()
     trials = longest_first(rehearsal.planned() if rehearsal else planned_trials(options, cells))
     done = {trial.trial_id for trial in trials if options.settled(options.run_dir(trial).result())}
 
@@ -186,7 +190,7 @@ def _plan(cells: list[Cell], options: SweepOptions, rehearsal: Rehearsal | None)
         return make_plan(
             trials,
             done,
-            Rates(card_of(options.card, names + cards_of(kinds)), measured),
+            Rates(card_of(options.card, cards), measured),
             resources,
             gpus_of=options.gpus_of,
             price=price_of(options.price_per_gpu_hour, kinds),

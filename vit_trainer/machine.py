@@ -128,6 +128,34 @@ def look_from_outside() -> dict[str, Any]:
     return found
 
 
+def gpus_from_outside(*, of_machine: bool) -> list[dict[str, Any]]:
+    """What PyTorch says of each GPU as (name, memory_gib, has_bfloat16), from a process of its own: this uses none.
+
+    Args:
+        of_machine: all of them, else those that this process may use.
+
+    Raises:
+        OSError: PyTorch can't be imported, or crashes.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    look_at = "import json; from vit_trainer.machine import gpus; print(json.dumps({'gpus': gpus()}))"
+    return list(_run([sys.executable, "-c", look_at], environment if of_machine else {**os.environ})["gpus"])
+
+
+def gpus() -> list[dict[str, Any]]:
+    """What `gpus_from_outside` tells of this process's GPUs."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [
+        {"name": each.name, "memory_gib": round(each.total_memory / 2**30, 1), "has_bfloat16": has_bfloat16}
+        for each in found
+    ]
+
+
 def measure_all_reduce(num_processes: int, environment: dict[str, str]) -> float:
     """Bus bandwidth of an all-reduce among processes of this machine, with NCCL if there are GPUs, else Gloo.
 

@@ -62,9 +62,9 @@ def cluster_resources() -> Resources:
     return Resources(tuple(number for number in gpus if number), tuple(cpus))
 
 
-def resources_here() -> tuple[Resources, list[str]]:
-    """What trials can be placed on, and what Ray calls its resources: of the running cluster, else of this machine."""
+def resources_here() -> Resources:
+    """What trials can be placed on: the running cluster, else this machine."""
     num_gpus = count_gpus()  # joins the cluster if there is one
     if ray.is_initialized():
-        return cluster_resources(), list(ray.cluster_resources())
-    return Resources((num_gpus,) if num_gpus else (), (os.cpu_count() or 1,)), []
+        return cluster_resources()
+    return Resources((num_gpus,) if num_gpus else (), (os.cpu_count() or 1,))

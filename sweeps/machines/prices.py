@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sweeps.machines.node_types import NodeType
+from vit_trainer.cards import CARDS, Card
 from vit_trainer.errors import InputError
 
 
@@ -58,9 +59,9 @@ def price_of(given: float | None, types: Iterable[NodeType]) -> Price | None:
     )
 
 
-def cards_of(types: Iterable[NodeType]) -> list[str]:
-    """The cards of a cluster's known machines, as Ray would name them among its resources."""
-    return [f"accelerator_type:{MACHINES[kind.machine].card}" for kind in types if kind.machine in MACHINES]
+def cards_of(types: Iterable[NodeType]) -> list[Card]:
+    """The cards of a cluster's known machines."""
+    return [CARDS[MACHINES[kind.machine].card] for kind in types if kind.machine in MACHINES]
 
 
 def limit_in_hours(max_gpu_hours: float | None, max_dollars: float | None, price: Price | None) -> float | None:

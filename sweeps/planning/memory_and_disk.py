@@ -31,21 +31,25 @@ class Fit:
     """Estimated memory with this micro-batch."""
 
 
-def fit_on_card(config: FinetuneConfig, card: Card, num_processes: int = 1) -> Fit:
-    """The largest micro-batch that a card holds, at most the trainer's own.
+def fit_on_card(config: FinetuneConfig, card: Card, num_processes: int = 1) -> Fit | None:
+    """The largest micro-batch that a card holds, at most the trainer's own; None if its memory isn't known.
 
     Raises:
         InputError: it doesn't hold the model with even one image.
     """
     share = config.global_batch_size // num_processes
+    if card.memory_gib is None:
+        return None
     usable = USABLE_SHARE * card.memory_gib * 2**30
+    times = 1 if card.has_bfloat16 else 2  # activations are in float32 then, as the trainer counts them
+    needed = 0
     for size in micro_batch_sizes(config, share):
-        needed = memory_bytes(config, size, num_processes)
+        needed = memory_bytes(config, times * size, num_processes)
         if needed <= usable:
             return Fit(size, needed)
     raise InputError(
-        f"{config.model} at {config.resolution} px needs {memory_bytes(config, 1, num_processes) / 2**30:.1f} GiB with "
-        f"one image at a time (estimated), and a trial can use {usable / 2**30:.1f} GiB of {card.name}: "
+        f"{config.model} at {config.resolution} px needs {needed / 2**30:.1f} GiB with one "
+        f"image at a time (estimated), and a trial can use {usable / 2**30:.1f} GiB of {card.name}: "
         "plan for a larger --card, or leave this model out"
     )
 

@@ -74,7 +74,7 @@ class Plan:
     price: Price | None
     wall: WallTime | None
     memory: tuple[tuple[Workload, Fit], ...]
-    """Empty where trials run on CPU cores."""
+    """Empty where trials run on CPU cores, or on a card of unknown memory."""
     disk: tuple[DiskItem, ...]
 
     @property
@@ -134,6 +134,7 @@ def make_plan(
     hours = {trial: rates.hours(trial) for trial in pending}
     by_cell = [list(group) for _, group in groupby(trials, key=lambda trial: trial.cell)]
     fits = {Workload.of(trial): fit_on_card(trial.config, rates.card, sizes[trial.cell.model]) for trial in trials}
+    known_fits = tuple((workload, fit) for workload, fit in fits.items() if fit is not None)
     num_at_once = resources.num_slots // min(sizes.values(), default=1)
     return Plan(
         cells=tuple(CellPlan.of(candidates, hours, early_stopping=early_stopping) for candidates in by_cell),
@@ -141,7 +142,7 @@ def make_plan(
         on_gpus=on_gpus,
         price=price if on_gpus else None,
         wall=_wall_time(hours, gpus_of, resources, is_example=is_example),
-        memory=tuple(fits.items()) if on_gpus else (),
+        memory=known_fits if on_gpus else (),
         disk=tuple(disk_items(pending, num_at_once, saves_weights=saves_weights)),
     )
 

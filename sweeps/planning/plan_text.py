@@ -36,7 +36,8 @@ def plan_lines(plan: Plan) -> list[str]:
         where = f"on {wall.num_slots} {kind}" + (", for example: there is none here" if wall.is_example else "")
         lines.append(f"wall time: {_hours(wall.hours)} {where} (at best {_hours(wall.least_hours)})")
     elif plan.num_done < plan.num_trials:
-        lines.append("hours: not known for miniatures until --probe measures them")
+        what = "miniatures" if plan.rates.card.peak_flops_per_second else plan.rates.card.name
+        lines.append(f"hours: not known for {what}: --probe measures them on this machine")
     if plan.memory:
         memory = f"{plan.rates.card.name}, {plan.rates.card.memory_gib:g} GiB"
         lines.append(f"memory, estimated for {memory}:")
@@ -64,19 +65,15 @@ def _cost_lines(plan: Plan, unit: str) -> list[str]:
     known = [plan.rates.table[card.name, each] for each in workloads if (card.name, each) in plan.rates.table]
     for source in sorted({rate.source for rate in known}):
         lines.append(f"rates: measured on {card.name} by {source}")
-    if len(known) < len(workloads):
+    if len(known) < len(workloads) and card.peak_flops_per_second is not None:
         low, high = REACHED_BY_OTHERS
-        peak = f"{card.name}'s peak of {card.peak_flops_per_second / 1e12:g} TFLOP/s"
-        lines.append(
-            f"rates: {ASSUMED_SHARE_OF_PEAK:.0%} of {peak}, assumed and not measured; other trainings "
-            f"reach {low:.0%} to {high:.0%}, so it may take "
-            f"{ASSUMED_SHARE_OF_PEAK / high:.2g} to {ASSUMED_SHARE_OF_PEAK / low:.2g} times these hours"
-        )
-    if not card.has_bfloat16:
-        lines.append(
-            f"{card.name} has no bfloat16, and that peak is float16's, which the trainer doesn't use: expect far more "
-            "hours, or measure with --probe"
-        )
+        precision = "" if card.has_bfloat16 else " in float32 (it has no bfloat16)"
+        peak = f"{card.name}'s peak of {card.peak_flops_per_second / 1e12:g} TFLOP/s{precision} by its {card.source}"
+        lines += [
+            f"rates: {ASSUMED_SHARE_OF_PEAK:.0%} of {peak}, assumed and not measured",
+            f"  other trainings reach {low:.0%} to {high:.0%}, so it may take "
+            f"{ASSUMED_SHARE_OF_PEAK / high:.2g} to {ASSUMED_SHARE_OF_PEAK / low:.2g} times these hours",
+        ]
     return lines
 
 

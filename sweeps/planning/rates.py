@@ -65,7 +65,7 @@ class Rates:
         known = self.measured.get(workload) or self.table.get((self.card.name, workload))
         if known is not None:
             train, evaluation = known.train_images_per_second, known.evaluation_images_per_second
-        elif is_miniature(trial):
+        elif is_miniature(trial) or self.card.peak_flops_per_second is None:
             return None
         else:
             flops = MODELS[trial.cell.model].forward_flops(trial.cell.resolution)

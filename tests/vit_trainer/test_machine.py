@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vit_trainer.machine import is_out_of_memory, num_cores
+from vit_trainer.machine import gpus, gpus_from_outside, is_out_of_memory, num_cores
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,7 @@ def test_cores_are_shared_by_the_processes_that_torchrun_starts(monkeypatch: pyt
     assert num_cores() == 4
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
     assert num_cores() == 1
+
+
+def test_what_this_process_has_is_seen_from_another() -> None:
+    assert gpus_from_outside(of_machine=False) == gpus()

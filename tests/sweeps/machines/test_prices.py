@@ -19,7 +19,7 @@ UNKNOWN = NodeType("x", 8, 1, 4, "x9.large")
 
 def test_machines_are_of_known_cards() -> None:
     assert {machine.card for machine in MACHINES.values()} <= set(CARDS)
-    assert cards_of([P4D, UNKNOWN]) == ["accelerator_type:A100-40GB"]
+    assert cards_of([P4D, UNKNOWN]) == [CARDS["A100-40GB"]]
 
 
 def test_the_dearest_known_machine_gives_the_price_unless_one_was_given() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.machines.cards import DEFAULT_CARD, card_of
+from sweeps.machines.cards import DEFAULT_CARD, card_of, cards_of_ray
 from sweeps.machines.prices import Price
 from sweeps.options import SweepOptions
 from sweeps.paper_grid import app
@@ -26,7 +26,7 @@ from sweeps.records.hours import hours_lost, hours_saved
 from sweeps.selection.asha_scheduler import PerCellASHA
 from sweeps.table.cells import MINI, PAPER, Cell, Schedule, Trial, cells_of
 from vit_trainer.architectures import MODELS
-from vit_trainer.cards import CARDS
+from vit_trainer.cards import CARDS, card_of_device, card_of_gpu
 from vit_trainer.command_line import run
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.datasets import dataset_info
@@ -130,7 +130,7 @@ def test_a_miniature_has_no_hours_until_it_is_measured() -> None:
     assert "$" not in text
     assert "dollars" not in text
     assert "GiB" not in text
-    assert "until --probe measures them" in text
+    assert "hours: not known for miniatures: --probe measures them" in text
     rates = Rates(A100, {Workload.of(trial): probed(600, 2000) for trial in MINI_TRIALS})
     measured = make_plan(MINI_TRIALS, [], rates, LAPTOP)
     assert measured.hours == pytest.approx(40 * (80 * 64 / 600 + (8 * 90 + 179.5) / 2000) / 3600)
@@ -153,7 +153,7 @@ def test_the_printed_plan_of_a_cluster() -> None:
     text = "\n".join(plan_lines(unstopped))
     assert "with it" not in text
     assert "8 GPUs, for example: there is none here" in text
-    assert "T4 has no bfloat16" in text
+    assert "45% of T4's peak of 8.1 TFLOP/s in float32 (it has no bfloat16) by its data sheet" in text
 
 
 # Cards.
@@ -167,16 +167,63 @@ def test_the_printed_plan_of_a_cluster() -> None:
         (["accelerator_type:A100", "node:10.0.0.1"], "A100-40GB"),
         (["accelerator_type:A100-80G"], "A100-80GB"),
         (["accelerator_type:H100", "accelerator_type:L4"], "L4"),
+        (["accelerator_type:GeForce-RTX-4090"], "RTX-4090"),
+        (["accelerator_type:RTX-A6000"], "RTX-A6000"),
+        (["accelerator_type:H100", "accelerator_type:K80"], "K80"),
     ],
 )
 def test_the_card_is_the_clusters_slowest(resources: list[str], name: str) -> None:
-    assert card_of(None, resources).name == name
-    assert card_of("T4", resources).name == "T4"
+    assert card_of(None, cards_of_ray(resources)).name == name
+    assert card_of("T4", cards_of_ray(resources)).name == "T4"
 
 
-def test_a_card_of_which_nothing_is_known_has_to_be_named() -> None:
-    with pytest.raises(InputError, match=r"nothing is known of this cluster's K80: give --card, one of A100-40GB"):
-        card_of(None, ["accelerator_type:K80"])
+@pytest.mark.parametrize(
+    ("device_name", "name"),
+    [
+        ("NVIDIA A100-PCIE-40GB", "A100-40GB"),
+        ("NVIDIA A100 80GB PCIe", "A100-80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("NVIDIA GH200 480GB", "GH200"),
+        ("NVIDIA A10G", "A10G"),
+        ("NVIDIA A10", "A10"),
+        ("NVIDIA GeForce RTX 5090", "RTX-5090"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX-6000-Ada"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "RTX-PRO-6000"),
+        ("Tesla T4", "T4"),
+        # Other chips of like names, and a part of one: nothing is known.
+        ("Quadro RTX 6000", None),
+        ("NVIDIA GeForce RTX 3080 Ti", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
+    ],
+)
+def test_cards_by_what_drivers_call_them(device_name: str, name: str | None) -> None:
+    card = card_of_device(device_name)
+    assert (card and card.name) == name
+
+
+def test_an_unknown_card_is_planned_for_by_its_own_word_and_a_probe() -> None:
+    card = card_of_gpu("NVIDIA GeForce RTX 4070", 11.6, has_bfloat16=True)
+    trials = [trial for trial in PAPER_TRIALS if trial.cell.model == "ViT-B_32"]
+    plan = make_plan(trials, [], Rates(card), Resources((1,), (8,)))
+    text = "\n".join(plan_lines(plan))
+    assert plan.hours is None
+    assert "hours: not known for RTX 4070: --probe measures them" in text
+    assert "memory, estimated for RTX 4070, 11.6 GiB:" in text
+    rates = Rates(card, {Workload.of(trial): probed(600, 2000) for trial in trials})
+    assert make_plan(trials, [], rates, Resources((1,), (8,))).hours
+    assert plan_lines(make_plan(trials, {trial.trial_id for trial in trials}, Rates(card), EIGHT))
+    nothing_known = make_plan(trials, [], Rates(*cards_of_ray(["accelerator_type:K80"])), EIGHT)
+    assert "memory" not in "\n".join(plan_lines(nothing_known))
+
+
+def test_without_bfloat16_half_the_images_fit() -> None:
+    config, card = FinetuneConfig.official("ViT-B_16", "cifar10"), CARDS["L4"]
+    halves = [fit_on_card(config, replace(card, memory_gib=14, has_bfloat16=has)) for has in (True, False)]
+    assert halves[0] is not None
+    assert halves[1] is not None
+    assert halves[0].micro_batch_size == 2 * halves[1].micro_batch_size
 
 
 # Order and wall time.
@@ -276,11 +323,14 @@ def test_the_range_is_what_is_known_of_4_and_2_candidates() -> None:
 def test_a_model_fits_with_the_largest_micro_batch_that_divides_its_share() -> None:
     config = FinetuneConfig.official("ViT-L_16", "imagenet2012")
     found = fit_on_card(config, A100)
+    assert found is not None
     usable = 0.9 * 39 * 2**30
     assert memory_bytes(config, found.micro_batch_size) == found.num_bytes <= usable
     assert 512 % found.micro_batch_size == 0
     assert memory_bytes(config, 2 * found.micro_batch_size) > usable
-    assert fit_on_card(FinetuneConfig.official("ViT-B_32", "cifar10"), CARDS["H200"], 8).micro_batch_size == 64
+    gang = fit_on_card(FinetuneConfig.official("ViT-B_32", "cifar10"), CARDS["H200"], 8)
+    assert gang is not None
+    assert gang.micro_batch_size == 64
 
 
 def test_a_model_that_does_not_fit_with_one_image_is_refused() -> None:
