@@ -169,6 +169,8 @@ class Execution:
     """Whether to go on without images that are damaged or, of imagenet2012, missing; each damaged one is named."""
     save_weights: bool = False
     """Whether a finished trial leaves model.safetensors."""
+    deterministic: bool = False
+    """Whether the same card makes the same bits again, also after a resume; what can't is refused. Slower on GPUs."""
     system_metrics: bool = False
     """Whether rows of the journal say how busy process and GPU are, as system/cpu_percent and so on."""
 

@@ -3,7 +3,7 @@
 import math
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +17,13 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.data.load import load_dataset
-from vit_trainer.errors import GangRestartError, LeaseLostError, RunInterruptedError, cause_of
+from vit_trainer.errors import GangRestartError, InputError, LeaseLostError, RunInterruptedError, cause_of
 from vit_trainer.evaluate import evaluate
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.loop.accelerator import start_accelerator
 from vit_trainer.loop.ledger import Ledger, Report
 from vit_trainer.loop.optim import OfficialSGD, learning_rate_of
+from vit_trainer.loop.repeatable import attempt_before, kernel_switches, require_same
 from vit_trainer.loop.state import TrainState
 from vit_trainer.loop.step import Gradients, choose_micro_batch_size
 from vit_trainer.loop.system_metrics import system_metrics
@@ -71,7 +72,8 @@ def train(
             state is kept and the run ends. The others end when they are ended.
 
     Raises:
-        InputError: weights or data are missing, or the batch can't be divided among the processes.
+        InputError: weights or data are missing, or the batch can't be divided among the processes; with
+            `deterministic`, the run began otherwise, or an operation has no such form.
         NonFiniteLossError: training diverged. Like any other failure of a single process it is recorded in
             result.json; of a gang, only who started it knows which process was the first to fail.
         RunInterruptedError: `interrupted` was true.
@@ -79,17 +81,39 @@ def train(
         LeaseLostError: another process took the run over; nothing is recorded.
     """
     execution = execution or Execution()
+    with kernel_switches(execution, MODELS[config.model]) as switches:
+        return _attempt(config, run_dir, execution, switches, report, interrupted)
+
+
+def _attempt(
+    config: FinetuneConfig,
+    run_dir: RunDir,
+    execution: Execution,
+    switches: Row,
+    report: Report | None,
+    interrupted: Callable[[], bool],
+) -> TrainResult:
     accelerator = start_accelerator(execution.precision)
-    writes = accelerator.is_main_process
+    lines, device, writes = run_dir.lines(), device_name(), accelerator.is_main_process
+    before = attempt_before(lines, deterministic=execution.deterministic, device=device)
+    made_with: Row = {
+        "precision": "bfloat16" if accelerator.mixed_precision == "bf16" else "float32",
+        "compiled": compiles(execution, accelerator.device),
+        **switches,
+    }
+    if execution.deterministic:
+        execution = replace(execution, micro_batch_size=execution.micro_batch_size or before.get("micro_batch_size"))
+        chosen = {"num_processes": accelerator.num_processes, "micro_batch_size": execution.micro_batch_size}
+        require_same(lines, made_with | chosen, device=device)
     if writes:
         run_dir.open_for_writing(config.to_dict())
     accelerator.wait_for_everyone()
     try:
-        micro_batch_size = choose_micro_batch_size(config, execution, accelerator)
-        before = attention_before(run_dir)
+        made_with["micro_batch_size"] = micro_batch_size = choose_micro_batch_size(config, execution, accelerator)
         shape = (MODELS[config.model], config.resolution, micro_batch_size)
-        with fastest_attention(*shape, accelerator, before) as attention:
-            result = _train(config, run_dir, execution, accelerator, micro_batch_size, attention, report, interrupted)
+        with fastest_attention(*shape, accelerator, before.get("attention_backend")) as attention:
+            made_with["attention_backend"] = attention
+            result = _train(config, run_dir, execution, accelerator, made_with, report, interrupted)
         if writes:
             run_dir.write_result(result.to_dict())
             run_dir.remove_checkpoint()
@@ -105,12 +129,6 @@ def train(
     return result
 
 
-def attention_before(run_dir: RunDir) -> str | None:
-    """The attention backend of the run's last attempt on such a card; None: there was none, or it isn't known."""
-    own = [attempt for attempt in run_dir.attempts() if attempt.get("device_name") == device_name()]
-    return own[-1].get("attention_backend") if own else None
-
-
 def failure(error: Exception, run_dir: RunDir) -> dict[str, object]:
     """What result.json says of a run that raised."""
     rows = run_dir.journal()
@@ -124,8 +142,7 @@ def _train(
     run_dir: RunDir,
     execution: Execution,
     accelerator: Accelerator,
-    micro_batch_size: int,
-    attention: str | None,
+    made_with: Row,
     report: Report | None,
     interrupted: Callable[[], bool],
 ) -> TrainResult:
@@ -138,8 +155,7 @@ def _train(
     # Model.
     raw_model = initial_model(config, execution)
     keys = dropout_keys_of(raw_model)
-    compiled = compiles(execution, accelerator.device)
-    if compiled:
+    if made_with["compiled"]:
         compile_forward(raw_model)
     model: nn.Module = accelerator.prepare(raw_model)
     model.train()
@@ -149,7 +165,6 @@ def _train(
 
     # Restore.
     ledger = Ledger(TrainState(raw_model, optimizer), run_dir, execution, accelerator, report, interrupted)
-    made_with: Row = {"micro_batch_size": micro_batch_size, "compiled": compiled, "attention_backend": attention}
     ledger.begin(made_with, initial_weights(config, execution))
     progress = ledger.state.progress
 
@@ -163,7 +178,7 @@ def _train(
         after_batch=ledger.end_if_interrupted,
     )
     evaluation_steps = steps_of_evaluations(config, execution)
-    gradients = Gradients(config, accelerator, model, keys, data.train, micro_batch_size, progress.step)
+    gradients = Gradients(config, accelerator, model, keys, data.train, made_with["micro_batch_size"], progress.step)
     while True:
         # Log, evaluate, checkpoint, report.
         if ledger.row_is_due(evaluation_steps):
@@ -187,7 +202,12 @@ def _train(
         # Step.
         loss = gradients.compute(progress.step)
         if loss is None:  # out of memory: the same step again
-            ledger.note(gradients.shrink(progress.step))
+            if execution.deterministic and progress.step > 0:
+                raise InputError(
+                    f"out of memory with micro_batch_size {gradients.micro_batch_size}, which --deterministic keeps: "
+                    "free the GPU's memory and go on, or start anew with a smaller --micro-batch-size"
+                )
+            ledger.note(gradients.shrink(progress.step), micro_batch_size=gradients.micro_batch_size)
             continue
         optimizer.step(learning_rate_of(config, progress.step))
         optimizer.zero_grad()

@@ -16,6 +16,7 @@ from sweeps.table.cells import Cell, Trial
 from vit_trainer.config import Execution
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.files.storage import DECISIONS
+from vit_trainer.loop.repeatable import require_same
 
 if TYPE_CHECKING:
     from sweeps.selection.asha_scheduler import PerCellASHA
@@ -37,7 +38,8 @@ class Session:
             ship: called with each trial about which there is something new to show.
 
         Raises:
-            InputError: a candidate makes no sense, a run folder is damaged, or the Optuna storage can't be used.
+            InputError: a candidate makes no sense, a run folder is damaged, the Optuna storage can't be used, or a
+                deterministic trial would go on otherwise than it began.
         """
         self.name, self.cells, self.options, self.execution, self.changed = name, cells, options, execution, ship
         self.studies: Studies | None = None
@@ -65,6 +67,12 @@ class Session:
             result = options.settled(self.run_dir(trial.trial_id).result())
             if result is not None:
                 self.display.ended(trial.trial_id, result)
+            elif execution.deterministic:
+                require_same(
+                    journals[trial.trial_id],
+                    {"num_processes": options.gpus_of(trial.cell.model)}
+                    | ({"micro_batch_size": size} if (size := execution.micro_batch_size) else {}),
+                )
 
     @property
     def pending(self) -> list[Trial]:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from vit_trainer.__main__ import app
 from vit_trainer.command_line import run
@@ -18,6 +20,12 @@ def finished_trial(
     run_dir = RunDir(storage / "runs" / config.trial_id)
     train(config, run_dir, Execution(save_weights=save_weights, num_evaluations=1))
     return config, run_dir
+
+
+def weights_of(run_dir: RunDir) -> dict[str, torch.Tensor]:
+    with run_dir.weights() as path:
+        assert path is not None
+        return load_file(path)
 
 
 def output_of(arguments: list[str], capsys: pytest.CaptureFixture[str], *, warning: str = "") -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from tests.vit_trainer.finished_trial import weights_of as weights
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.datasets import DATASETS
 from vit_trainer.data.load import load_dataset
@@ -27,12 +27,6 @@ EXECUTION = Execution(micro_batch_size=8, num_evaluations=4, save_weights=True)
 
 class Killed(BaseException):
     """Stands in for the end of the process right after a report."""
-
-
-def weights(run_dir: RunDir) -> dict[str, torch.Tensor]:
-    with run_dir.weights() as path:
-        assert path is not None
-        return load_file(path)
 
 
 def test_four_steps_a_kill_and_four_more_are_eight(tmp_path: Path) -> None:

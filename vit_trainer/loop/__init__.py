@@ -5,6 +5,7 @@ optim            the learning rate and the official SGD
 ledger           losses, time, journal and checkpoints of a run
 state            exactly what must survive a restart
 accelerator      how a process finds its device, its precision and the other processes
+repeatable       which kernels may run, and what an attempt takes over from the one before
 interruption     signals as a request to end
 system_metrics   how busy process and GPU are
 probe            how fast a model goes here, on random images

@@ -93,9 +93,9 @@ class Ledger:
         if damage:
             self.note(f"started anew: {damage}")
 
-    def note(self, note: str) -> None:
-        """Tell the journal and whoever started the run."""
-        line = self._run_dir.append({"note": note})
+    def note(self, note: str, **facts: int) -> None:
+        """Tell the journal and whoever started the run; facts: what the line says beside it."""
+        line = self._run_dir.append({"note": note, **facts})
         if self._report is not None:
             self._report(line)
 

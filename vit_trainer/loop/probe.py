@@ -61,6 +61,7 @@ def probe(config: FinetuneConfig, execution: Execution | None = None, *, seconds
         InputError: the device's memory doesn't hold the model with even one image.
     """
     from vit_trainer.loop.accelerator import start_accelerator
+    from vit_trainer.loop.repeatable import kernel_switches
     from vit_trainer.loop.step import choose_micro_batch_size
     from vit_trainer.model.attention_backend import fastest_attention
 
@@ -68,7 +69,8 @@ def probe(config: FinetuneConfig, execution: Execution | None = None, *, seconds
     accelerator = start_accelerator(execution.precision)
     config = dataclasses.replace(config, total_steps=ENDLESS_STEPS)
     micro_batch_size = choose_micro_batch_size(config, execution, accelerator)
-    with fastest_attention(MODELS[config.model], config.resolution, micro_batch_size, accelerator):
+    shape = (MODELS[config.model], config.resolution, micro_batch_size)
+    with kernel_switches(execution, MODELS[config.model]), fastest_attention(*shape, accelerator):
         return _measured(config, execution, accelerator, micro_batch_size, seconds)
 
 

@@ -2,14 +2,20 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from sweeps.options import SweepOptions
 from sweeps.planning.capacity import Resources
+from sweeps.running.session import Session
+from sweeps.table.cells import cell_of
+from tests.sweeps.storages import ATTEMPT, write_run
 from tests.sweeps.sweep_process import BASE_LRS, Start, has_validated, has_validated_in, is_finished, numbers
+from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import RunDir
 
@@ -125,3 +131,17 @@ def test_gangs_of_several_sizes_share_a_cluster_without_waiting_for_ever(
         assert ray.available_resources()["GPU"] == ray.cluster_resources()["GPU"] == 3
     finally:
         ray.shutdown()
+
+
+def test_a_deterministic_trial_keeps_its_number_of_processes(tmp_path: Path) -> None:
+    config = FinetuneConfig.official("ViT-B_32-mini", "digits-even")
+    attempt = ATTEMPT | {"num_processes": 2, "deterministic": True}
+    write_run(tmp_path, config, [(50, 0.5)], None, attempt=attempt)
+    options = SweepOptions(
+        models=(config.model,), base_lrs=(f"{config.base_lr}",), storage=str(tmp_path), gpus_per_trial=("4",)
+    )
+    cells, execution = [cell_of(config.to_dict())], Execution(deterministic=True)
+    with pytest.raises(InputError, match="num_processes is 4, but was 2 in an earlier attempt with --deterministic"):
+        Session("sweep", cells, options, execution, lambda trial: None)
+    Session("sweep", cells, replace(options, gpus_per_trial=("2",)), execution, lambda trial: None)
+    Session("sweep", cells, options, Execution(), lambda trial: None)

@@ -12,9 +12,8 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.loop.accelerator import start_accelerator
-from vit_trainer.machine import device_name
 from vit_trainer.model.attention_backend import BACKENDS, backend_seconds, fastest_attention
-from vit_trainer.train import attention_before, train
+from vit_trainer.train import train
 
 MINI = MODELS["ViT-B_32-mini"]
 
@@ -52,6 +51,7 @@ def test_the_journal_says_what_computed(tmp_path: Path) -> None:
     (attempt,) = RunDir(tmp_path).attempts()
     on_gpu = torch.cuda.is_available()
     assert attempt["compiled"] == on_gpu
+    assert (attempt["deterministic"], attempt["cudnn_benchmark"]) == (False, False)
     assert (attempt["attention_backend"] in BACKENDS) == on_gpu
 
 
@@ -64,12 +64,3 @@ def test_an_attempt_on_the_same_card_takes_what_the_last_one_took(monkeypatch: p
     for before, chosen in (("math", "math"), (None, "flash"), ("a backend of another version", "flash")):
         with fastest_attention(MINI, 32, 4, gpu, before) as used:
             assert used == chosen
-
-
-def test_what_the_journal_says_of_this_device_is_what_counts(tmp_path: Path) -> None:
-    run_dir = RunDir(tmp_path)
-    run_dir.open_for_writing({})
-    assert attention_before(run_dir) is None
-    for name, backend in ((device_name(), "flash"), (device_name(), "math"), ("another card", "cudnn")):
-        run_dir.append({"attempt": 1, "from_step": 0, "device_name": name, "attention_backend": backend})
-    assert attention_before(run_dir) == "math"
