@@ -15,11 +15,11 @@ from sweeps.planning.candidates import narrowed, planned_trials
 from sweeps.planning.order import longest_first
 from sweeps.planning.plan import Plan, make_plan
 from sweeps.planning.plan_text import plan_lines
-from sweeps.planning.probed_rates import Workload, known, measure
+from sweeps.planning.probed_rates import Workload, measure
 from sweeps.planning.rates import Rates
 from sweeps.records.commands import read_commands, record_command
-from sweeps.records.comparison import predicted_and_actual
-from sweeps.records.hours import hours_lost, hours_saved
+from sweeps.records.predicted_hours import with_predicted_hours
+from sweeps.records.trial_record import TrialRecord, read_trial
 from sweeps.reporting.write import write_report
 from sweeps.running.early_end import Reason
 from sweeps.running.session import Session
@@ -148,10 +148,13 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     if ended_early == "over budget":
         used = f"{session.budget.used_hours:.3g} of {options.max_gpu_hours:g}"
         print(
-            f"The budget is used up ({used} GPU-hours); all states are kept. To go on: the same command with a "
-            "larger --max-gpu-hours or --max-dollars",
+            f"The budget is used up ({used} GPU-hours); {session.num_expected - session.num_done} trials wait, and all "
+            "states are kept. To go on: the same command with a larger --max-gpu-hours or --max-dollars",
             file=sys.stderr,
         )
+    elif session.num_done < session.num_expected:
+        num_left = session.num_expected - session.num_done
+        print(f"{num_left} trials have no result: the same command goes on with them", file=sys.stderr)
     return _summarise(session, trackers.tracking_uri, report)
 
 
@@ -228,9 +231,10 @@ def _summarise(session: Session, tracking_uri: str, report: str) -> int:
     failed = False
     for trial_id in session.trials:
         result = session.display.result(trial_id)
-        if result is None or result["status"] == "failed":
+        failed |= result is None
+        if result is not None and result["status"] == "failed":
             failed = True
-            print(f"failed: {trial_id}: {(result or {}).get('cause', 'no result')}", file=sys.stderr)
+            print(f"failed: {trial_id}: {result.get('cause')}", file=sys.stderr)
     print(report)
     uri = hide_password(tracking_uri)
     command = f"{sys.executable} -m mlflow ui --workers 1 --backend-store-uri {uri}"
@@ -252,17 +256,15 @@ def _register(session: Session, tracking_uri: str) -> list[str]:
 
 def _cost_lines(session: Session) -> list[str]:
     """Predicted against actual hours, and what early stopping and faults made of them."""
-    trials = list(session.trials.values())
-    results = {trial_id: session.display.result(trial_id) for trial_id in session.trials}
-    lines = {trial_id: session.run_dir(trial_id).lines() for trial_id in session.trials}
-    stopped = [trial_id for trial_id, result in results.items() if result and result["status"] == "stopped"]
-    rows = {trial_id: session.run_dir(trial_id).journal() for trial_id in stopped}
-    rates = Rates(card_of(session.options.card), known(trials, session.options.opened_storage))
-    compared = predicted_and_actual(trials, results, rates)
-    predicted = "" if compared.predicted_hours is None else f", {compared.predicted_hours:.3g} predicted"
-    parts = [f"{compared.actual_hours:.3g} hours of {compared.num_trials} trials{predicted}"]
-    if saved := hours_saved(trials, results, rows):
+    read = {trial_id: read_trial(session.run_dir(trial_id)) for trial_id in session.trials}
+    found = [replace(each, trial=session.trials[own]) for own, each in read.items() if isinstance(each, TrialRecord)]
+    records, _ = with_predicted_hours(found, session.options.opened_storage)
+    ended = [each for each in records if each.status in ("finished", "stopped")]
+    known = [each.predicted_hours_so_far for each in ended if each.predicted_hours_so_far is not None]
+    predicted = f", {sum(known):.3g} predicted" if ended and len(known) == len(ended) else ""
+    parts = [f"{sum(each.hours for each in ended):.3g} hours of {len(ended)} trials{predicted}"]
+    if saved := sum(each.saved_hours for each in records):
         parts.append(f"early stopping saved at least {saved:.3g}")
-    if lost := sum(map(hours_lost, lines.values())):
+    if lost := sum(each.lost_hours for each in records):
         parts.append(f"faults cost at least {lost:.3g}")
     return ["; ".join(parts)]

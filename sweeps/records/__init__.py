@@ -6,7 +6,6 @@ results          the run folders of a storage as the cells of a table
 commands         which command ran which cells
 decisions        what was decided about candidates, and from what
 hours            what trials took, what early stopping saved and faults lost
-comparison       predicted against actual hours
 predicted_hours  what a plan would have said of trials that have run
 budget           the hours that a sweep may take, and those that it has taken
 """

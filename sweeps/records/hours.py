@@ -6,7 +6,6 @@ Hours are GPU-hours, or hours of a slot where trials run on CPU cores.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sweeps.table.cells import Trial
 from vit_trainer.files.run_dir import Result, Row
 
 
@@ -15,22 +14,11 @@ def hours_of(row: Mapping[str, Any]) -> float:
     return float(row.get("gpu_hours") or row.get("runtime_hours") or 0.0)
 
 
-def hours_saved(trials: Iterable[Trial], results: Mapping[str, Result | None], rows: Mapping[str, list[Row]]) -> float:
-    """Hours that stopped trials would have gone on for: their steps not run, at their own measured speed.
-
-    A lower bound: they weren't tested either.
-
-    Args:
-        results, rows: of trials by id; rows as `RunDir.journal` gives them.
-    """
-    return sum(
-        hours_not_run(results.get(trial.trial_id), rows.get(trial.trial_id, []), trial.config.total_steps)
-        for trial in trials
-    )
-
-
 def hours_not_run(result: Result | None, journal: Sequence[Row], total_steps: int) -> float:
-    """What `hours_saved` counts of one trial: 0 unless it was stopped."""
+    """Hours that a stopped trial would have gone on for: its steps not run, at its own measured speed; else 0.
+
+    A lower bound: it wasn't tested either.
+    """
     if result is None or result["status"] != "stopped" or not journal:
         return 0.0
     last = journal[-1]

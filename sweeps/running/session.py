@@ -54,8 +54,10 @@ class Session:
             trials = self.studies.trials
         else:
             trials = candidates(options, cells)
+        results = {trial: options.settled(options.run_dir(trial).result()) for trial in trials}
         in_order = cheapest_first if options.max_gpu_hours else longest_first
-        for trial in in_order(trials):
+        done = [trial for trial in trials if results[trial] is not None]  # has nothing to pay any more
+        for trial in done + in_order([trial for trial in trials if results[trial] is None]):
             self.trials[trial.trial_id] = trial
         self.num_expected = options.num_trials_per_cell * len(cells) if self.studies is not None else len(self.trials)
         """Trials of the whole sweep."""
@@ -64,8 +66,7 @@ class Session:
         self.budget = Budget(options.max_gpu_hours, journals)
         for trial in self.trials.values():
             self.display.add(trial, options.gpus_of(trial.cell.model), journals[trial.trial_id])
-            result = options.settled(self.run_dir(trial.trial_id).result())
-            if result is not None:
+            if (result := results[trial]) is not None:
                 self.display.ended(trial.trial_id, result)
             elif execution.deterministic:
                 require_same(

@@ -21,8 +21,7 @@ from sweeps.planning.plan import make_plan
 from sweeps.planning.plan_text import plan_lines
 from sweeps.planning.probed_rates import Workload, measure
 from sweeps.planning.rates import MeasuredRate, Rates
-from sweeps.records.comparison import predicted_and_actual
-from sweeps.records.hours import hours_lost, hours_saved
+from sweeps.records.hours import hours_lost, hours_not_run
 from sweeps.selection.asha_scheduler import PerCellASHA
 from sweeps.table.cells import MINI, PAPER, Cell, Schedule, Trial, cells_of
 from vit_trainer.architectures import MODELS
@@ -404,30 +403,10 @@ def test_hours_lost_of_a_run_that_was_really_cut_off(tmp_path: Path, monkeypatch
 
 
 def test_hours_saved_are_steps_not_run_at_the_trials_own_speed() -> None:
-    finished, stopped, failed = MINI_TRIALS[:3]
-    results: dict[str, dict[str, object] | None] = {
-        finished.trial_id: {"status": "finished", "step": 80},
-        stopped.trial_id: {"status": "stopped", "step": 20},
-        failed.trial_id: {"status": "failed", "step": 20},
-    }
-    rows = {trial.trial_id: [row(10, 0.4), row(20, 1.0)] for trial in (finished, stopped, failed)}
-    assert hours_saved(MINI_TRIALS, results, rows) == pytest.approx(2 * 1.0 / 20 * 60)
-    assert hours_saved(MINI_TRIALS, {stopped.trial_id: None}, {}) == 0
-
-
-def test_predicted_is_compared_with_actual_for_the_steps_that_were_run() -> None:
-    finished, stopped, waiting = PAPER_TRIALS[:3]
-    results = {
-        finished.trial_id: {"status": "finished", "step": 10_000, "gpu_hours": 5.0, "runtime_hours": 2.5},
-        stopped.trial_id: {"status": "stopped", "step": 2_500, "gpu_hours": 1.0, "runtime_hours": 1.0},
-        waiting.trial_id: None,
-    }
-    compared = predicted_and_actual(PAPER_TRIALS, results, Rates(A100))
-    assert (compared.num_trials, compared.actual_hours) == (2, 6.0)
-    assert compared.predicted_hours == pytest.approx(1.25 * hours_of(finished))
-    mini = {MINI_TRIALS[0].trial_id: {"status": "finished", "step": 80, "gpu_hours": 0.0, "runtime_hours": 0.1}}
-    compared = predicted_and_actual(MINI_TRIALS, mini, Rates(A100))
-    assert (compared.predicted_hours, compared.actual_hours) == (None, 0.1)
+    rows = [row(10, 0.4), row(20, 1.0)]
+    saved = [hours_not_run({"status": status, "step": 20}, rows, 80) for status in ("finished", "stopped", "failed")]
+    assert saved == [0, pytest.approx(2 * 1.0 / 20 * 60), 0]
+    assert hours_not_run(None, rows, 80) == hours_not_run({"status": "stopped"}, [], 80) == 0
 
 
 # Probes.

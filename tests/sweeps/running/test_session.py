@@ -1,0 +1,43 @@
+"""What a session knows before anything runs, and says when all has."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sweeps.machines.cards import CARDS
+from sweeps.options import SweepOptions
+from sweeps.planning.rates import Rates
+from sweeps.running.session import Session
+from sweeps.sweep import _cost_lines
+from sweeps.table.cells import PAPER, Cell, Trial, cells_of
+from tests.sweeps.storages import ATTEMPT, finished, write_run
+from vit_trainer.config import Execution
+
+B32, B16 = cells_of(replace(PAPER, models=("ViT-B_32", "ViT-B_16"), datasets=("cifar10",), dropouts=(0.0,)))
+
+
+def session(storage: Path, *cells: Cell, **options: Any) -> Session:
+    given = SweepOptions(storage=str(storage), quiet=True, base_lrs=("0.003", "0.01"), **options)
+    return Session("sweep", list(cells), given, Execution(), lambda trial: None)
+
+
+def test_under_a_budget_a_cell_costs_what_is_left_of_it(tmp_path: Path) -> None:
+    # Of two equal cells the one with a candidate less to run comes first, and so does a larger one with none.
+    other = replace(B32, dataset="cifar100")
+    assert session(tmp_path, B32, other, max_gpu_hours=10.0).pending[0].cell == B32
+    config = Trial(other, 0.01, 0).config
+    write_run(tmp_path, config, *finished(config, 0.9, 0.9))
+    assert session(tmp_path, B32, other, max_gpu_hours=10.0).pending[0].cell == other
+
+
+def test_the_closing_line_predicts_for_the_card_that_trials_had(tmp_path: Path) -> None:
+    trials = [Trial(B32, 0.003, 0), Trial(B32, 0.01, 0)]
+    for trial, name in zip(trials, ("NVIDIA GeForce RTX 3090", "NVIDIA H100 80GB HBM3"), strict=True):
+        run = finished(trial.config, 0.9, 0.9)
+        write_run(tmp_path, trial.config, *run, hours=8.0, attempt=ATTEMPT | {"device_name": name})
+    hours = sum(Rates(CARDS[name]).hours(trials[0]) or 0.0 for name in ("RTX-3090", "H100"))
+    assert _cost_lines(session(tmp_path, B32)) == [f"16 hours of 2 trials, {hours:.3g} predicted"]
+    unknown = Trial(B16, 0.003, 0)
+    attempt = ATTEMPT | {"device_name": "NVIDIA GeForce RTX 2060"}
+    write_run(tmp_path, unknown.config, *finished(unknown.config, 0.9, 0.9), hours=4.0, attempt=attempt)
+    assert _cost_lines(session(tmp_path, B32, B16)) == ["20 hours of 3 trials"]
