@@ -160,7 +160,7 @@ class Execution:
     log_every_steps: int = 50
     """Optimiser steps between rows of the journal that hold only the training loss."""
     checkpoint_every_minutes: float = 10.0
-    """Time between checkpoints, beside those at validations: what a lost machine costs at most."""
+    """Time between checkpoints, what a lost machine costs at most; 2 are enough for another at a validation."""
     checkpoint: str | None = None
     """A local .npz with the weights to start from, instead of the upstream's."""
     num_workers: int | None = None

@@ -195,7 +195,7 @@ def _train(
                 row |= {"val/accuracy": validation.accuracy, "val/loss": validation.loss}
             if execution.system_metrics:
                 row |= system_metrics()
-            ledger.write_row(row)
+            ledger.write_row(row, is_last=progress.step == config.total_steps)
         if progress.step == config.total_steps:
             break
 

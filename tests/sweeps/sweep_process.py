@@ -28,7 +28,9 @@ class Sweep:
             with_mlflow_tables(storage)
         rates = [] if "--base-lrs" in arguments else ["--base-lrs", *BASE_LRS]
         selection = [] if "--early-stopping" in arguments else ["--no-early-stopping"]
-        command = [sys.executable, str(SCRIPT), *SMALL_GRID, *rates, *selection, *arguments, "--storage", str(storage)]
+        often = ["--checkpoint-every-minutes", "0.001"]  # else a miniature is over before its first one is due
+        flags = [*SMALL_GRID, *often, *rates, *selection, *arguments, "--storage", str(storage)]
+        command = [sys.executable, str(SCRIPT), *flags]
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -66,7 +68,12 @@ def rows_of(run_dir: RunDir, attempt: int) -> list[Row]:
 
 def has_validated_in(attempt: int) -> Callable[[RunDir], bool]:
     """Whether a trial is in the middle of such an attempt: a checkpoint is there, and steps are still to come."""
-    return lambda run_dir: run_dir.result() is None and any("val/accuracy" in row for row in rows_of(run_dir, attempt))
+
+    def has_validated(run_dir: RunDir) -> bool:
+        with run_dir.checkpoint() as path:
+            return path is not None and any("val/accuracy" in row for row in rows_of(run_dir, attempt))
+
+    return has_validated
 
 
 has_validated = has_validated_in(1)

@@ -24,6 +24,7 @@ from vit_trainer.files.run_dir import RunDir
 # The second rate is the worse one at every rung of every cell (seen without early stopping). So the first never stops
 # whichever comes to a rung first, which chaos changes, and the table must be equal to the last bit.
 MINIATURE = ("--preset", "mini", "--base-lrs", "0.003", "0.1", "--max-failures", "100")
+MINIATURE += ("--checkpoint-every-minutes", "0.001")  # a miniature is over before the first one would be due
 
 
 @dataclass(frozen=True)

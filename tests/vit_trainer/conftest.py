@@ -43,6 +43,12 @@ def make_arrays() -> MakeArrays:
     return make
 
 
+@pytest.fixture
+def saves_at_validations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint at each validation, however young the last one is."""
+    monkeypatch.setattr("vit_trainer.loop.ledger.VALIDATION_MINUTES", 0.0)
+
+
 @dataclass
 class FileServer:
     """Serves `content` under every path but /missing; knows ranges unless told not to."""

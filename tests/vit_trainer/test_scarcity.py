@@ -51,6 +51,7 @@ def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(tmp_path: 
         assert other[1:] == pytest.approx(enough[1:], abs=1e-5)
 
 
+@pytest.mark.usefixtures("saves_at_validations")
 def test_a_full_disk_ends_the_trial_with_that_cause_and_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -63,15 +64,16 @@ def test_a_full_disk_ends_the_trial_with_that_cause_and_keeps_the_checkpoint_bef
         run_dir = RunDir(disk / "run")
 
         def fill(row: dict[str, object]) -> None:
+            run_dir.finish_checkpoint()
             if row.get("step") == 2:
                 space = os.statvfs(disk)
                 (disk / "filler").write_bytes(b"x" * (space.f_bavail * space.f_frsize - 65536))
 
         with pytest.raises(OSError, match="No space left on device"):
-            train(CONFIG, run_dir, EXECUTION, fill)
+            train(CONFIG, run_dir, Execution(num_evaluations=4), fill)
         result = run_dir.result()
         assert result is not None
-        assert (result["status"], result["step"]) == ("failed", 2)
+        assert (result["status"], result["step"]) == ("failed", 3)
         assert result["cause"].startswith("OSError: [Errno 28] No space left on device")
         (disk / "filler").unlink()
         train(CONFIG, RunDir(disk / "run"), EXECUTION)
@@ -80,6 +82,7 @@ def test_a_full_disk_ends_the_trial_with_that_cause_and_keeps_the_checkpoint_bef
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.usefixtures("saves_at_validations")
 @pytest.mark.parametrize(
     "damage",
     [
@@ -95,7 +98,7 @@ def test_a_damaged_checkpoint_is_named_and_the_run_starts_anew(tmp_path: Path, d
     class Killed(BaseException):
         pass
 
-    def kill(row: dict[str, object]) -> None:
+    def kill(row: dict[str, object]) -> None:  # its checkpoint is finished before train() gives the lease back
         raise Killed
 
     with pytest.raises(Killed):

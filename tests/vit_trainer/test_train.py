@@ -29,11 +29,13 @@ class Killed(BaseException):
     """Stands in for the end of the process right after a report."""
 
 
+@pytest.mark.usefixtures("saves_at_validations")
 def test_four_steps_a_kill_and_four_more_are_eight(tmp_path: Path) -> None:
     whole, broken = RunDir(tmp_path / "whole"), RunDir(tmp_path / "broken")
     train(CONFIG, whole, EXECUTION)
 
     def kill_at_step_4(row: Row) -> None:
+        broken.finish_checkpoint()
         if row["step"] == 4:
             raise Killed
 
@@ -52,6 +54,7 @@ def test_four_steps_a_kill_and_four_more_are_eight(tmp_path: Path) -> None:
         assert one["val/accuracy"] == other["val/accuracy"]
 
 
+@pytest.mark.usefixtures("saves_at_validations")
 def test_the_journal_gets_the_row_that_a_crash_kept_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir = RunDir(tmp_path)
 

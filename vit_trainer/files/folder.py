@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 from vit_trainer.errors import InputError
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -67,7 +67,7 @@ class Folder(ABC):
         """A file's content, or None if there is no such file."""
 
     @abstractmethod
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, *parts: bytes | memoryview) -> None:
         """Put a file in place, whole or not at all; makes the folder if need be."""
 
     @abstractmethod
@@ -116,10 +116,10 @@ class LocalFolder(Folder):
         except FileNotFoundError:
             return None
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, *parts: bytes | memoryview) -> None:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        write_atomically(path, *parts)
 
     def append(self, name: str, line: bytes) -> None:
         path = self.path / name
@@ -174,9 +174,10 @@ class RemoteFolder(Folder):
         except FileNotFoundError:
             return None
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, *parts: bytes | memoryview) -> None:
         with self.filesystem.open_output_stream(f"{self.path}/{name}") as stream:
-            stream.write(content)
+            for part in parts:
+                stream.write(part)
 
     def append(self, name: str, line: bytes) -> None:
         self.write(name, (self.read(name) or b"") + line)  # object stores only know whole files; journals are small

@@ -13,10 +13,12 @@ A run folder is the whole truth about a trial:
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,6 +48,7 @@ class RunDir:
         """folder: or its path or URI, see `open_folder`."""
         self.folder = folder if isinstance(folder, Folder) else open_folder(folder)
         self._lease: str | None = None
+        self._checkpoint: Future[None] | None = None
 
     @property
     def location(self) -> str:
@@ -73,6 +76,9 @@ class RunDir:
             present = self.config()
             if present in (None, dict(config)):
                 self.folder.remove(RESULT)
+            for name in self.folder.child("checkpoint").names():
+                if name.endswith(".tmp"):  # of a writer that was killed
+                    self.folder.remove(f"checkpoint/{name}")
             if present is None:
                 self.folder.write(CONFIG, json.dumps(dict(config), indent=1, sort_keys=True).encode())
         except OSError as error:
@@ -96,6 +102,8 @@ class RunDir:
 
     def close(self) -> None:
         """Give the lease back, if it is still this object's: nothing more will be written."""
+        with suppress(Exception):
+            self.finish_checkpoint()
         if self._lease is not None and (self.lease() or {}).get("writer") == self._lease:
             self.folder.remove(LEASE)
         self._lease = None
@@ -107,12 +115,46 @@ class RunDir:
         self.folder.append(JOURNAL, (json.dumps(row) + "\n").encode())
         return row
 
-    def write_checkpoint(self, content: bytes) -> None:
-        """Put a new checkpoint in the place of the last one."""
-        self.check_lease()
-        self.folder.write(CHECKPOINT, content)
+    def start_checkpoint(self, *parts: bytes | memoryview) -> None:
+        """Put a new checkpoint in the place of the last one, in the background; the one before must be finished.
+
+        Args:
+            parts: its content, which must not change meanwhile.
+        """
+        assert self._checkpoint is None
+        future: Future[None] = Future()
+
+        def write() -> None:
+            try:
+                self.check_lease()
+                future.set_result(self.folder.write(CHECKPOINT, *parts))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._checkpoint = future
+        threading.Thread(target=write, name="checkpoint", daemon=True).start()
+
+    def is_writing_checkpoint(self) -> bool:
+        """Whether one is on its way; raises what kept the last one from its place."""
+        if self._checkpoint is not None and self._checkpoint.done():
+            self.finish_checkpoint()
+        return self._checkpoint is not None
+
+    def finish_checkpoint(self) -> None:
+        """Wait until the checkpoint is in place.
+
+        Raises:
+            OSError: the storage refused it.
+            LeaseLostError: another process has taken the run over.
+        """
+        future, self._checkpoint = self._checkpoint, None
+        if future is not None:
+            future.result()
 
     def remove_checkpoint(self) -> None:
+        """Give its room back: the run has its result."""
+        with suppress(OSError):
+            self.finish_checkpoint()
         self.check_lease()
         self.folder.remove(CHECKPOINT)
 

@@ -19,7 +19,12 @@ from vit_trainer.provenance import commit, versions
 from vit_trainer.weights.npz_files import file_sha256
 
 Report = Callable[[Row], None]
-"""Gets the journal's row after each validation, and its notes; the only seam towards whoever started the run."""
+"""Gets the journal's row after each validation, and its notes; the only seam towards whoever started the run.
+
+It may raise RunInterruptedError: then the state is kept, and the run ends.
+"""
+VALIDATION_MINUTES = 2.0
+"""At a validation, a checkpoint older than this is renewed: it is a moment to which one may want to go back."""
 
 
 class Ledger:
@@ -42,6 +47,7 @@ class Ledger:
         self._loss_sum = torch.zeros((), device=accelerator.device)
         self._first_bad_step = torch.full((), math.inf, device=accelerator.device)
         self._started_at = self._saved_at = time.monotonic()
+        self._saved_step = -1  # none, or one whose row it didn't hold
 
     @property
     def seconds(self) -> float:
@@ -95,9 +101,15 @@ class Ledger:
 
     def note(self, note: str, **facts: int) -> None:
         """Tell the journal and whoever started the run; facts: what the line says beside it."""
-        line = self._run_dir.append({"note": note, **facts})
-        if self._report is not None:
-            self._report(line)
+        self._tell(self._run_dir.append({"note": note, **facts}))
+
+    def _tell(self, line: Row) -> None:
+        try:
+            if self._report is not None:
+                self._report(line)
+        except RunInterruptedError:
+            self._save_now()
+            raise
 
     def add_step(self, loss: Tensor) -> None:
         """Count one optimiser step; loss: this process's mean, a scalar on the device, which isn't waited for."""
@@ -134,35 +146,60 @@ class Ledger:
         due = progress.step in evaluation_steps or progress.step % self._execution.log_every_steps == 0
         return due and progress.step > 0 and not is_written
 
-    def write_row(self, row: Row) -> None:
-        """Put a row into the journal, after a checkpoint that holds it and before a report if it has a validation."""
+    def write_row(self, row: Row, *, is_last: bool = False) -> None:
+        """Put a row into the journal, and report it if it has a validation.
+
+        Whatever ends the process afterwards, the row stays: a checkpoint of this step holds it too, and from an older
+        one the run comes to it again. After the last row there is nothing left to go on with.
+        """
         progress = self.state.progress
         self.count_time()
         progress.row = row | {"runtime_hours": progress.seconds / 3600, "gpu_hours": progress.gpu_seconds / 3600}
         progress.row_seconds, progress.num_summed_steps = progress.seconds, 0
         self._loss_sum.zero_()
+        self._saved_step = -1
         if not self._writes:
             return
-        if "val/accuracy" in row:
-            self._save()
+        validated = "val/accuracy" in row
+        if validated and not is_last:
+            self.save_if_due(VALIDATION_MINUTES)
         written = self._run_dir.append(progress.row)
-        if "val/accuracy" in row and self._report is not None:
-            self._report(written)
+        if validated:
+            self._tell(written)
 
-    def save_if_due(self) -> None:
-        """Write a checkpoint if the last one is too long ago."""
-        if self._writes and time.monotonic() - self._saved_at >= 60 * self._execution.checkpoint_every_minutes:
+    def save_if_due(self, minutes: float = math.inf) -> None:
+        """Begin a checkpoint if the last one is too long ago.
+
+        Args:
+            minutes: how long that is, where it is less than `Execution.checkpoint_every_minutes`.
+
+        Raises:
+            OSError: the storage refused the last one.
+            LeaseLostError: another process has taken the run over.
+        """
+        minutes = min(minutes, self._execution.checkpoint_every_minutes)
+        if not self._writes or self._run_dir.is_writing_checkpoint():
+            return
+        if time.monotonic() - self._saved_at >= 60 * minutes:
             self._save()
 
     def end_if_interrupted(self) -> None:
         """Keep the state and raise RunInterruptedError if that was asked for."""
         if self._writes and self._interrupted():
-            self._save()
+            self._save_now()
             raise RunInterruptedError(f"interrupted after step {self.state.progress.step}; its state is kept")
 
     def _save(self) -> None:
+        """Copy the state, and begin to write it; the one before must be finished."""
         self.mean_loss()  # a state that is no number is not worth keeping
         self.state.progress.loss_sum = self._loss_sum.item()
         self.count_time()
-        self._run_dir.write_checkpoint(self.state.to_bytes())
-        self._saved_at = time.monotonic()
+        self._run_dir.start_checkpoint(*self.state.copied())
+        self._saved_at, self._saved_step = time.monotonic(), self.state.progress.step
+
+    def _save_now(self) -> None:
+        """Have a checkpoint of this step in its place."""
+        self._run_dir.finish_checkpoint()
+        if self._saved_step != self.state.progress.step:
+            self._save()
+            self._run_dir.finish_checkpoint()

@@ -1,4 +1,4 @@
-"""TrainState: exactly what must survive a restart, in one file that is whole or not there.
+"""TrainState: exactly what must survive a restart, in one safetensors file that is whole or not there.
 
 Image order, augmentation, dropout and learning rate are functions of the step, so they are not here.
 """
@@ -7,13 +7,16 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from vit_trainer.errors import CheckpointError
 from vit_trainer.files.run_dir import Row
 from vit_trainer.loop.optim import OfficialSGD
+
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64"}
+"""What safetensors calls them."""
 
 
 @dataclass
@@ -43,15 +46,36 @@ class TrainState:
         self.model = model
         self.optimizer = optimizer
         self.progress = Progress()
+        self._copies: dict[str, Tensor] = {}
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         return tensors | {f"momentum/{i}": tensor for i, tensor in enumerate(self.optimizer.momentum)}
 
-    def to_bytes(self) -> bytes:
-        """The whole state as the content of a safetensors file."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
-        return save(tensors, metadata={"progress": json.dumps(asdict(self.progress))})
+    def copied(self) -> list[bytes | memoryview]:
+        """The whole state as it is now, as the content of a file in parts.
+
+        Their bytes lie in one copy in host memory, which the next call overwrites. A GPU's is pinned: it is filled at
+        the speed of the bus, and writing it to a file later doesn't concern the GPU.
+        """
+        tensors = self._tensors()
+        if not self._copies:
+            # Longer elements first, so that each begins at a multiple of its size.
+            for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].element_size()):
+                self._copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        header: dict[str, object] = {"__metadata__": {"progress": json.dumps(asdict(self.progress))}}
+        start = 0
+        for name, copy in self._copies.items():
+            copy.copy_(tensors[name], non_blocking=True)
+            end = start + copy.nbytes
+            header[name] = {"dtype": DTYPES[copy.dtype], "shape": list(copy.shape), "data_offsets": [start, end]}
+            start = end
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        contents = [copy.view(-1).view(torch.uint8).numpy().data for copy in self._copies.values()]
+        return [len(text).to_bytes(8, "little") + text, *contents]
 
     def restore(self, path: Path) -> None:
         """Take over the state in a file; nothing is changed if that fails.

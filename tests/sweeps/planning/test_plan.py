@@ -391,6 +391,7 @@ def test_hours_lost_of_a_run_that_was_really_cut_off(tmp_path: Path, monkeypatch
         return written
 
     with monkeypatch.context() as patch:
+        patch.setattr("vit_trainer.loop.ledger.VALIDATION_MINUTES", 0.0)
         patch.setattr(RunDir, "append", cut_off)
         with pytest.raises(Killed):
             train(config, RunDir(tmp_path), execution)

@@ -28,6 +28,7 @@ from sweeps.running.launcher import (
     INTERRUPTED,
     RESTART,
     Continue,
+    End,
     Exited,
     Reported,
     Start,
@@ -130,16 +131,33 @@ def test_a_gang_of_two_follows_the_trajectory_of_one_process(launched: Launched,
 
 @pytest.mark.slow
 def test_a_killed_trial_is_told_and_the_next_one_resumes_it(launched: Launched, tmp_path: Path) -> None:
-    (pid,) = launched.start(tmp_path)
+    (pid,) = launched.start(tmp_path, execution=dataclasses.replace(EXECUTION, checkpoint_every_minutes=1e-4))
     for _ in range(3):
         assert isinstance(launched.receive(), Reported)
         launched.connection.send(Continue())
-    assert isinstance(launched.receive(), Reported)  # it now waits, with step 4 in place
+    assert isinstance(launched.receive(), Reported)  # it now waits
+    while "state.safetensors" not in RunDir(tmp_path).folder.child("checkpoint").names():
+        assert not launched.connection.poll(0.002)
     os.kill(pid, signal.SIGKILL)
     assert launched.receive() == Exited(-signal.SIGKILL)
     launched.start(tmp_path)
     rows, status = launched.finish()
-    assert (rows[0]["step"], status) == (5, 0)
+    assert 1 < rows[0]["step"] <= 5
+    assert status == 0
+
+
+def test_a_trial_that_is_ended_at_its_report_goes_on_after_it(launched: Launched, tmp_path: Path) -> None:
+    """Whoever ends or pauses a trial at a rung finds its state in the run folder once the lease is given back."""
+    for last_step in (3, 7):
+        launched.start(tmp_path)
+        while isinstance(message := launched.receive(), Reported):
+            launched.connection.send(Continue() if message.row["step"] < last_step else End())
+        assert message == Exited(INTERRUPTED, "interrupted after a report; its state is kept")
+        assert RunDir(tmp_path).lease() is None
+    launched.start(tmp_path)
+    assert launched.finish()[1] == FINISHED
+    assert [attempt["from_step"] for attempt in RunDir(tmp_path).attempts()] == [0, 3, 7]
+    assert [row["step"] for row in RunDir(tmp_path).rows()] == list(range(1, 21))
 
 
 @pytest.fixture(scope="module")
@@ -241,15 +259,15 @@ def test_a_trial_goes_on_with_other_processes_and_micro_batches(launched: Launch
     rows, _ = launched.finish()
     for attempt, (num_processes, micro_batch_size) in enumerate([(1, 4), (2, 8), (2, 4), (1, 16)]):
         changed = dataclasses.replace(execution, micro_batch_size=micro_batch_size)
-        pids = launched.start(tmp_path / "several", num_processes, execution=changed)
+        launched.start(tmp_path / "several", num_processes, execution=changed)
         message = launched.receive()
         assert isinstance(message, Reported)
         assert message.row["train/loss"] == pytest.approx(rows[attempt]["train/loss"], abs=1e-5)
         if attempt < 3:
-            os.kill(pids[0], signal.SIGKILL)
+            launched.connection.send(End())
             exited = launched.receive()
             assert isinstance(exited, Exited)
-            assert exited.status == -signal.SIGKILL
+            assert exited.status == INTERRUPTED
         else:
             launched.connection.send(Continue())
             assert launched.receive() == Exited(FINISHED)

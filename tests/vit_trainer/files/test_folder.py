@@ -91,8 +91,10 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.usefixtures("saves_at_validations")
 def test_a_trial_goes_on_from_a_bucket(bucket: str, tmp_path: Path) -> None:
     def kill(row: dict[str, Any]) -> None:
+        remote.finish_checkpoint()
         if row["step"] == 4:
             raise Killed
 
