@@ -34,7 +34,7 @@ FLOORS = {
         "config",
         "data",
         "files",
-        "machine cards architectures provenance command_line",
+        "machine kernels cards architectures provenance command_line",
         "errors",
     ),
 }

@@ -16,6 +16,7 @@ tracking/       run folders to MLflow
 files/          folders and buckets, the run folder, the layout of a storage, downloads
 machine         what PyTorch finds here; device names
 cards           CARDS: peaks and memory of GPUs, by our names and the drivers'
+kernels         where compiled kernels lie, and who makes them
 provenance      which code and versions a run was made with
 command_line    flags, errors and exit codes of every command
 errors          what can go wrong, as a tree

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,34 @@ def test_each_size_is_compiled_but_the_odd_end_of_an_evaluation(
     model.eval()
     assert run(16, 16, 5, 64, 5) == [(False, 16), (False, 16), (False, 64)]
     assert len(list(tmp_path.glob("vit-*.lock"))) == 4
+
+
+def test_a_gangs_graph_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    def graphs_of(compile_: Callable[[nn.Module], None]) -> int:
+        graphs.clear()
+        model = nn.Sequential(*(nn.Linear(600, 600) for _ in range(3)))
+        compile_(model)
+        gang_member = nn.parallel.DistributedDataParallel(model, bucket_cap_mb=1)
+        gang_member(torch.ones(2, 600)).sum().backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        return len(graphs)
+
+    def as_ever(model: nn.Module) -> None:
+        model.forward = torch.compile(model.forward)
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        assert (graphs_of(as_ever), graphs_of(compile_forward)) == (3, 1)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 TRAIN = """
