@@ -52,7 +52,13 @@ def test_it_is_reported_in_the_same_words(storage: Path) -> None:
     text = re.sub(r"cells in \S+:", "cells in STORAGE:", text, count=1)
     text = re.sub("Written .* UTC from", "Written WHEN from", text, count=1)
     assert text == (OLD / "report.md").read_text()
-    assert (storage / "report" / "table.json").read_text() == (OLD / "table.json").read_text()
+    new, old = ((folder / "table.json").read_text() for folder in (storage / "report", OLD))
+    assert to_twelve_digits(new) == to_twelve_digits(old)
+
+
+def to_twelve_digits(text: str) -> str:
+    """What Python sums up has other last digits since 3.12."""
+    return re.sub(r"\d+\.\d{12,}", lambda number: f"{float(number.group()):.12g}", text)
 
 
 def test_it_is_watched_in_the_same_words(storage: Path) -> None:
