@@ -150,7 +150,12 @@ def _train(
     torch.manual_seed(config.seed)
 
     # Data.
-    data = load_dataset(config.dataset, num_workers=execution.num_workers, skip_unreadable=execution.skip_unreadable)
+    data = load_dataset(
+        config.dataset,
+        num_workers=execution.num_workers,
+        skip_unreadable=execution.skip_unreadable,
+        compiled=made_with["compiled"],
+    )
 
     # Model.
     raw_model = initial_model(config, execution)

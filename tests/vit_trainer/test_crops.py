@@ -5,17 +5,21 @@ area, aspect ratio and height, means of (top, left, height, width), and the shar
 golden_values/preprocess.npz: random images, and what the official resize made of them whole and of one crop each.
 """
 
+import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch._dynamo.utils import counters
 
+import vit_trainer.data.crops as crops_module
 from vit_trainer.data.crops import (
     Crops,
-    _neighbours,
-    _resize_at_once,
+    _OneKernel,
     random_crops,
     resize_crops,
     resize_cuts,
@@ -102,10 +106,70 @@ def test_cuts_of_all_sizes_become_what_their_crops_become() -> None:
     batched = resize_crops(torch.from_numpy(images), crops, 32)
     assert crops.flip.any()
     torch.testing.assert_close(ragged, batched, atol=1e-5, rtol=0)
-    heights, widths = torch.from_numpy(np.stack([crops.height, crops.width]))
-    near = _neighbours(heights, None, 32), _neighbours(widths, flip, 32)
-    at_once = _resize_at_once(pixels, heights * widths, widths, *near)  # as a GPU does it
-    torch.testing.assert_close(at_once, ragged, atol=1e-5, rtol=0)
+
+
+Cuts = tuple[Tensor, list[tuple[int, int]], Tensor]
+
+
+def cuts_of(count: int, seed: int) -> Cuts:
+    rng = np.random.default_rng(seed)
+    sizes = [(int(height), int(width)) for height, width in rng.integers(1, 60, (count, 2))]
+    pixels = rng.integers(0, 256, 3 * sum(height * width for height, width in sizes), dtype=np.uint8)
+    return torch.from_numpy(pixels), sizes, torch.from_numpy(rng.random(count) < 0.5)
+
+
+@pytest.fixture
+def one_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(crops_module, "_resize_in_one_kernel", _OneKernel())
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("one_kernel")
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "eager",
+        pytest.param(
+            "inductor",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler for a CPU"),
+            ],
+        ),
+    ],
+)
+def test_a_gpus_kernel_is_made_once_for_images_of_all_sizes(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    counters.clear()
+    for count in (8, 8, 5, 3):
+        cuts = cuts_of(count, seed=count)
+        torch.testing.assert_close(resize_cuts(*cuts, 32, compiled=True), resize_cuts(*cuts, 32), atol=1e-6, rtol=0)
+    assert counters["stats"]["unique_graphs"] == 1
+    with torch.inference_mode():
+        for count in (8, 4):
+            resize_cuts(*cuts_of(count, seed=count), 32, compiled=True)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert counters["inductor"]["fxgraph_cache_miss"] == (backend == "inductor")  # which an evaluation finds again
+    assert len(list(tmp_path.glob("vit-*.made"))) == 2
+
+
+@pytest.mark.usefixtures("one_kernel")
+def test_images_are_resized_uncompiled_where_compiling_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def no_compiler(graph: object, inputs: object) -> None:
+        raise OSError("no compiler\nis here")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=no_compiler))
+    for seed in range(2):  # the way a GPU goes then; said once
+        cuts = cuts_of(8, seed)
+        torch.testing.assert_close(resize_cuts(*cuts, 32, compiled=True), resize_cuts(*cuts, 32), atol=1e-6, rtol=0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "images are resized uncompiled, which is slower: OSError: no compiler"
+    assert not list(tmp_path.glob("vit-*.made"))
 
 
 def test_a_whole_image_is_seen_to_its_borders_without_antialias() -> None:

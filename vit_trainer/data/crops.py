@@ -5,6 +5,9 @@ distance between where an output pixel falls and an input pixel, so crop, flip a
 nothing outside the crop can leak in. Equal to the official resize to 5e-6 of the range.
 """
 
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_trainer.data.randomness import Stream, uniform
-from vit_trainer.machine import to_device
+from vit_trainer.errors import cause_of
+from vit_trainer.kernels import made_once
+from vit_trainer.machine import is_out_of_memory, to_device
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 AREAS = (0.05, 1.0)
@@ -148,7 +153,9 @@ def resize_crops(images: Tensor, crops: Crops, resolution: int) -> Tensor:
         return rows[:, None] @ pixels @ columns.transpose(1, 2)[:, None]
 
 
-def resize_cuts(pixels: Tensor, sizes: list[tuple[int, int]], flip: Tensor, resolution: int) -> Tensor:
+def resize_cuts(
+    pixels: Tensor, sizes: list[tuple[int, int]], flip: Tensor, resolution: int, *, compiled: bool = False
+) -> Tensor:
     """What `resize_crops` does, for crops of different sizes that have been cut out before.
 
     Args:
@@ -156,15 +163,18 @@ def resize_cuts(pixels: Tensor, sizes: list[tuple[int, int]], flip: Tensor, reso
         sizes: (height, width) of each crop in pixels.
         flip: (batch,) bool, on the same device.
         resolution: R, in pixels.
+        compiled: in one kernel, which is made at the first call; equal but for rounding.
 
     Returns:
         (batch, 3, R, R) float32.
     """
-    heights, widths = to_device(np.array(sizes, dtype=np.int64).T, pixels.device)
+    sides = np.array(sizes, dtype=np.int64)
+    first, heights, widths = to_device(np.stack([sides.prod(1).cumsum() - sides.prod(1), *sides.T]), pixels.device)
     rows, columns = _neighbours(heights, None, resolution), _neighbours(widths, flip, resolution)
-    if pixels.device.type == "cuda":
-        return _resize_at_once(pixels, heights * widths, widths, rows, columns)
-    return _resize_one_by_one(pixels, sizes, rows, columns)
+    if pixels.device.type == "cpu" and not compiled:
+        return _resize_one_by_one(pixels, sizes, rows, columns)
+    resize = _resize_in_one_kernel if compiled else _resize_at_once
+    return resize(pixels.view(-1, 3), first, widths, rows, columns)
 
 
 def _resize_one_by_one(pixels: Tensor, sizes: list[tuple[int, int]], rows: _Neighbours, columns: _Neighbours) -> Tensor:
@@ -182,18 +192,53 @@ def _resize_one_by_one(pixels: Tensor, sizes: list[tuple[int, int]], rows: _Neig
     return images
 
 
-def _resize_at_once(
-    pixels: Tensor, num_pixels: Tensor, widths: Tensor, rows: _Neighbours, columns: _Neighbours
-) -> Tensor:
-    """`resize_cuts` on a GPU, which many small kernels would leave idle: four gathers from all crops' pixels."""
-    first = (num_pixels.cumsum(0) - num_pixels)[:, None]
+def _resize_at_once(pixels: Tensor, first: Tensor, widths: Tensor, rows: _Neighbours, columns: _Neighbours) -> Tensor:
+    """`resize_cuts` on a GPU, which many small kernels would leave idle: four gathers from all crops' pixels.
+
+    pixels: (number of pixels, 3); first: (batch,) the place of each crop's first one.
+    """
+    index = torch.int32 if pixels.numel() < 2**31 else torch.int64
 
     def pixels_at(y: Tensor, x: Tensor) -> Tensor:
-        places = (first + y * widths[:, None])[:, :, None] + x[:, None, :]
-        return pixels.view(-1, 3)[places].float()
+        rows = first.to(index)[:, None] + y.to(index) * widths.to(index)[:, None]
+        return pixels[rows[:, :, None] + x.to(index)[:, None, :]].float()
 
     x_share, y_share = columns.share[:, None, :, None], rows.share[:, :, None, None]
     above = torch.lerp(pixels_at(rows.lower, columns.lower), pixels_at(rows.lower, columns.upper), x_share)
     below = torch.lerp(pixels_at(rows.upper, columns.lower), pixels_at(rows.upper, columns.upper), x_share)
     images = torch.lerp(above, below, y_share).sub_(127.5).div_(127.5)
     return images.permute(0, 3, 1, 2).contiguous()
+
+
+class _OneKernel:
+    """`_resize_at_once`, compiled for any number of pixels and images; as it is, after a line, where that fails."""
+
+    def __init__(self) -> None:
+        self._compiled: Callable[..., Tensor] | None = None
+        self._known: set[object] = set()
+        self._failed = False
+
+    def __call__(
+        self, pixels: Tensor, first: Tensor, widths: Tensor, rows: _Neighbours, columns: _Neighbours
+    ) -> Tensor:
+        if self._failed:
+            return _resize_at_once(pixels, first, widths, rows, columns)
+        self._compiled = self._compiled or torch.compile(_resize_at_once)
+        for tensor in (pixels, first, widths, *rows, *columns):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        kind = (rows.share.shape[1], len(first) == 1, torch.is_inference_mode_enabled(), pixels.device.type)
+        try:
+            with nullcontext() if kind in self._known else made_once(f"resize {kind}"):
+                images = self._compiled(pixels, first, widths, rows, columns)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            cause = cause_of(getattr(error, "inner_exception", error))  # of what Dynamo wraps, the wrapping says little
+            print(f"images are resized uncompiled, which is slower: {cause}", file=sys.stderr)
+            self._failed = True
+            return _resize_at_once(pixels, first, widths, rows, columns)
+        self._known.add(kind)
+        return images
+
+
+_resize_in_one_kernel = _OneKernel()

@@ -127,15 +127,16 @@ class ImageFileSplit:
         *,
         num_workers: int | None = None,
         skip_unreadable: bool = False,
+        compiled: bool = False,
     ) -> None:
-        """paths: (num_images,) relative to the root; labels: (num_images,); the others as in `config.Execution`.
+        """paths: (num_images,) relative to the root; labels: (num_images,); the others as in `load_dataset`.
 
         Bytes in one array, because workers would copy a list of a million strings by counting references to them.
         """
         assert len(paths) == len(labels)
         self._root, self._paths, self._labels = root, paths, labels
         self._num_workers = num_cores() if num_workers is None else num_workers
-        self._skips = skip_unreadable
+        self._skips, self._compiled = skip_unreadable, compiled
         self.unreadable: dict[str, str] = {}
         """Path and reason of every image that has been skipped so far."""
 
@@ -176,7 +177,8 @@ class ImageFileSplit:
                 part.to(device, non_blocking=True) for part in (cuts.pixels, cuts.flip, cuts.labels)
             )
             sizes = [(height, width) for height, width in cuts.sizes.tolist()]
-            yield resize_cuts(pixels, sizes, flip, resolution), labels
+            compiled = self._compiled and device.type == "cuda"  # on a CPU that took twice as long
+            yield resize_cuts(pixels, sizes, flip, resolution, compiled=compiled), labels
 
     def _note(self, unreadable: list[tuple[str, str]]) -> None:
         if not unreadable:
@@ -195,17 +197,24 @@ class ImageFileSplit:
                 print(f"skipped unreadable image {path} ({reason}): {len(self.unreadable)} so far", file=sys.stderr)
 
 
-def load_class_folders(root: Path, *, num_workers: int | None = None, skip_unreadable: bool = False) -> Splits:
+def load_class_folders(
+    root: Path, *, num_workers: int | None = None, skip_unreadable: bool = False, compiled: bool = False
+) -> Splits:
     """The splits of any folder of classes.
 
     Raises:
         DataError: as `find_class_folders`.
     """
-    return _splits(find_class_folders(root), HELD_OUT_PERCENT, num_workers, skip_unreadable)
+    return _splits(find_class_folders(root), HELD_OUT_PERCENT, num_workers, skip_unreadable, compiled)
 
 
 def load_imagenet(
-    root: Path, info: DatasetInfo, *, num_workers: int | None = None, skip_unreadable: bool = False
+    root: Path,
+    info: DatasetInfo,
+    *,
+    num_workers: int | None = None,
+    skip_unreadable: bool = False,
+    compiled: bool = False,
 ) -> Splits:
     """ImageNet-2012 from train/ and val/ class folders of JPEGs; val/ is the test split, as in the published table.
 
@@ -225,10 +234,12 @@ def load_imagenet(
                 f"{root / part} has {count:,} images, not {expected:,}: unpack imagenet2012 anew, "
                 "or give --skip-unreadable to go on with these"
             )
-    return _splits(folders, IMAGENET_HELD_OUT_PERCENT, num_workers, skip_unreadable)
+    return _splits(folders, IMAGENET_HELD_OUT_PERCENT, num_workers, skip_unreadable, compiled)
 
 
-def _splits(folders: ClassFolders, percent: int, num_workers: int | None, skip_unreadable: bool) -> Splits:
+def _splits(
+    folders: ClassFolders, percent: int, num_workers: int | None, skip_unreadable: bool, compiled: bool
+) -> Splits:
     def split(part: str, chosen: NDArray[np.int64] | slice = slice(None)) -> ImageFileSplit:
         paths = np.array([os.fsencode(path) for path in folders.paths(part)])
         return ImageFileSplit(
@@ -237,6 +248,7 @@ def _splits(folders: ClassFolders, percent: int, num_workers: int | None, skip_u
             _labels(folders, part)[chosen],
             num_workers=num_workers,
             skip_unreadable=skip_unreadable,
+            compiled=compiled,
         )
 
     if folders.validation == "train":

@@ -27,11 +27,14 @@ def require_dataset(name: str, *, may_download: bool = True) -> None:
         find_class_folders(data_folder() / name, test="val")
 
 
-def load_dataset(name: str, *, num_workers: int | None = None, skip_unreadable: bool = False) -> Splits:
+def load_dataset(
+    name: str, *, num_workers: int | None = None, skip_unreadable: bool = False, compiled: bool = False
+) -> Splits:
     """Read a data set's images, or find them, as train, validation and test.
 
     Args:
         num_workers: processes that decode image files; see `config.Execution`, as for `skip_unreadable`.
+        compiled: whether a GPU resizes images of different sizes in one kernel, which is made at the first batch.
 
     Raises:
         DataError: the files are missing or damaged; says what to put where.
@@ -48,5 +51,6 @@ def load_dataset(name: str, *, num_workers: int | None = None, skip_unreadable: 
     from vit_trainer.data.image_files import load_class_folders, load_imagenet
 
     if info.family == "imagenet":
-        return load_imagenet(data_folder() / name, info, num_workers=num_workers, skip_unreadable=skip_unreadable)
-    return load_class_folders(Path(name), num_workers=num_workers, skip_unreadable=skip_unreadable)
+        folder = data_folder() / name
+        return load_imagenet(folder, info, num_workers=num_workers, skip_unreadable=skip_unreadable, compiled=compiled)
+    return load_class_folders(Path(name), num_workers=num_workers, skip_unreadable=skip_unreadable, compiled=compiled)
