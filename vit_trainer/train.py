@@ -24,6 +24,7 @@ from vit_trainer.loop.accelerator import start_accelerator
 from vit_trainer.loop.ledger import Ledger, Report
 from vit_trainer.loop.optim import OfficialSGD, learning_rate_of
 from vit_trainer.loop.repeatable import attempt_before, kernel_switches, require_same
+from vit_trainer.loop.speed import speed
 from vit_trainer.loop.state import TrainState
 from vit_trainer.loop.step import Gradients, choose_micro_batch_size
 from vit_trainer.loop.system_metrics import system_metrics
@@ -191,10 +192,9 @@ def _train(
                 "step": progress.step,
                 "train/loss": ledger.mean_loss(),
                 "lr": learning_rate_of(config, progress.step - 1),
-                "images_per_second": progress.num_summed_steps
-                * config.global_batch_size
-                / (ledger.seconds - progress.row_seconds),
             }
+            seconds = ledger.seconds - progress.row_seconds
+            row |= speed(config, accelerator, progress.num_summed_steps, seconds, gradients.input_wait)
             if progress.step in evaluation_steps:
                 validation = evaluated(data.validation)
                 row |= {"val/accuracy": validation.accuracy, "val/loss": validation.loss}

@@ -114,6 +114,9 @@ def test_a_result_holds_what_the_table_needs(tmp_path: Path) -> None:
     assert (result["test/accuracy"] * num_test) == pytest.approx(round(result["test/accuracy"] * num_test))
     assert result["runtime_hours"] > 0
     assert result["gpu_hours"] == 0
+    for row in run_dir.journal():
+        assert 0 < row["input_wait_fraction"] < 1
+        assert not {"mfu", "peak_memory_gib"} & set(row), "on a CPU nobody knows them"
     with run_dir.checkpoint() as path:
         assert path is None
 

@@ -131,8 +131,10 @@ def _print_row(row: Row) -> None:
     if "note" in row:
         print(row["note"], flush=True)
         return
+    share = f" ({row['mfu']:.0%} of the peak)" if "mfu" in row else ""
+    memory = f", {row['peak_memory_gib']:.1f} GiB" if "peak_memory_gib" in row else ""
     print(
         f"step {row['step']}: train/loss {row['train/loss']:.3f}, val/accuracy {100 * row['val/accuracy']:.2f}%, "
-        f"{row['images_per_second']:.0f} images/s",
+        f"{row['images_per_second']:.0f} images/s{share}{memory}, input wait {row['input_wait_fraction']:.0%}",
         flush=True,
     )

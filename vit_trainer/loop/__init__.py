@@ -7,6 +7,7 @@ state            exactly what must survive a restart
 accelerator      how a process finds its device, its precision and the other processes
 repeatable       which kernels may run, and what an attempt takes over from the one before
 interruption     signals as a request to end
+speed            what a row says of speed, the card's use, memory and waiting for images
 system_metrics   how busy process and GPU are
 probe            how fast a model goes here, on random images
 """

@@ -13,6 +13,7 @@ from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.randomness import dropout_keys, image_order
 from vit_trainer.data.splits import MicroBatch, Split
 from vit_trainer.errors import GangRestartError, InputError
+from vit_trainer.loop.speed import InputWait
 from vit_trainer.machine import is_out_of_memory, to_device
 from vit_trainer.model.dropout import DropoutKeys
 from vit_trainer.model.memory import USABLE_SHARE, memory_bytes, micro_batch_sizes
@@ -34,6 +35,7 @@ class Gradients:
         """model: as the accelerator prepared it, in training mode; keys: its own; images: those that it trains on."""
         self.micro_batch_size = micro_batch_size
         """Images per forward and backward."""
+        self.input_wait = InputWait(accelerator.device)
         self._config, self._accelerator, self._images = config, accelerator, images
         self._model, self._keys = model, keys
         self._share = config.global_batch_size // accelerator.num_processes
@@ -52,7 +54,7 @@ class Gradients:
         step_loss = torch.zeros((), device=device)
         try:
             for start in range(0, share, size):
-                images, labels = next(self._batches)
+                images, labels = self.input_wait.next(self._batches)
                 if step_keys is not None:
                     self._keys.set(to_device(step_keys[start : start + size], device))
                 last = start + size == share
