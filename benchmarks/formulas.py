@@ -44,6 +44,7 @@ def formula_row(config: FinetuneConfig, step: int) -> Row:
         "train/loss": math.exp(-done),
         "lr": config.base_lr * (1 - done),
         "images_per_second": 1000.0,
+        "input_wait_fraction": 0.01,
         "val/accuracy": best * done / (0.1 + done),
         "val/loss": 1 - best * done,
         "runtime_hours": done,

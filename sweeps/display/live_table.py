@@ -28,7 +28,9 @@ LINES_BELOW = 3
 """Cells say less rather than leave no room for these: the legend and two events."""
 DETAILS = range(5)
 """How much cells say: 0 to 2 have every running candidate on one line or two, 3 sums them up, 4 is one line a cell."""
-LEGEND = "running: step, validation %, time left; done: test %, difference to published"
+VIEWS = ((0, True), (0, False), (1, True), (2, True), *((detail, False) for detail in DETAILS[1:]))
+"""Details in the order tried, with the speed of running candidates and without."""
+LEGEND = "running: step, validation %, time left{}; done: test %, difference to published"
 
 
 def is_interactive(console: Console) -> bool:
@@ -83,29 +85,38 @@ class Screen:
         summary = summary_lines(standing) if standing.cells else []
         room = (console.size.height - 1 if self._fits_height else 10_000) - len(summary) - len(complaints)
         if standing.cells:
-            table = self._table(console, options, room)[: max(1, room)]
+            table, has_speed = self._table(console, options, room)
+            table = table[: max(1, room)]
             for line in table:
                 yield from line
                 yield Segment.line()
             room -= len(table)
             if room > 0:
-                yield self._line(LEGEND, "dim")
+                yield self._line(LEGEND.format(", images/s, share of peak" if has_speed else ""), "dim")
                 room -= 1
         events = event_lines(standing)
         yield from (self._line(line) for line in summary)
         yield from (self._line(event, "dim") for event in events[max(0, len(events) - room) :] if room > 0)
         yield from (self._line(complaint) for complaint in complaints)
 
-    def _table(self, console: Console, options: ConsoleOptions, room: int) -> list[list[Segment]]:
-        """The lines of the table with as much detail as fits; a list of the cells where not even the least does."""
+    def _table(self, console: Console, options: ConsoleOptions, room: int) -> tuple[list[list[Segment]], bool]:
+        """The lines of the table with as much detail as fits; a list of the cells where not even the least does.
+
+        Returns:
+            Them, and whether they have speeds.
+        """
         lines: list[list[Segment]] = []
-        for detail in DETAILS:
-            table = table_of(self._standing, detail)
+        has_speed = False
+        for detail, with_speed in VIEWS:
+            if with_speed and not any(each.images_per_second for each in self._standing.running):
+                continue
+            table = table_of(self._standing, detail, with_speed=with_speed)
             if Measurement.get(console, options.update(max_width=10_000), table).maximum <= options.max_width:
                 lines = console.render_lines(table, options.update(height=None), pad=False)
+                has_speed = with_speed
                 if len(lines) + LINES_BELOW <= room:
                     break
-        return lines or console.render_lines(list_of(self._standing), options.update(height=None), pad=False)
+        return lines or console.render_lines(list_of(self._standing), options.update(height=None), pad=False), has_speed
 
     def _line(self, line: str, style: str = "") -> Text:
         if self._fits_height:
@@ -148,11 +159,11 @@ def event_lines(standing: Standing) -> list[str]:
     ]
 
 
-def table_of(standing: Standing, detail: int) -> Table:
+def table_of(standing: Standing, detail: int, *, with_speed: bool = False) -> Table:
     """Models and what else varies as rows, (data set, dropout) as columns.
 
     Args:
-        detail: one of DETAILS.
+        detail, with_speed: one of VIEWS.
     """
     labels = Labels.of(standing.cells)
     by_place = {(labels.row(cell), labels.column(cell)): cell for cell in standing.cells}
@@ -163,7 +174,7 @@ def table_of(standing: Standing, detail: int) -> Table:
         table.add_column(_header(*column, detail), no_wrap=True)
     for row in dict.fromkeys(row for row, _ in by_place):
         cells = [by_place.get((row, column)) for column in columns]
-        entries = [Text() if cell is None else _cell_text(standing, cell, detail) for cell in cells]
+        entries = [Text() if cell is None else _cell_text(standing, cell, detail, with_speed) for cell in cells]
         table.add_row(_row_text(row, detail), *entries)
     return table
 
@@ -214,11 +225,12 @@ def _header(dataset: str, dropout: str, detail: int) -> str:
     return f"{dataset}\n{dropout}"
 
 
-def _cell_text(standing: Standing, cell: Cell, detail: int) -> Text:
+def _cell_text(standing: Standing, cell: Cell, detail: int, with_speed: bool = False) -> Text:
     candidates = standing.by_cell[cell]
     running = [each for each in candidates if each.is_running]
     waiting = [each for each in candidates if not each.is_running and each.result is None]
-    lines = [Text(line, style="yellow") for line in _running_lines(running, candidates, standing.now, detail)]
+    texts = _running_lines(running, candidates, standing.now, detail, with_speed)
+    lines = [Text(line, style="yellow") for line in texts]
     is_done = not running and not waiting and bool(candidates)
     lines += [Text(line, style="bold green") for line in _finished_lines(standing, cell, detail, is_done=is_done)]
     num_stopped, num_failed = (sum(each.status == status for each in candidates) for status in ("stopped", "failed"))
@@ -233,10 +245,19 @@ def _cell_text(standing: Standing, cell: Cell, detail: int) -> Text:
     return Text("\n").join((lines + others)[: 1 if detail == DETAILS[-1] else None])
 
 
-def _running_lines(running: list[TrialProgress], candidates: list[TrialProgress], now: float, detail: int) -> list[str]:
+def _running_lines(
+    running: list[TrialProgress], candidates: list[TrialProgress], now: float, detail: int, with_speed: bool
+) -> list[str]:
     if detail < 3:
         several_seeds = len({each.trial.seed for each in candidates}) > 1
-        return [line for each in running for line in _candidate_lines(each, now, detail, several_seeds=several_seeds)]
+        found = []
+        for each in running:
+            lines = _candidate_lines(each, now, detail, several_seeds=several_seeds)
+            if with_speed and each.images_per_second and each.silent_seconds is None:
+                lines[0] += f" {each.images_per_second:.0f}/s"
+                lines[-1] += "" if each.mfu is None else f" {each.mfu:.0%}"
+            found += lines
+        return found
     if not running:
         return []
     best = max(running, key=lambda each: each.accuracy or 0.0)

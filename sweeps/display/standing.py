@@ -24,6 +24,10 @@ class TrialProgress:
     """Optimiser steps taken, as far as the journal says."""
     accuracy: float | None = None
     """The latest on the validation images, a fraction; None before the first."""
+    images_per_second: float | None = None
+    """In training, by the latest row; None: not known."""
+    mfu: float | None = None
+    """What share of the peak of its GPUs that is; None: not known."""
     hours: float = 0.0
     """GPU-hours (hours of a slot where there is no GPU) of these steps."""
     seconds: float = 0.0
@@ -50,6 +54,8 @@ class TrialProgress:
             self,
             step=int(row["step"]),
             accuracy=self.accuracy if accuracy is None else float(accuracy),
+            images_per_second=row.get("images_per_second"),
+            mfu=row.get("mfu"),
             hours=hours,
             seconds=3600 * float(row.get("runtime_hours") or 0.0),
             lost_hours=self.lost_hours + max(0.0, self.hours - hours),  # it had gone back to a checkpoint

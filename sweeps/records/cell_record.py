@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import median
 
 from sweeps.records.trial_record import TrialRecord
 from sweeps.table.cells import Cell
@@ -86,6 +87,11 @@ class CellRecord:
         """What the chosen candidate (without one, any) ran on, such as `8 x NVIDIA H200`; None: not recorded."""
         devices = [trial.device for trial in self.chosen or self.trials]
         return ", ".join(dict.fromkeys(device for device in devices if device)) or None
+
+    def speed(self, name: str) -> float | None:
+        """One of SPEEDS of the chosen candidate (without one, of all): of memory the most, else the rows' median."""
+        values = [value for trial in self.chosen or self.trials for value in trial.speeds(name)]
+        return None if not values else max(values) if name == "peak_memory_gib" else median(values)
 
     def name_of(self, record: TrialRecord) -> str:
         """What tells a candidate from the others of its cell: `0.003`, or `0.003 dropout 0.07 seed 1`."""

@@ -8,7 +8,7 @@ from sweeps.records.cell_record import CellRecord
 from sweeps.records.commands import Command, read_commands
 from sweeps.records.decisions import Decision, read_decisions
 from sweeps.records.predicted_hours import with_predicted_hours
-from sweeps.records.trial_record import TrialRecord, read_trial
+from sweeps.records.trial_record import SPEEDS, TrialRecord, read_trial
 from sweeps.table.cells import Cell, Trial, place_in_table
 from sweeps.table.published import figures_for, is_left_open, published_for
 from vit_trainer.errors import InputError
@@ -48,6 +48,12 @@ class Results:
     def has_published(self) -> bool:
         """Whether there is anything to compare with."""
         return any(record.figure is not None or record.others or record.is_left_open for record in self.cells)
+
+    @property
+    def speeds(self) -> tuple[str, ...]:
+        """Which of SPEEDS are known of any cell; none where all trials are older versions', which knew one alone."""
+        known = tuple(name for name in SPEEDS if any(record.speed(name) is not None for record in self.cells))
+        return known if len(known) > 1 else ()
 
 
 def gather(storage: Storage, sweep: str | None = None) -> Results:

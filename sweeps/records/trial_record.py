@@ -16,6 +16,8 @@ UNFINISHED = "unfinished"
 """Status of a trial without a result: it waits to be gone on with, or runs."""
 STATUSES = ("finished", "stopped", "failed", UNFINISHED)
 """Every status; the first three are those of a result."""
+SPEEDS = ("images_per_second", "mfu", "peak_memory_gib", "input_wait_fraction")
+"""What rows say of a trial's speed, as `vit_trainer.loop.speed` has it; those of older runs lack most of it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class TrialRecord:
     def journal(self) -> list[Row]:
         """The journal's rows, one per step, as `RunDir.journal`."""
         return [row for _, row in sorted({line["step"]: line for line in self.lines if "step" in line}.items())]
+
+    def speeds(self, name: str) -> list[float]:
+        """One of SPEEDS, of each row that has it."""
+        return [float(row[name]) for row in self.journal if name in row]
 
     @property
     def step(self) -> int:
@@ -150,7 +156,7 @@ def _read(run_dir: RunDir) -> TrialRecord:
                 raise ValueError(f"{name} {result[name]!r} in result.json is no fraction")
     # What a report will look at is looked at now, so that a damaged journal is named rather than fatal.
     _ = record.validations, record.hours, record.wall_hours, record.saved_hours, record.lost_hours, record.last_time
-    _ = [_device(attempt) for attempt in record.attempts]
+    _ = [_device(attempt) for attempt in record.attempts], [record.speeds(name) for name in SPEEDS]
     return record
 
 

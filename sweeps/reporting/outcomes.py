@@ -6,7 +6,7 @@ from sweeps.records.decisions import Decision
 from sweeps.records.results import Results
 from sweeps.records.trial_record import UNFINISHED
 from sweeps.reporting.pages import Block, Code, Folded, Heading, Paragraph, foldable_table
-from sweeps.reporting.texts import date, duration, hours_name, name_of, time_name
+from sweeps.reporting.texts import card_name, date, duration, hours_name, name_of, time_name
 from sweeps.selection.rehearsal import is_rehearsal
 
 
@@ -68,6 +68,37 @@ def hours(results: Results) -> list[Block]:
         Heading("Hours"),
         Paragraph(" ".join(lines)),
         *foldable_table(header, rows, "Hours of every cell", numbers=range(1, len(header))),
+    ]
+
+
+SPEED_TEXTS: dict[str, tuple[str, str]] = {
+    "images_per_second": ("images/s", "{:,.0f}"),
+    "mfu": ("share of the\ncard's peak", "{:.1%}"),
+    "peak_memory_gib": ("most memory", "{:.1f} GiB"),
+    "input_wait_fraction": ("waited\nfor images", "{:.1%}"),
+}
+"""Column and format of each of SPEEDS."""
+
+
+def speed(results: Results) -> list[Block]:
+    """How fast the trials of each cell went, on what; nothing of trials that an older version ran."""
+    if not results.speeds:
+        return []
+    rows = []
+    for record in results.cells:
+        values = ((SPEED_TEXTS[name][1], record.speed(name)) for name in results.speeds)
+        texts = ("" if value is None else form.format(value) for form, value in values)
+        rows.append((name_of(record, results), *texts, card_name(record)))
+    header = ("cell", *(SPEED_TEXTS[name][0] for name in results.speeds), "on")
+    explained = "Of the chosen candidate's training: medians over the rows of its journal"
+    if "peak_memory_gib" in results.speeds:
+        explained += ", of memory the most that PyTorch had allocated on one GPU"
+    if "mfu" in results.speeds:
+        explained += ". The peak is that of bfloat16 products; an image counts as three forward passes"
+    return [
+        Heading("Speed"),
+        Paragraph(f"{explained}."),
+        *foldable_table(header, rows, "Speed of every cell", numbers=range(1, len(header) - 1)),
     ]
 
 

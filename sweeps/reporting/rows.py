@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeps.records.cell_record import CellRecord
@@ -17,12 +17,12 @@ from vit_trainer.errors import InputError
 def rows_of(results: Results) -> list[dict[str, Any]]:
     """The table for other tools, a row per cell: accuracies and differences as fractions, hours as numbers.
 
-    Columns about what was published are left out where nothing is.
+    Columns about what was published are left out where nothing is, and those about speed where no trial knows it.
     """
-    return [_row(record, results.has_published) for record in results.cells]
+    return [_row(record, results.has_published, results.speeds) for record in results.cells]
 
 
-def _row(record: CellRecord, has_published: bool) -> dict[str, Any]:
+def _row(record: CellRecord, has_published: bool, speeds: Sequence[str]) -> dict[str, Any]:
     """A cell's row of the table for other tools."""
     cell, figure, verdict = record.cell, record.figure, record.verdict
     first = record.chosen[0].config if record.chosen else {}
@@ -60,6 +60,7 @@ def _row(record: CellRecord, has_published: bool) -> dict[str, Any]:
         "chosen_warmup_steps": first.get("warmup_steps"),
         "wall_hours": record.wall_hours,
         "device": record.device,
+        **{name: record.speed(name) for name in speeds},
         "hours": record.hours,
         "predicted_hours": record.predicted_hours,
         "saved_hours": record.saved_hours,

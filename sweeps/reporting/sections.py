@@ -7,7 +7,7 @@ from sweeps.records.trial_record import STATUSES
 from sweeps.reporting.accuracies import cell_by_cell, the_table
 from sweeps.reporting.charts import accuracy_against_hours, accuracy_over_rate, learning_curves
 from sweeps.reporting.origin import commands, environment
-from sweeps.reporting.outcomes import early_stopping, failures, hours
+from sweeps.reporting.outcomes import early_stopping, failures, hours, speed
 from sweeps.reporting.pages import Block, Heading, Page, Paragraph, TextTable
 from sweeps.reporting.texts import date, duration, time_name
 from sweeps.table.verdict import Status
@@ -34,6 +34,7 @@ def page(results: Results, *, now: float) -> Page:
             *accuracy_against_hours(results),
             *early_stopping(results),
             *hours(results),
+            *speed(results),
             *failures(results),
             *environment(results),
             *commands(results),

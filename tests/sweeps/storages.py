@@ -28,6 +28,7 @@ def write_run(
     result: Mapping[str, Any] | None,
     *,
     hours: float = 8.0,
+    speeds: Mapping[str, float] | None = None,
     attempt: Mapping[str, Any] = ATTEMPT,
 ) -> RunDir:
     """A run folder.
@@ -36,12 +37,13 @@ def write_run(
         validations: (step, accuracy as a fraction) of each.
         result: content of result.json beside the step and the hours; None: the run isn't done.
         hours: of a whole run.
+        speeds: what each row says of it; older versions' rows said nothing.
     """
     run_dir = RunDir(storage / "runs" / config.trial_id)
     run_dir.open_for_writing(config.to_dict())
     run_dir.append(dict(attempt))
     for step, accuracy in validations:
-        run_dir.append({"step": step, "val/accuracy": accuracy, **_hours(config, step, hours)})
+        run_dir.append({"step": step, "val/accuracy": accuracy, **_hours(config, step, hours), **(speeds or {})})
     if result is not None:
         step = validations[-1][0] if validations else 0
         run_dir.write_result({"step": step, **_hours(config, step, hours), **result})

@@ -147,6 +147,33 @@ def test_every_state_is_told_in_words_at_every_width(
     assert "32 of 120 trials done (12 stopped, 14 failed), 4 running" in "\n".join(lines)
 
 
+@pytest.mark.parametrize(
+    ("num_columns", "speeds", "runs"),
+    [
+        (200, {"images_per_second": 1049.6, "mfu": 0.379}, "lr0.001 5.2k/10k 97.13 28m left 1050/s 38%"),
+        (140, {"images_per_second": 1049.6, "mfu": 0.379}, "5.2k/10k 97.1 28m 1050/s 38%"),
+        (140, {"images_per_second": 1049.6}, "5.2k/10k 97.1 28m 1050/s"),
+        (120, {"images_per_second": 1049.6, "mfu": 0.379}, "5.2k 97.1 1050/s"),
+        (120, {"images_per_second": 1049.6, "mfu": 0.379}, "28m left 38%"),
+        (80, {"images_per_second": 1049.6, "mfu": 0.379}, "5.2k 97.1"),
+    ],
+)
+def test_the_speed_of_what_runs_is_shown_where_there_is_room(
+    clock: Clock, num_columns: int, speeds: dict[str, float], runs: str
+) -> None:
+    board, has_room = every_state(clock), num_columns > 80
+    running = [trial for trial in board.standing().running if trial.step]
+    for each in running:
+        board.reported(each.trial_id, row(5200, 0.9713, 0.52) | speeds)
+    lines = shown(board, num_columns)
+    assert max(map(len, lines)) <= num_columns
+    assert [line.count(f"{runs} ") for line in lines].count(2) == len(running) / 2 == 1
+    assert any("time left, images/s, share of peak; done" in line for line in lines) == has_room
+    assert ("1050/s" in "\n".join(lines)) == has_room
+    board.ended(running[0].trial_id, finished(0.98))
+    assert "\n".join(shown(board, num_columns)).count("1050/s") == has_room
+
+
 def test_the_best_of_the_finished_is_shown_while_others_run(clock: Clock) -> None:
     cell = CELLS[0]
     board = new_board(clock, [cell])

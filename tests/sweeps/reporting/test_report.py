@@ -21,6 +21,7 @@ from vit_trainer.files.storage import DECISIONS, Storage
 SCRIPT = Path(__file__).parents[3] / "sweeps" / "report.py"
 PUBLISHED = 0.9902
 """ViT-B_16 on cifar10 with dropout 0.0, in the official table."""
+SPEEDS = {"images_per_second": 1049.6, "mfu": 0.3532, "peak_memory_gib": 25.46, "input_wait_fraction": 0.0034}
 
 
 def config(base_lr: float = 0.03, **values: object) -> FinetuneConfig:
@@ -31,7 +32,7 @@ def config(base_lr: float = 0.03, **values: object) -> FinetuneConfig:
 def storage(tmp_path: Path) -> Path:
     """Two cells: one with a chosen, a stopped and a failed candidate, one that isn't done; and what is none of ours."""
     storage = tmp_path / "results"
-    write_run(storage, config(0.03), *finished(config(0.03), 0.985, PUBLISHED + 0.0002))
+    write_run(storage, config(0.03), *finished(config(0.03), 0.985, PUBLISHED + 0.0002), speeds=SPEEDS)
     write_run(storage, config(0.01), *finished(config(0.01), 0.980, 0.9999))  # better on test, which must not count
     stopped = config(0.003)
     rule = "ASHA at step 2500: val/accuracy 0.5000 is below the cutoff 0.9000 of 0.9000"
@@ -84,6 +85,8 @@ def test_the_table_says_what_was_achieved_and_what_was_published(storage: Path) 
     assert done["chosen_base_lr"] == 0.03
     assert (done["num_finished"], done["num_stopped"], done["num_failed"]) == (2, 1, 1)
     assert done["trial_command"] == "python -m vit_trainer train --model ViT-B_16 --dataset cifar10 --base-lr 0.03"
+    assert {name: done[name] for name in SPEEDS} == SPEEDS
+    assert {open_[name] for name in SPEEDS} == {None}, "an older version's trial"
     assert (open_["accuracy"], open_["verdict"], open_["num_unfinished"]) == (None, None, 1)
 
     read = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
@@ -93,7 +96,7 @@ def test_the_table_says_what_was_achieved_and_what_was_published(storage: Path) 
     assert "99.04<br>published 99.02, +0.02" in markdown
     assert "99.99" not in markdown
     assert "below the cutoff 0.9000 of 0.9000" in markdown
-    assert "A100-40GB" in markdown
+    assert "| ViT-B\\_16, cifar10, dropout 0 | 1,050 | 35.3% | 25.5 GiB | 0.3% | A100-40GB |" in markdown
     for name in ("learning-curves.png", "accuracy-against-hours.png"):
         assert f"]({name})" in markdown
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
