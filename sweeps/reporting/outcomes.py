@@ -94,7 +94,9 @@ def speed(results: Results) -> list[Block]:
     if "peak_memory_gib" in results.speeds:
         explained += ", of memory the most that PyTorch had allocated on one GPU"
     if "mfu" in results.speeds:
-        explained += ". The peak is that of bfloat16 products; an image counts as three forward passes"
+        explained += (
+            ". The peak is NVIDIA's figure for dense products in bfloat16; an image counts as three forward passes"
+        )
     return [
         Heading("Speed"),
         Paragraph(f"{explained}."),

@@ -94,5 +94,7 @@ def mfu(config: FinetuneConfig, images_per_second: float, device: str, num_devic
     0.401
     """
     card = card_of_device(device)
+    if card is None or card.peak_flops_per_second is None:
+        return None
     flops = images_per_second * MODELS[config.model].train_flops(config.resolution)
-    return None if card is None else flops / (num_devices * card.peak_flops_per_second)
+    return flops / (num_devices * card.peak_flops_per_second)
