@@ -174,6 +174,9 @@ class Execution:
     system_metrics: bool = False
     """Whether rows of the journal say how busy process and GPU are, as system/cpu_percent and so on."""
 
+    profile: bool = False
+    """Whether ten steps leave a trace in the run folder, and on a GPU a snapshot of its memory; see `profiling.py`."""
+
     def __post_init__(self) -> None:
         for name in ("micro_batch_size", "evaluation_batch_size", "num_evaluations", "log_every_steps"):
             value = getattr(self, name)

@@ -23,6 +23,7 @@ from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.loop.accelerator import start_accelerator
 from vit_trainer.loop.ledger import Ledger, Report
 from vit_trainer.loop.optim import OfficialSGD, learning_rate_of
+from vit_trainer.loop.profiling import profiled_steps, require_enough_steps
 from vit_trainer.loop.repeatable import attempt_before, kernel_switches, require_same
 from vit_trainer.loop.speed import speed
 from vit_trainer.loop.state import TrainState
@@ -94,6 +95,8 @@ def _attempt(
     report: Report | None,
     interrupted: Callable[[], bool],
 ) -> TrainResult:
+    if execution.profile:
+        require_enough_steps(config.total_steps)
     accelerator = start_accelerator(execution.precision)
     lines, device, writes = run_dir.lines(), device_name(), accelerator.is_main_process
     before = attempt_before(lines, deterministic=execution.deterministic, device=device)
@@ -112,9 +115,13 @@ def _attempt(
     try:
         made_with["micro_batch_size"] = micro_batch_size = choose_micro_batch_size(config, execution, accelerator)
         shape = (MODELS[config.model], config.resolution, micro_batch_size)
-        with fastest_attention(*shape, accelerator, before.get("attention_backend")) as attention:
+        profiled = profiled_steps(run_dir if execution.profile and writes else None, accelerator.device, report)
+        with (
+            fastest_attention(*shape, accelerator, before.get("attention_backend")) as attention,
+            profiled as step_done,
+        ):
             made_with["attention_backend"] = attention
-            result = _train(config, run_dir, execution, accelerator, made_with, report, interrupted)
+            result = _train(config, run_dir, execution, accelerator, made_with, report, interrupted, step_done)
         if writes:
             run_dir.write_result(result.to_dict())
             run_dir.remove_checkpoint()
@@ -146,6 +153,7 @@ def _train(
     made_with: Row,
     report: Report | None,
     interrupted: Callable[[], bool],
+    step_done: Callable[[], None],
 ) -> TrainResult:
     # Seed: only random weights draw from it; data and dropout are functions of (seed, step, position).
     torch.manual_seed(config.seed)
@@ -219,6 +227,7 @@ def _train(
         ledger.add_step(loss)
         ledger.end_if_interrupted()
         ledger.save_if_due()
+        step_done()
 
     # Final evaluation.
     test = evaluated(data.test)

@@ -120,13 +120,13 @@ def failures(results: Results) -> list[Block]:
                 Folded(f"Where {count} of them failed" if len(failed) > 1 else "Where it failed", Code(trace))
             )
     blocks += foldable_table(
-        ("trial that went on", "attempts", "lost", "notes"),
+        ("trial that went on, or has notes", "attempts", "lost", "notes"),
         [
             (trial.trial_id, str(len(trial.attempts)), duration(trial.lost_hours), "\n".join(trial.notes))
             for trial in results.trials
             if len(trial.attempts) > 1 or trial.notes
         ],
-        "Trials that went on after a fault",
+        "Trials that went on after a fault, or have notes",
     )
     blocks += foldable_table(
         ("trial without a result", "step", "last seen"),

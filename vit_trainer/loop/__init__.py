@@ -8,6 +8,7 @@ accelerator      how a process finds its device, its precision and the other pro
 repeatable       which kernels may run, and what an attempt takes over from the one before
 interruption     signals as a request to end
 speed            what a row says of speed, the card's use, memory and waiting for images
+profiling        a trace of ten steps, and what a GPU's memory held meanwhile
 system_metrics   how busy process and GPU are
 probe            how fast a model goes here, on random images
 """
