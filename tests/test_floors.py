@@ -26,7 +26,8 @@ FLOORS = {
     "vit_trainer": (
         "__main__",
         "commands",
-        "parity inference tracking train pretrain",
+        "parity",
+        "inference tracking train pretrain",
         "loop",
         "evaluate",
         "weights",

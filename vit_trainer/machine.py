@@ -34,6 +34,18 @@ def device_name() -> str:
     return f"{_cpu_name()} with {torch.get_num_threads()} threads"
 
 
+def card_and_versions() -> str:
+    """What computes here, in a line: the device, and what stands between it and this project."""
+    import torch
+
+    parts = [device_name()]
+    if torch.cuda.is_available():
+        version = torch.backends.cudnn.version() or 0
+        cudnn = f"{version // 10_000}.{version // 100 % 100}.{version % 100}"
+        parts += [f"driver {(_drivers() or ['unknown'])[0]}", f"CUDA {torch.version.cuda}", f"cuDNN {cudnn}"]
+    return ", ".join([*parts, f"torch {torch.__version__}"])
+
+
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

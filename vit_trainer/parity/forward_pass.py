@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from vit_trainer.architectures import MODELS, Architecture
 from vit_trainer.model.build import build_model, dropout_keys_of
+from vit_trainer.model.compiled import compile_forward
 from vit_trainer.model.dropout import ImageDropout
 from vit_trainer.parity.golden import ForwardFacts, FullFacts, GoldenFolder, make_images, make_params
 from vit_trainer.parity.official_forward import LayerError, layer_errors
-from vit_trainer.parity.rung import Rung, error_of, first_missing, largest, matching, missing
+from vit_trainer.parity.rung import CPU, Rung, Setting, error_of, first_missing, largest, matching, missing
 from vit_trainer.weights.load import load_arrays, resize_position_embedding
 from vit_trainer.weights.npz_files import Arrays
 
@@ -48,6 +50,7 @@ class Case:
     num_classes: int
     keep_head: bool = True
     representation_size: int | None = None
+    setting: Setting = CPU
 
     @property
     def bounds(self) -> Bounds:
@@ -64,8 +67,24 @@ class Case:
         )
         source = "the golden checkpoint"
         load_arrays(model, self.architecture, self.weights, keep_head=self.keep_head, source=source)
-        model.eval()
+        model.to(self.setting.device).eval()
+        if self.setting.compiled:
+            compile_forward(model)
+        if self.setting.bfloat16:
+            model.forward = torch.autocast(self.setting.device, torch.bfloat16)(model.forward)
         return model
+
+    def tensor(self, array: NDArray[Any]) -> Tensor:
+        """An array where the model is."""
+        return torch.from_numpy(array).to(self.setting.device)
+
+    def dropout_logits(self, images: NDArray[np.float32]) -> tuple[Tensor, int]:
+        """Logits under the golden dropout masks, and how many dropouts a forward pass has."""
+        model = self.model(dropout=0.1).train()
+        dropout_keys_of(model).set(torch.zeros(len(images), dtype=torch.int32, device=self.setting.device))
+        sites = _fix_masks(model)
+        with torch.no_grad():
+            return model(self.tensor(images)), len(sites)
 
 
 def position_embeddings(golden: GoldenFolder) -> Iterator[Rung]:
@@ -81,7 +100,7 @@ def position_embeddings(golden: GoldenFolder) -> Iterator[Rung]:
     yield Rung("position embeddings", largest(errors), 5e-6)
 
 
-def forward(golden: GoldenFolder, name: str) -> Iterator[Rung]:
+def forward(golden: GoldenFolder, name: str, setting: Setting = CPU) -> Iterator[Rung]:
     """Logits, every layer, features before the head, and logits under the golden dropout masks.
 
     The layers are compared with our own reading of the official code in float64, since no file holds them.
@@ -91,7 +110,7 @@ def forward(golden: GoldenFolder, name: str) -> Iterator[Rung]:
     if arrays is None or weights is None or facts is None:
         yield missing(f"logits {name}", first_missing(given, f"{name}_forward.npz", f"{name}_ckpt.npz", "forward"))
         return
-    case = Case(golden.architectures[name], weights, golden.resolution(name), golden.num_classes)
+    case = Case(golden.architectures[name], weights, golden.resolution(name), golden.num_classes, setting=setting)
     images = make_images(facts.batch, case.resolution, facts.image_seed)
     yield logits_rung(f"logits {name}", case, images, arrays, "logits", case.bounds.logits)
     layers = list(layer_errors(case.model(), case.architecture, case.weights, images))
@@ -100,20 +119,16 @@ def forward(golden: GoldenFolder, name: str) -> Iterator[Rung]:
     if "features" in arrays:
         model = case.model()
         with torch.no_grad():
-            features = model.forward_head(model.forward_features(torch.from_numpy(images)), pre_logits=True)
+            features = model.forward_head(model.forward_features(case.tensor(images)), pre_logits=True)
         yield Rung(f"features {name}", error_of(features, arrays, "features"), 2 * case.bounds.logits)
     if "dropout01_logits" in arrays:
-        model = case.model(dropout=0.1).train()
-        dropout_keys_of(model).set(torch.zeros(facts.batch, dtype=torch.int32))
-        sites = _fix_masks(model)
-        with torch.no_grad():
-            logits = model(torch.from_numpy(images))
+        logits, num_sites = case.dropout_logits(images)
         if "dropout_sites" in arrays:
-            yield Rung(f"dropout {name}: places", abs(len(sites) - int(arrays["dropout_sites"])), 0)
+            yield Rung(f"dropout {name}: places", abs(num_sites - int(arrays["dropout_sites"])), 0)
         yield Rung(f"dropout {name}: logits", error_of(logits, arrays, "dropout01_logits"), 1e-5)
 
 
-def full_size(golden: GoldenFolder) -> Iterator[Rung]:
+def full_size(golden: GoldenFolder, setting: Setting = CPU) -> Iterator[Rung]:
     """Logits of full-size models with weights from a seed, position embeddings resized where the resolution asks it."""
     arrays = golden.arrays("full_logits")
     if arrays is None:
@@ -133,14 +148,15 @@ def full_size(golden: GoldenFolder) -> Iterator[Rung]:
             grid, weights_of = architecture.grid(facts.pretrain_resolution), model_name
             weights = make_params(architecture, grid, num_classes, seed=facts.weights_seed)
         images = make_images(facts.batch, int(resolution), facts.image_seed)
-        yield logits_rung(rung, Case(architecture, weights, int(resolution), num_classes), images, arrays, name, 5e-5)
+        case = Case(architecture, weights, int(resolution), num_classes, setting=setting)
+        yield logits_rung(rung, case, images, arrays, name, 5e-5)
 
 
 def logits_rung(rung: str, case: Case, images: NDArray[np.float32], arrays: Arrays, name: str, bound: float) -> Rung:
     """A rung for a forward pass, with the first layer that differs where it fails."""
     model = case.model()
     with torch.no_grad():
-        error = error_of(model(torch.from_numpy(images)), arrays, name)
+        error = error_of(model(case.tensor(images)), arrays, name)
     if error <= bound:
         return Rung(rung, error, bound)
     layers = layer_errors(model, case.architecture, case.weights, images)
@@ -159,7 +175,7 @@ def _fix_masks(model: VisionTransformer) -> list[ImageDropout]:
     calls = iter(range(len(sites)))
 
     def kept(keys: Tensor, size: int) -> Tensor:
-        mask = (7919 * torch.arange(size) + 31 * next(calls)) % 10 != 0
+        mask = (7919 * torch.arange(size, device=keys.device) + 31 * next(calls)) % 10 != 0
         return mask.expand(len(keys), size)
 
     for site in sites:

@@ -192,7 +192,7 @@ def layer_errors(
             module.register_forward_hook(_recorder(outputs, name))
     resized = model.pos_embed.shape != arrays[POSITION_EMBEDDING].shape
     with torch.no_grad():
-        exact(torch.from_numpy(images).double())
+        exact(torch.from_numpy(images).double().to(model.pos_embed.device))
         for name, expected in official_layers(architecture, arrays, images):
             output = outputs.get(name)
             error = torch.inf
@@ -203,7 +203,7 @@ def layer_errors(
 
 def _recorder(outputs: dict[str, Tensor], name: str) -> Callable[..., None]:
     def record(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> None:
-        outputs[name] = inputs[0] if output is None else output
+        outputs[name] = (inputs[0] if output is None else output).cpu()
 
     return record
 

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from vit_trainer.data.crops import Crops, random_crops, resize_crops, whole_images
 from vit_trainer.parity.golden import GoldenFolder
-from vit_trainer.parity.rung import Rung, error_of, largest, matching, missing
+from vit_trainer.parity.rung import CPU, Rung, Setting, error_of, largest, matching, missing
 from vit_trainer.weights.npz_files import Arrays
 
 NUM_CROPS = 100_000
 
 
-def pixels(golden: GoldenFolder) -> Iterator[Rung]:
+def pixels(golden: GoldenFolder, setting: Setting = CPU) -> Iterator[Rung]:
     """Whole images and crops, resized and scaled to [-1, 1]."""
     arrays = golden.arrays("preprocess")
     if arrays is None:
@@ -23,7 +23,7 @@ def pixels(golden: GoldenFolder) -> Iterator[Rung]:
         return
     whole, cropped = [], []
     for name, (height, width, resolution) in matching(arrays, r"in_(\d+)x(\d+)_(\d+)"):
-        image, suffix = torch.from_numpy(arrays[name])[None], name.removeprefix("in")
+        image, suffix = torch.from_numpy(arrays[name])[None].to(setting.device), name.removeprefix("in")
         everything = whole_images(np.array([int(height)]), np.array([int(width)]))
         resized = resize_crops(image, everything, int(resolution))[0].permute(1, 2, 0)
         whole.append(error_of(resized, arrays, f"eval{suffix}"))

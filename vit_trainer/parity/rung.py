@@ -33,6 +33,20 @@ class Rung:
         return self.error is not None and self.error <= self.bound
 
 
+@dataclass(frozen=True)
+class Setting:
+    """Where and how the models of some rungs compute; their weights and inputs are made on the CPU."""
+
+    device: str = "cpu"
+    """As PyTorch names it, such as cuda."""
+    bfloat16: bool = False
+    """Whether matrix products are in bfloat16, by autocast as in training; else all is float32."""
+    compiled: bool = False
+
+
+CPU = Setting()
+
+
 def matching(arrays: Arrays, pattern: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Names of arrays that match a pattern as a whole, and its groups."""
     for name in arrays:
@@ -48,7 +62,7 @@ def error_of(ours: ArrayLike | Tensor, arrays: Arrays, name: str) -> float:
     """
     if name not in arrays:
         raise InputError(f"the golden folder lacks array {name}, which others in its file belong to")
-    value = ours.detach().numpy() if isinstance(ours, Tensor) else np.asarray(ours)
+    value = ours.detach().cpu().numpy() if isinstance(ours, Tensor) else np.asarray(ours)
     if value.shape != arrays[name].shape:
         raise InputError(f"golden array {name} has shape {arrays[name].shape}, not {value.shape} as meta.json says")
     return float(np.abs(value - arrays[name].astype(np.float64)).max())

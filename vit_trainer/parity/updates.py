@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from accelerate import Accelerator
 from timm.models.vision_transformer import VisionTransformer
 
 from vit_trainer.errors import InputError
+from vit_trainer.loop.accelerator import start_accelerator
 from vit_trainer.loop.optim import OfficialSGD, learning_rate
 from vit_trainer.loop.step import backward
 from vit_trainer.parity.forward_pass import Case, logits_rung
 from vit_trainer.parity.golden import FinetuneFacts, ForwardFacts, GoldenFolder, UpdateFacts, make_images, make_labels
-from vit_trainer.parity.rung import Rung, error_of, first_missing, largest, matching, missing
+from vit_trainer.parity.rung import CPU, Rung, Setting, error_of, first_missing, largest, matching, missing
 from vit_trainer.weights.load import export_arrays
 from vit_trainer.weights.npz_files import Arrays
 
@@ -83,27 +83,37 @@ def schedule(golden: GoldenFolder) -> Iterator[Rung]:
     yield Rung("learning rates", largest(errors), 2e-7)
 
 
-def updates(golden: GoldenFolder, name: str) -> Iterator[Rung]:
-    """Optimiser steps from an architecture's checkpoint, head kept: rates, gradient norms, losses and final weights."""
+def updates(golden: GoldenFolder, name: str, setting: Setting = CPU, *, one_run: bool = False) -> Iterator[Rung]:
+    """Optimiser steps from an architecture's checkpoint, head kept: rates, gradient norms, losses and final weights.
+
+    Args:
+        one_run: whether to take the steps of the first of the golden runs only.
+    """
     given = golden.arrays(f"{name}_sgd"), golden.checkpoint(name), golden.facts("sgd", UpdateFacts)
     arrays, weights, facts = given
     if arrays is None or weights is None or facts is None:
         yield missing(f"updates {name}", first_missing(given, f"{name}_sgd.npz", f"{name}_ckpt.npz", "sgd"))
         return
-    case = Case(golden.architectures[name], weights, golden.resolution(name), golden.num_classes)
+    case = Case(golden.architectures[name], weights, golden.resolution(name), golden.num_classes, setting=setting)
     runs = golden_runs(arrays)
     if case.architecture.resnet_stages and any(run.own_lr for run in runs):
         # At the full rate a hybrid amplifies rounding until the official code differs from itself.
         others = ", ".join(run.suffix[1:] or "float32 momentum" for run in runs if not run.own_lr)
         yield Rung(f"updates {name}", None, note=f"at the base rate rounding is amplified: {others}")
         runs = [run for run in runs if run.own_lr]
-    for run in runs:
-        yield from _compared(f"updates {name}", case, run, facts, arrays | _finals(golden, f"{name}_sgd", run))
+    for run in runs[: 1 if one_run else None]:
+        yield from _compared(
+            f"{'compiled ' if setting.compiled else ''}updates {name}",
+            case,
+            run,
+            facts,
+            arrays | _finals(golden, f"{name}_sgd", run),
+        )
         if run.suffix == "_bf16mom" and not _finals(golden, f"{name}_sgd", run):
             yield missing(f"updates {name} bf16mom: weights", f"{name}_sgd_bf16mom_final.npz")
 
 
-def finetuning(golden: GoldenFolder) -> Iterator[Rung]:
+def finetuning(golden: GoldenFolder, setting: Setting = CPU) -> Iterator[Rung]:
     """The whole path: a checkpoint with `pre_logits`, other classes, another resolution, then optimiser steps."""
     facts = golden.facts("finetune", FinetuneFacts)
     if facts is None:
@@ -117,7 +127,9 @@ def finetuning(golden: GoldenFolder) -> Iterator[Rung]:
     if arrays is None or weights is None or update_facts is None:
         yield missing("fine-tuning", first_missing(given, f"{name}_finetune.npz", facts.checkpoint, "sgd"))
         return
-    case = Case(golden.architectures[name], weights, facts.resolution, facts.num_classes, keep_head=False)
+    case = Case(
+        golden.architectures[name], weights, facts.resolution, facts.num_classes, keep_head=False, setting=setting
+    )
     forward_facts = golden.facts("forward", ForwardFacts)
     if "in21k_logits" in arrays and forward_facts is not None:
         before = replace(
@@ -154,10 +166,10 @@ def _compared(name: str, case: Case, run: GoldenRun, facts: UpdateFacts, arrays:
     if not run.known or (run.own_lr and f"lr{suffix}" not in arrays):
         yield Rung(name, None, note=f"loss{suffix} is of a run of an unknown kind")
         return
-    base_lr = float(f"{arrays[f'lr{suffix}'].max():.6g}") if run.own_lr else facts.base_lr
-    facts = replace(facts, base_lr=base_lr, grad_clip=run.max_norm or facts.grad_clip)
+    facts = facts_of(run, facts, arrays)
+    base_lr = facts.base_lr
     model = case.model()
-    course = _course(model, case, run, facts)
+    course = take_steps(model, case, run, facts)
     exact = run.momentum_dtype == torch.float32
     if f"lr{suffix}" in arrays:
         yield Rung(f"{name}: rate", error_of(course.rates, arrays, f"lr{suffix}") / base_lr, 2e-7)
@@ -173,15 +185,21 @@ def _compared(name: str, case: Case, run: GoldenRun, facts: UpdateFacts, arrays:
         yield Rung(f"{name}: weights", largest(errors), bound)
 
 
-def _course(model: VisionTransformer, case: Case, run: GoldenRun, facts: UpdateFacts) -> Course:
+def facts_of(run: GoldenRun, facts: UpdateFacts, arrays: Arrays) -> UpdateFacts:
+    """What the steps of one run were given, from what all of them were."""
+    base_lr = float(f"{arrays[f'lr{run.suffix}'].max():.6g}") if run.own_lr else facts.base_lr
+    return replace(facts, base_lr=base_lr, grad_clip=run.max_norm or facts.grad_clip)
+
+
+def take_steps(model: VisionTransformer, case: Case, run: GoldenRun, facts: UpdateFacts) -> Course:
     """Take a run's steps with training's own backward pass and optimiser; the model is left as they make it."""
-    accelerator = Accelerator(cpu=True)
+    accelerator = start_accelerator()  # as the trials of `resume` do: a process has one kind
     optimizer = OfficialSGD(model.parameters(), momentum_dtype=run.momentum_dtype, max_norm=facts.grad_clip)
     model.train()
     course = Course([], [], [])
     for step in range(facts.steps):
-        images = torch.from_numpy(make_images(facts.batch, case.resolution, facts.image_seed + step))
-        labels = torch.from_numpy(make_labels(facts.batch, case.num_classes, facts.label_seed + step))
+        images = case.tensor(make_images(facts.batch, case.resolution, facts.image_seed + step))
+        labels = case.tensor(make_labels(facts.batch, case.num_classes, facts.label_seed + step))
         lr = learning_rate(
             step + run.lr_offset,
             base_lr=facts.base_lr,

@@ -541,7 +541,7 @@ def test_a_folder_that_lacks_files_checks_the_rest(tmp_path: Path, capsys: pytes
         run(app, ["verify", "--golden", str(tmp_path)])
     assert left.value.code == 0
     output = capsys.readouterr().out
-    assert output.endswith("2 of 2 rungs hold, 8 skipped\n")
+    assert output.endswith("4 of 4 rungs hold, 8 skipped\n")
     assert "no tiny_vit_forward.npz" in output
     assert "no crop_stats.npz" in output
 
@@ -555,7 +555,7 @@ def test_a_rung_that_fails_is_exit_code_1(tmp_path: Path, capsys: pytest.Capture
     assert left.value.code == 1
     output = capsys.readouterr().out
     assert "FAIL" in output
-    assert "0 of 1 rungs hold" in output
+    assert "2 of 3 rungs hold" in output
 
 
 def test_weights_that_no_file_and_no_seed_gives_are_skipped(tmp_path: Path) -> None:
