@@ -192,7 +192,8 @@ def _train(
         after_batch=ledger.end_if_interrupted,
     )
     evaluation_steps = steps_of_evaluations(config, execution)
-    gradients = Gradients(config, accelerator, model, keys, data.train, made_with["micro_batch_size"], progress.step)
+    parts = (made_with["micro_batch_size"], progress.step)
+    gradients = Gradients(config, accelerator, model, keys, data.train, *parts, compiled=made_with["compiled"])
     while True:
         # Log, evaluate, checkpoint, report.
         if ledger.row_is_due(evaluation_steps):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.files.run_dir import RunDir
@@ -22,10 +23,11 @@ from vit_trainer.train import train
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.files.run_dir import RunDir
 config = FinetuneConfig(**{config!r})
+torch.compile = lambda function, dynamic: function
 train(config, RunDir({warm!r}), Execution(num_evaluations=1, micro_batch_size=8))  # what PyTorch takes once
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + {megabytes} * 2**20, resource.RLIM_INFINITY))
-train(config, RunDir({location!r}), Execution(num_evaluations=2, micro_batch_size=256))
+train(config, RunDir({location!r}), Execution(num_evaluations=2, compile=True))
 """
 
 
@@ -35,7 +37,10 @@ def numbers(run_dir: RunDir) -> list[tuple[int, float, float]]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux counts it")
-def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(tmp_path: Path) -> None:
+def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     config = dataclasses.replace(CONFIG, model="ViT-B_16-mini", total_steps=2, global_batch_size=256)
     train(config, RunDir(tmp_path / "enough"), EXECUTION)
     code = LIMITED.format(
@@ -46,6 +51,10 @@ def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(tmp_path: 
     scarce = RunDir(tmp_path / "scarce")
     notes = [line["note"] for line in scarce.lines() if "note" in line]
     assert notes[0] == "out of memory with micro_batch_size 256: goes on with 128"
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    following = RunDir(tmp_path / "following")
+    train(config, following, dataclasses.replace(EXECUTION, compile=True))
+    assert [attempt["micro_batch_size"] for attempt in (*scarce.attempts(), *following.attempts())] == [256, 128]
     for enough, other in zip(numbers(RunDir(tmp_path / "enough")), numbers(scarce), strict=True):
         assert other[0] == enough[0]
         assert other[1:] == pytest.approx(enough[1:], abs=1e-5)

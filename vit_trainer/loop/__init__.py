@@ -1,6 +1,7 @@
 """Loop: what train() is made of.
 
 step             the gradient of an optimiser step, in micro-batches that fit into memory
+survived         the micro-batch that fitted after one that didn't, for the node's next trial
 optim            the learning rate and the official SGD
 ledger           losses, time, journal and checkpoints of a run
 state            exactly what must survive a restart

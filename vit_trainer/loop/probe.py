@@ -94,12 +94,13 @@ def _measured(
         dropout=config.dropout,
     )
     keys = dropout_keys_of(raw_model)
-    if compiles(execution, device):
+    compiled = compiles(execution, device)
+    if compiled:
         compile_forward(raw_model)
     try:
         model = accelerator.prepare(raw_model).train()
         optimizer = OfficialSGD(model.parameters())
-        gradients = Gradients(config, accelerator, model, keys, images, micro_batch_size)
+        gradients = Gradients(config, accelerator, model, keys, images, micro_batch_size, compiled=compiled)
         step, start = 0, 0.0
         while step < 2 or _now(device) - start < TRAIN_FRACTION * seconds:
             if gradients.compute(step) is None:

@@ -14,7 +14,9 @@ from vit_trainer.data.randomness import dropout_keys, image_order
 from vit_trainer.data.splits import MicroBatch, Split
 from vit_trainer.errors import GangRestartError, InputError
 from vit_trainer.loop.speed import InputWait
+from vit_trainer.loop.survived import remember_micro_batch, survived_micro_batch
 from vit_trainer.machine import is_out_of_memory, to_device
+from vit_trainer.model.compiled import compiles
 from vit_trainer.model.dropout import DropoutKeys
 from vit_trainer.model.memory import USABLE_SHARE, memory_bytes, micro_batch_sizes
 
@@ -31,6 +33,8 @@ class Gradients:
         images: Split,
         micro_batch_size: int,
         first_step: int = 0,
+        *,
+        compiled: bool = False,
     ) -> None:
         """model: as the accelerator prepared it, in training mode; keys: its own; images: those that it trains on."""
         self.micro_batch_size = micro_batch_size
@@ -38,6 +42,7 @@ class Gradients:
         self.input_wait = InputWait(accelerator.device)
         self._config, self._accelerator, self._images = config, accelerator, images
         self._model, self._keys = model, keys
+        self._compiled, self._has_shrunk = compiled, False
         self._share = config.global_batch_size // accelerator.num_processes
         self._batches = process_batches(config, images, accelerator, first_step, micro_batch_size)
 
@@ -63,6 +68,8 @@ class Gradients:
             if not is_out_of_memory(error) or size == 1:
                 raise
             return None
+        if self._has_shrunk:
+            self._remember(size)
         return step_loss
 
     def shrink(self, step: int) -> str:
@@ -77,12 +84,18 @@ class Gradients:
         smaller = max(size for size in range(1, self.micro_batch_size // 2 + 1) if self._share % size == 0)
         note = f"out of memory with micro_batch_size {self.micro_batch_size}: goes on with {smaller}"
         if self._accelerator.num_processes > 1:
+            self._remember(smaller)
             raise GangRestartError(note, smaller)
-        self.micro_batch_size = smaller
+        self.micro_batch_size, self._has_shrunk = smaller, True
         self._model.zero_grad()
         clear_device_cache(garbage_collection=True)
         self._batches = process_batches(self._config, self._images, self._accelerator, step, smaller)
         return note
+
+    def _remember(self, size: int) -> None:
+        self._has_shrunk = False
+        if self._compiled:
+            remember_micro_batch(self._config, self._accelerator, size)
 
 
 def choose_micro_batch_size(config: FinetuneConfig, execution: Execution, accelerator: Accelerator) -> int:
@@ -99,10 +112,11 @@ def choose_micro_batch_size(config: FinetuneConfig, execution: Execution, accele
         )
     share = config.global_batch_size // processes
     if execution.micro_batch_size is None:
-        sizes = micro_batch_sizes(config, share)
+        # Too much would be halved too, but only after a compilation in vain.
+        survived = survived_micro_batch(config, accelerator) if compiles(execution, accelerator.device) else None
+        sizes = [size for size in micro_batch_sizes(config, share) if survived is None or size <= survived]
         if accelerator.device.type != "cuda":
             return sizes[0]
-        # Too much would be halved too, but only after a compilation in vain.
         usable = USABLE_SHARE * torch.cuda.get_device_properties(accelerator.device).total_memory
         times = 1 if accelerator.mixed_precision == "bf16" else 2  # the estimate is of activations in bfloat16
         return next((size for size in sizes if memory_bytes(config, times * size, processes) <= usable), 1)

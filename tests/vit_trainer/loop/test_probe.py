@@ -5,6 +5,8 @@ import gc
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,9 @@ def test_a_probe_measures_for_as_long_as_it_was_asked_to() -> None:
 
 
 @pytest.mark.parametrize("limit", [20, 0])
-def test_a_micro_batch_that_needs_too_much_memory_is_halved(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+def test_a_micro_batch_that_needs_too_much_memory_is_halved(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: int
+) -> None:
     backward, sizes = vit_trainer.loop.step.backward, list[int]()
 
     def short_of_memory(
@@ -57,6 +61,17 @@ def test_a_micro_batch_that_needs_too_much_memory_is_halved(monkeypatch: pytest.
         with pytest.raises(InputError, match=r"ViT-B_32-mini at 32 px does not fit into the memory of .*, with one"):
             probe(CONFIG, seconds=0.1)
         assert sizes == [64, 32, 16, 8, 4, 2, 1]
+
+    # Where it is compiled, the next one compiles nothing in vain.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    compiled = Execution(compile=True, evaluation_batch_size=32)
+    for execution in (compiled, compiled, dataclasses.replace(compiled, compile=False)):
+        sizes.append(0)
+        with nullcontext() if limit else pytest.raises(InputError):
+            probe(CONFIG, execution, seconds=0.1)
+    first_sizes = [size for before, size in pairwise(sizes) if before == 0]
+    assert first_sizes == ([64, 16, 64] if limit else [64, 64, 64])
 
 
 def test_the_command_prints_a_result_that_can_be_read_again(capsys: pytest.CaptureFixture[str]) -> None:
