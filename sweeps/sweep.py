@@ -19,6 +19,7 @@ from sweeps.planning.probed_rates import Workload, measure
 from sweeps.planning.rates import Rates
 from sweeps.records.commands import read_commands, record_command
 from sweeps.records.predicted_hours import with_predicted_hours
+from sweeps.records.slots import read_slots
 from sweeps.records.trial_record import TrialRecord, read_trial
 from sweeps.reporting.write import write_report
 from sweeps.running.early_end import Reason
@@ -256,13 +257,16 @@ def _register(session: Session, tracking_uri: str) -> list[str]:
 
 def _cost_lines(session: Session) -> list[str]:
     """Predicted against actual hours, and what early stopping and faults made of them."""
-    read = {trial_id: read_trial(session.run_dir(trial_id)) for trial_id in session.trials}
+    holds = read_slots(session.options.opened_storage)
+    read = {trial_id: read_trial(session.run_dir(trial_id), holds.get(trial_id, ())) for trial_id in session.trials}
     found = [replace(each, trial=session.trials[own]) for own, each in read.items() if isinstance(each, TrialRecord)]
     records, _ = with_predicted_hours(found, session.options.opened_storage)
     ended = [each for each in records if each.status in ("finished", "stopped")]
     known = [each.predicted_hours_so_far for each in ended if each.predicted_hours_so_far is not None]
     predicted = f", {sum(known):.3g} predicted" if ended and len(known) == len(ended) else ""
     parts = [f"{sum(each.hours for each in ended):.3g} hours of {len(ended)} trials{predicted}"]
+    if any(each.holds for each in records):
+        parts.append(f"{sum(each.billed_hours for each in records):.3g} billed, starts and faults included")
     if saved := sum(each.saved_hours for each in records):
         parts.append(f"early stopping saved at least {saved:.3g}")
     if lost := sum(each.lost_hours for each in records):

@@ -9,12 +9,14 @@ from itertools import groupby
 
 from sweeps.display.standing import Event, Standing, TrialProgress
 from sweeps.display.sweep_display import outcome
+from sweeps.records.commands import Command, candidate_of, read_commands
+from sweeps.records.slots import Hold, read_slots
 from sweeps.table.cells import Trial, cell_of, place_in_table
 from vit_trainer.config import trial_id_of
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.folder import Folder, Stamp
 from vit_trainer.files.run_dir import CONFIG, JOURNAL, LEASE, RESULT, Row, RunDir
-from vit_trainer.files.storage import Storage
+from vit_trainer.files.storage import COMMANDS, SLOTS, Storage
 
 SILENT_SECONDS = 300.0
 """After so long without a change in its folder a trial is called silent: its process may have been killed."""
@@ -22,10 +24,6 @@ SILENT_SECONDS = 300.0
 
 SILENT_ROWS = 3
 """It may also take so many times as long as between its last two rows."""
-
-
-MAX_SEARCHED = 4
-"""More values of dropout (or warm-up) than this on one data set were proposed by a search: one cell holds them all."""
 
 
 NUM_READERS = 8
@@ -41,6 +39,8 @@ class _Seen:
 
     stamps: dict[str, Stamp]
     """Stamps of the files that it was read from, by name."""
+    holds: tuple[Hold, ...] = ()
+    """When it held slots, by what was read of the sweeps' files."""
     progress: TrialProgress | None = None
     """None: see `complaint`."""
     events: tuple[Event, ...] = ()
@@ -63,6 +63,9 @@ class FolderWatch:
         self._storage = Storage.existing(storage)
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
+        self._sweep_stamps: dict[str, Stamp] = {}
+        self._commands: list[Command] = []
+        self._holds: dict[str, list[Hold]] = {}
 
     @property
     def location(self) -> str:
@@ -86,16 +89,29 @@ class FolderWatch:
             for trial_id, of_folder in files.items()
             if "" not in of_folder  # a file beside the run folders
         }
-        changed = [
-            key for key, of_files in stamps.items() if key not in self._seen or self._seen[key].stamps != of_files
-        ]
+        self._read_sweeps()
+        holds = {trial_id: tuple(self._holds.get(trial_id, ())) for trial_id in stamps}
+        known = {trial_id: (seen.stamps, seen.holds) for trial_id, seen in self._seen.items()}
+        changed = [key for key, of_files in stamps.items() if known.get(key) != (of_files, holds[key])]
         with ThreadPoolExecutor(NUM_READERS) as pool:
-            read = list(pool.map(lambda trial_id: _read(runs, trial_id, stamps[trial_id]), changed))
+            read = list(pool.map(lambda key: _read(runs, key, stamps[key], holds[key]), changed))
         fresh = dict(zip(changed, read, strict=True))
         self._seen = {trial_id: fresh[trial_id] if trial_id in fresh else self._seen[trial_id] for trial_id in stamps}
         now = self._clock()
         silence = {key: now - max(stamp.modified_at for stamp in files[key].values()) for key in stamps}
         return self._standing(now, silence)
+
+    def _read_sweeps(self) -> None:
+        """What sweeps' own files say of trials."""
+        stamps = self._storage.folder.child("sweeps").stamps()
+        own = {name: stamp for name, stamp in stamps.items() if name.endswith((f"/{COMMANDS}", f"/{SLOTS}"))}
+        if own == self._sweep_stamps:
+            return
+        names = sorted({name.partition("/")[0] for name in own})
+        commands = [command for name in names for command in read_commands(self._storage, name)[0]]
+        self._commands = sorted(commands, key=lambda command: command.time)
+        self._holds = read_slots(self._storage, names)
+        self._sweep_stamps = own
 
     def _standing(self, now: float, silence: dict[str, float]) -> Standing:
         """silence: seconds since anything changed in a folder, by trial id."""
@@ -112,7 +128,7 @@ class FolderWatch:
             limit = max(SILENT_SECONDS, SILENT_ROWS * seen.row_seconds)
             is_silent = seen.progress.is_running and silence[trial_id] > limit
             trials.append(replace(seen.progress, silent_seconds=silence[trial_id]) if is_silent else seen.progress)
-        trials = _with_searched_cells(trials)
+        trials = _as_candidates(trials, self._commands)
         if not self._seen:
             complaints.append(f"no trial has begun in {self.location}")
         return Standing(
@@ -126,36 +142,38 @@ class FolderWatch:
         )
 
 
-def _read(runs: Folder, trial_id: str, stamps: dict[str, Stamp]) -> _Seen:
+def _read(runs: Folder, trial_id: str, stamps: dict[str, Stamp], holds: tuple[Hold, ...]) -> _Seen:
     if CONFIG not in stamps:
-        return _Seen(stamps)
+        return _Seen(stamps, holds)
     run_dir = RunDir(runs.child(trial_id))
     try:
         config = run_dir.config() or {}
         cell = cell_of(config)
         if (own := trial_id_of(config)) != trial_id:
-            return _Seen(stamps, complaint=f"a copy: its config.json is that of {own}")
+            return _Seen(stamps, holds, complaint=f"a copy: its config.json is that of {own}")
         trial = Trial(cell, float(config["base_lr"]), int(config["seed"]))
         lines = run_dir.lines() if JOURNAL in stamps else []
         result = run_dir.result() if RESULT in stamps else None
         attempts = [line for line in lines if "attempt" in line]
         num_slots = int(attempts[-1]["num_processes"]) if attempts else 1
-        progress = TrialProgress(trial, trial_id, num_slots=num_slots).after(lines)
+        progress = TrialProgress(trial, trial_id, num_slots=num_slots).after(lines, holds)
         events = [Event(float(line["time"]), f"{trial_id}: {text}") for line in lines if (text := _text(line))]
         if result is not None:
             _check_result(result)
             progress = progress.ended(result)
             events.append(Event(stamps[RESULT].modified_at, f"{trial_id}: {outcome(result)}"))
         elif LEASE in stamps:
-            progress = progress.began(max(progress.counted_until, stamps[LEASE].modified_at))
+            is_held = bool(holds) and holds[-1].until is None
+            since = holds[-1].since if is_held else stamps[LEASE].modified_at
+            progress = progress.began(max(progress.counted_until, since))
         times = [float(line["time"]) for line in lines if "step" in line][-2:]
         on_gpus = any(line.get("device") == "cuda" for line in attempts)
-        return _Seen(stamps, progress, tuple(events), on_gpus, times[-1] - times[0] if times else 0.0)
+        return _Seen(stamps, holds, progress, tuple(events), on_gpus, times[-1] - times[0] if times else 0.0)
     except OSError as error:
-        return _Seen({}, complaint=reason_of(error))  # without stamps: read again
+        return _Seen({}, holds, complaint=reason_of(error))  # without stamps: read again
     except (InputError, KeyError, TypeError, ValueError) as error:
         reason = str(error) if isinstance(error, InputError) else f"damaged ({type(error).__name__}: {error})"
-        return _Seen(stamps, complaint=reason)
+        return _Seen(stamps, holds, complaint=reason)
 
 
 def _text(line: Row) -> str:
@@ -176,24 +194,11 @@ def _check_result(result: dict[str, object]) -> None:
                 raise ValueError(f"{name} {result[name]!r} in {RESULT}")
 
 
-def _with_searched_cells(trials: list[TrialProgress]) -> list[TrialProgress]:
-    """The trials; those of a search that had values of dropout or warm-up proposed are put into common cells."""
-    dropouts: dict[str, set[float | None]] = {}
-    warmups: dict[tuple[str, int], set[int]] = {}
-    for each in trials:
-        cell = each.trial.cell
-        dropouts.setdefault(cell.dataset, set()).add(cell.dropout)
-        warmups.setdefault((cell.dataset, cell.schedule.total_steps), set()).add(cell.schedule.warmup_steps)
+def _as_candidates(trials: list[TrialProgress], commands: list[Command]) -> list[TrialProgress]:
+    """The trials, each in the cell of the last command that it was a candidate of: a search's has several dropouts."""
 
     def moved(trial: Trial) -> Trial:
-        cell = trial.cell
-        if len(dropouts[cell.dataset]) > MAX_SEARCHED:
-            trial = replace(trial, cell=replace(trial.cell, dropout=None), dropout=cell.dropout)
-        steps = warmups[cell.dataset, cell.schedule.total_steps]
-        if len(steps) > MAX_SEARCHED:
-            schedule = replace(cell.schedule, warmup_steps=min(steps))
-            own = cell.schedule.warmup_steps
-            trial = replace(trial, cell=replace(trial.cell, schedule=schedule), warmup_steps=own)
-        return trial
+        cells = (command.cell_for(trial.cell) for command in reversed(commands))
+        return next((candidate_of(trial, cell) for cell in cells if cell is not None), trial)
 
     return [replace(each, trial=moved(each.trial)) for each in trials]

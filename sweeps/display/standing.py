@@ -1,12 +1,13 @@
 """Standing: how a sweep and each of its trials stand, from its events or from run folders alone."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
-from sweeps.records.hours import hours_lost, hours_of
+from sweeps.records.hours import hours_billed, hours_of, kept_rows
+from sweeps.records.slots import Hold
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.published import published_for
 from sweeps.table.verdict import achieved_accuracies
@@ -32,8 +33,8 @@ class TrialProgress:
     """GPU-hours (hours of a slot where there is no GPU) of these steps."""
     seconds: float = 0.0
     """Time of these steps."""
-    lost_hours: float = 0.0
-    """GPU-hours (hours of a slot) of steps that had to be run again."""
+    billed_hours: float = 0.0
+    """GPU-hours (hours of a slot) that it held slots, as far as the journal goes."""
     counted_until: float = 0.0
     """Unix seconds of the journal's last line, or of the start if that was later."""
     is_running: bool = False
@@ -49,37 +50,37 @@ class TrialProgress:
 
     def reported(self, row: Mapping[str, Any]) -> "TrialProgress":
         """A row is in the journal."""
-        hours, accuracy = hours_of(row), row.get("val/accuracy")
+        accuracy = row.get("val/accuracy")
         return replace(
-            self,
+            self._billed_until(float(row["time"])),
             step=int(row["step"]),
             accuracy=self.accuracy if accuracy is None else float(accuracy),
             images_per_second=row.get("images_per_second"),
             mfu=row.get("mfu"),
-            hours=hours,
+            hours=hours_of(row),
             seconds=3600 * float(row.get("runtime_hours") or 0.0),
-            lost_hours=self.lost_hours + max(0.0, self.hours - hours),  # it had gone back to a checkpoint
-            counted_until=max(self.counted_until, float(row["time"])),
         )
+
+    def released(self, at: float) -> "TrialProgress":
+        """Its process has ended, and its slots are free; at: Unix seconds."""
+        return replace(self._billed_until(at), is_running=False)
+
+    def _billed_until(self, at: float) -> "TrialProgress":
+        hours = max(0.0, at - self.counted_until) * self.num_slots / 3600 if self.is_running else 0.0
+        return replace(self, billed_hours=self.billed_hours + hours, counted_until=max(self.counted_until, at))
 
     def ended(self, result: Result) -> "TrialProgress":
         """The trial has its result."""
         return replace(self, is_running=False, result=result, hours=max(self.hours, hours_of(result)))
 
-    def after(self, lines: Iterable[Row]) -> "TrialProgress":
-        """What a whole journal says, in the order written, as `RunDir.lines` gives it."""
+    def after(self, lines: Iterable[Row], holds: Sequence[Hold] = ()) -> "TrialProgress":
+        """What a whole journal says, in the order written, as `RunDir.lines` gives it, and when it held slots."""
         lines = list(lines)
-        rows: list[Row] = []
-        for line in lines:
-            if "step" in line:
-                rows.append(line)
-            elif "attempt" in line:
-                rows = [row for row in rows if row["step"] <= line["from_step"]]
         progress = self
-        for row in rows:
+        for row in kept_rows(lines):
             progress = progress.reported(row)
         until = max((float(line.get("time", 0.0)) for line in lines), default=0.0)
-        return replace(progress, lost_hours=hours_lost(lines), counted_until=until)
+        return replace(progress, billed_hours=hours_billed(lines, holds), counted_until=until)
 
     @property
     def total_steps(self) -> int:
@@ -188,8 +189,8 @@ class Standing:
 
     @property
     def spent_hours(self) -> float:
-        """GPU-hours or slot-hours until now, lost ones included."""
-        return sum(each.hours + each.lost_hours + self._uncounted_hours(each) for each in self.trials)
+        """GPU-hours or slot-hours until now that trials held slots: starts and what faults undid are paid for too."""
+        return sum(each.billed_hours + self._uncounted_hours(each) for each in self.trials)
 
     @property
     def hours_to_come(self) -> float | None:

@@ -1,7 +1,7 @@
 """SweepDisplay: what one sees of a sweep while it runs, and its table at the end."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from sweeps.display.live_table import LiveTable, Screen, is_interactive, summary_lines, time_left
 from sweeps.display.standing import Event, Standing, TrialProgress
+from sweeps.records.slots import Hold
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.labels import Labels
 from vit_trainer.files.run_dir import Result, Row
@@ -65,14 +66,15 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
         """The cluster is there, with so many GPUs, or else CPU cores, for trials."""
         self._num_slots, self._on_gpus = num_slots, on_gpus
 
-    def add(self, trial: Trial, num_slots: int = 1, lines: Iterable[Row] = ()) -> None:
+    def add(self, trial: Trial, num_slots: int = 1, lines: Iterable[Row] = (), holds: Sequence[Hold] = ()) -> None:
         """Let a trial take part.
 
         Args:
             num_slots: GPUs, or CPU cores, that it takes.
             lines: of its journal, from earlier sessions.
+            holds: of its slots, from earlier sessions.
         """
-        self._progress[trial.trial_id] = TrialProgress(trial, trial.trial_id, num_slots=num_slots).after(lines)
+        self._progress[trial.trial_id] = TrialProgress(trial, trial.trial_id, num_slots=num_slots).after(lines, holds)
 
     def started(self, trial_id: str) -> None:
         """A trial has begun, or goes on."""
@@ -80,6 +82,10 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
         self._progress[trial_id] = progress.began(self.clock())
         self._num_done -= progress.result is not None
         self._remember(trial_id, f"goes on after step {progress.step}" if progress.step else "started")
+
+    def released(self, trial_id: str) -> None:
+        """A trial has no process any more, and no slots."""
+        self._progress[trial_id] = self._progress[trial_id].released(self.clock())
 
     def reported(self, trial_id: str, row: Row) -> None:
         """A trial has validated."""
@@ -96,7 +102,7 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
     def ended(self, trial_id: str, result: Result) -> None:
         """A trial has its result, now or since an earlier session."""
         before = self._progress[trial_id]
-        self._progress[trial_id] = before.ended(result)
+        self._progress[trial_id] = before.released(self.clock()).ended(result)
         self._num_done += before.result is None
         if before.is_running:
             self._remember(trial_id, outcome(result))

@@ -1,39 +1,31 @@
 """Budget: the hours that a sweep may take, and those that it has taken, in this session and before."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from sweeps.records.hours import hours_lost, hours_of
+from sweeps.records.hours import hours_of
 from vit_trainer.files.run_dir import Row
 
 
 class Budget:
-    """Counts GPU-hours (hours of a trial where there is no GPU), lost ones included, between reports by the clock."""
+    """Counts GPU-hours (hours of a slot where there is no GPU) by the clock, as they are paid for: see `slots`."""
 
-    def __init__(self, max_hours: float | None, journals: Mapping[str, Iterable[Row]]) -> None:
+    def __init__(self, max_hours: float | None, billed: Mapping[str, float]) -> None:
         """
         Args:
             max_hours: None: without limit.
-            journals: what earlier sessions left, `RunDir.lines` by trial id.
+            billed: by earlier sessions, `hours_billed` by trial id.
         """
         self._max_hours = max_hours
-        self._hours: dict[str, float] = {}
-        self._lost_hours = 0.0
+        self._ended_hours = sum(billed.values())
         self._running: dict[str, tuple[float, int]] = {}
         self._step_hours: dict[str, float] = {}
-        for trial_id, journal in journals.items():
-            lines = list(journal)
-            self._lost_hours += hours_lost(lines)
-            for row in lines:
-                if "step" in row:
-                    self._hours[trial_id] = hours_of(row)
 
     @property
     def used_hours(self) -> float:
         """Up to now, by all trials."""
         now = time.monotonic()
-        running = sum((now - seen_at) * num_gpus / 3600 for seen_at, num_gpus in self._running.values())
-        return sum(self._hours.values()) + self._lost_hours + running
+        return self._ended_hours + sum((now - since) * num_slots / 3600 for since, num_slots in self._running.values())
 
     @property
     def is_used_up(self) -> bool:
@@ -44,21 +36,17 @@ class Budget:
             self._max_hours
         )
 
-    def started(self, trial_id: str, num_gpus: int) -> None:
-        """A trial has begun or goes on."""
-        self._running[trial_id] = time.monotonic(), num_gpus
+    def started(self, trial_id: str, num_slots: int) -> None:
+        """A trial holds slots from now on."""
+        self.ended(trial_id)
+        self._running[trial_id] = time.monotonic(), num_slots
 
     def reported(self, trial_id: str, row: Row) -> None:
         """A trial has written a row."""
-        before, hours = self._hours.get(trial_id, 0.0), hours_of(row)
-        self._lost_hours += max(0.0, before - hours)  # it went on from a checkpoint before what was counted
-        self._hours[trial_id] = hours
-        self._step_hours[trial_id] = hours / row["step"] if row["step"] else 0.0
-        if trial_id in self._running:
-            self._running[trial_id] = time.monotonic(), self._running[trial_id][1]
+        self._step_hours[trial_id] = hours_of(row) / row["step"] if row["step"] else 0.0
 
     def ended(self, trial_id: str) -> None:
-        """A trial runs no more."""
+        """A trial holds no slots any more, if it did."""
         if trial_id in self._running:
-            seen_at, num_gpus = self._running.pop(trial_id)
-            self._hours[trial_id] = self._hours.get(trial_id, 0.0) + (time.monotonic() - seen_at) * num_gpus / 3600
+            since, num_slots = self._running.pop(trial_id)
+            self._ended_hours += (time.monotonic() - since) * num_slots / 3600

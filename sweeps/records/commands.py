@@ -6,10 +6,10 @@ import socket
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sweeps.table.cells import Cell, Schedule
+from sweeps.table.cells import Cell, Schedule, Trial
 from vit_trainer.data.datasets import dataset_id
 from vit_trainer.files.storage import COMMANDS, Storage
 from vit_trainer.tracking.store import hide_password
@@ -44,6 +44,17 @@ class Command:
             None if "dropout" in self.searched else cell.dropout,
             None if "warmup_steps" in self.searched else schedule.warmup_steps,
         )
+
+
+def candidate_of(trial: Trial, cell: Cell) -> Trial:
+    """The trial as a candidate of a cell; what was searched there is its own."""
+    own = trial.cell
+    return replace(
+        trial,
+        cell=cell,
+        dropout=own.dropout if cell.dropout is None else None,
+        warmup_steps=own.schedule.warmup_steps if own.schedule != cell.schedule else None,
+    )
 
 
 def record_command(storage: Storage, sweep: str, cells: Iterable[Cell], searched: Iterable[str]) -> None:

@@ -5,11 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from sweeps.records.cell_record import CellRecord
-from sweeps.records.commands import Command, read_commands
+from sweeps.records.commands import Command, candidate_of, read_commands
 from sweeps.records.decisions import Decision, read_decisions
 from sweeps.records.predicted_hours import with_predicted_hours
+from sweeps.records.slots import read_slots
 from sweeps.records.trial_record import SPEEDS, TrialRecord, read_trial
-from sweeps.table.cells import Cell, Trial, place_in_table
+from sweeps.table.cells import Cell, place_in_table
 from sweeps.table.published import figures_for, is_left_open, published_for
 from vit_trainer.errors import InputError
 from vit_trainer.files.storage import COMMANDS, DECISIONS, Storage
@@ -81,8 +82,9 @@ def gather(storage: Storage, sweep: str | None = None) -> Results:
         for file, count in ((COMMANDS, num_damaged), (DECISIONS, num_damaged_decisions)):
             complaints += [f"sweeps/{name}/{file}: {count} damaged lines"] if count else []
     names = [name for name in storage.trial_ids() if own is None or name in own]
+    holds = read_slots(storage)
     with ThreadPoolExecutor(NUM_READERS) as pool:
-        read = list(pool.map(lambda name: read_trial(storage.run_dir(name)), names))
+        read = list(pool.map(lambda name: read_trial(storage.run_dir(name), holds.get(name, ())), names))
     complaints += [each for each in read if isinstance(each, str)]
     trials, unread = with_predicted_hours([each for each in read if isinstance(each, TrialRecord)], storage)
     complaints += unread
@@ -103,7 +105,7 @@ def _cells(
         own = record.trial.cell
         ran = [(cell, command) for command in commands if (cell := command.cell_for(own)) is not None]
         for cell in dict.fromkeys([cell for cell, command in ran if sweep in (None, command.sweep)] or [own]):
-            by_cell.setdefault(cell, []).append(replace(record, trial=_candidate_of(record.trial, cell)))
+            by_cell.setdefault(cell, []).append(replace(record, trial=candidate_of(record.trial, cell)))
             lines.setdefault(cell, []).extend(command.line for of, command in ran if of == cell)
     cells, unknown = [], None
     for cell in sorted(by_cell, key=place_in_table):
@@ -121,14 +123,3 @@ def _with_published(record: CellRecord) -> CellRecord:
     cell, figure = record.cell, published_for(record.cell)
     others = tuple(other for other in figures_for(cell) if other != figure)
     return replace(record, figure=figure, others=others, is_left_open=is_left_open(cell))
-
-
-def _candidate_of(trial: Trial, cell: Cell) -> Trial:
-    """The trial as a candidate of a cell; what was searched there is its own."""
-    own = trial.cell
-    return replace(
-        trial,
-        cell=cell,
-        dropout=own.dropout if cell.dropout is None else None,
-        warmup_steps=own.schedule.warmup_steps if own.schedule != cell.schedule else None,
-    )

@@ -1,12 +1,13 @@
 """TrialRecord: what one run folder holds, read with care: whatever lies there is named rather than fatal."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sweeps.records.hours import hours_lost, hours_not_run, hours_of
+from sweeps.records.hours import hours_billed, hours_lost, hours_not_run, hours_of
+from sweeps.records.slots import Hold
 from sweeps.table.cells import Trial, cell_of
 from vit_trainer.config import trial_id_of
 from vit_trainer.errors import InputError, reason_of
@@ -35,6 +36,8 @@ class TrialRecord:
     """Content of result.json."""
     predicted_hours: float | None
     """Hours of the whole trial, as a plan would have said for its card; None: nothing is known."""
+    holds: tuple[Hold, ...] = ()
+    """When it held slots, as far as sweeps wrote it down."""
 
     @property
     def base_lr(self) -> float:
@@ -89,8 +92,13 @@ class TrialRecord:
 
     @cached_property
     def lost_hours(self) -> float:
-        """Hours that went into steps that had to be run again; a lower bound."""
-        return hours_lost(self.lines)
+        """Hours that a process ended for nothing; a lower bound."""
+        return hours_lost(self.lines, self.holds)
+
+    @cached_property
+    def billed_hours(self) -> float:
+        """Hours that it held slots, starts and what faults undid included."""
+        return hours_billed(self.lines, self.holds)
 
     @property
     def attempts(self) -> list[Row]:
@@ -124,11 +132,15 @@ class TrialRecord:
         return float(self.lines[-1]["time"]) if self.lines else None
 
 
-def read_trial(run_dir: RunDir) -> TrialRecord | str:
-    """What a run folder holds, without a prediction; or in one line why the folder is left alone."""
+def read_trial(run_dir: RunDir, holds: Sequence[Hold] = ()) -> TrialRecord | str:
+    """What a run folder holds, without a prediction; or in one line why the folder is left alone.
+
+    Args:
+        holds: of the trial, as `read_slots` gives them.
+    """
     name = run_dir.trial_id
     try:
-        return _read(run_dir)
+        return _read(run_dir, tuple(holds))
     except OSError as error:
         return f"runs/{name}: cannot be read ({reason_of(error)})"
     except InputError as error:
@@ -137,7 +149,7 @@ def read_trial(run_dir: RunDir) -> TrialRecord | str:
         return f"runs/{name}: damaged ({type(error).__name__}: {error})"
 
 
-def _read(run_dir: RunDir) -> TrialRecord:
+def _read(run_dir: RunDir, holds: tuple[Hold, ...]) -> TrialRecord:
     """Raises one of what `read_trial` names for what is no trial's run folder."""
     config = run_dir.config()
     if config is None:
@@ -147,7 +159,7 @@ def _read(run_dir: RunDir) -> TrialRecord:
         raise InputError(f"a copy: its config.json is that of {own}")
     lines, result = run_dir.lines(), run_dir.result()
     trial = Trial(cell, float(config["base_lr"]), int(config["seed"]))
-    record = TrialRecord(run_dir.trial_id, config, trial, tuple(lines), result, None)
+    record = TrialRecord(run_dir.trial_id, config, trial, tuple(lines), result, None, holds)
     if result is not None:
         if result["status"] not in STATUSES[:3]:
             raise ValueError(f"status {result['status']!r} in result.json")
@@ -156,6 +168,7 @@ def _read(run_dir: RunDir) -> TrialRecord:
                 raise ValueError(f"{name} {result[name]!r} in result.json is no fraction")
     # What a report will look at is looked at now, so that a damaged journal is named rather than fatal.
     _ = record.validations, record.hours, record.wall_hours, record.saved_hours, record.lost_hours, record.last_time
+    _ = record.billed_hours
     _ = [_device(attempt) for attempt in record.attempts], [record.speeds(name) for name in SPEEDS]
     return record
 

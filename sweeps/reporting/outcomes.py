@@ -64,6 +64,9 @@ def hours(results: Results) -> list[Block]:
         )
     elif not known:
         lines.append("Nothing was predicted: no probe of these models on this device, and its peak is not known.")
+    if any(trial.holds for trial in results.trials):
+        billed = duration(sum(trial.billed_hours for trial in results.trials))
+        lines.append(f"Trials held their slots for {billed}, which is what is paid for: starts and faults count too.")
     return [
         Heading("Hours"),
         Paragraph(" ".join(lines)),

@@ -11,11 +11,14 @@ from sweeps.planning.candidates import candidates
 from sweeps.planning.order import cheapest_first, longest_first
 from sweeps.records.budget import Budget
 from sweeps.records.decisions import Decision, read_decisions, record_decision
+from sweeps.records.hours import hours_billed
+from sweeps.records.slots import read_slots, record_slots
 from sweeps.selection.rehearsal import is_rehearsal
 from sweeps.table.cells import Cell, Trial
 from vit_trainer.config import Execution
+from vit_trainer.errors import cause_of
 from vit_trainer.files.run_dir import Row, RunDir
-from vit_trainer.files.storage import DECISIONS
+from vit_trainer.files.storage import DECISIONS, SLOTS
 from vit_trainer.loop.repeatable import require_same
 
 if TYPE_CHECKING:
@@ -62,10 +65,14 @@ class Session:
         self.num_expected = options.num_trials_per_cell * len(cells) if self.studies is not None else len(self.trials)
         """Trials of the whole sweep."""
         self.display = SweepDisplay(cells, self.num_expected, is_quiet=options.quiet)
+        self._holding: set[str] = set()
         journals = {trial_id: self.run_dir(trial_id).lines() for trial_id in self.trials}
-        self.budget = Budget(options.max_gpu_hours, journals)
-        for trial in self.trials.values():
-            self.display.add(trial, options.gpus_of(trial.cell.model), journals[trial.trial_id])
+        holds = read_slots(options.opened_storage)
+        billed = {trial_id: hours_billed(lines, holds.get(trial_id, ())) for trial_id, lines in journals.items()}
+        self.budget = Budget(options.max_gpu_hours, billed)
+        for trial_id, trial in self.trials.items():
+            num_slots = options.gpus_of(trial.cell.model)
+            self.display.add(trial, num_slots, journals[trial_id], holds.get(trial_id, ()))
             if (result := results[trial]) is not None:
                 self.display.ended(trial.trial_id, result)
             elif execution.deterministic:
@@ -123,9 +130,26 @@ class Session:
         return result
 
     def started(self, trial_id: str) -> None:
-        """A trial has begun, or goes on."""
-        self.budget.started(trial_id, self.options.gpus_of(self.trials[trial_id].cell.model))
+        """A trial has begun, or goes on: it holds its slots."""
+        num_slots = self.options.gpus_of(self.trials[trial_id].cell.model)
+        self.budget.started(trial_id, num_slots)
         self.display.started(trial_id)
+        self._holding.add(trial_id)
+        self._record_slots(trial_id, num_slots)
+
+    def released(self, trial_id: str) -> None:
+        """A trial holds no slots any more, with or without a result."""
+        self.budget.ended(trial_id)
+        self.display.released(trial_id)
+        if trial_id in self._holding:
+            self._holding.remove(trial_id)
+            self._record_slots(trial_id, 0)
+
+    def _record_slots(self, trial_id: str, num_slots: int) -> None:
+        try:
+            record_slots(self.options.opened_storage, self.name, trial_id, num_slots)
+        except OSError as error:  # an outage: of this time the journal alone will tell
+            log.warning("%s not written: %s", SLOTS, cause_of(error))
 
     def reported(self, trial_id: str, row: Row) -> None:
         """A trial has validated."""
@@ -135,8 +159,8 @@ class Session:
 
     def ended(self, trial_id: str, result: dict[str, Any]) -> None:
         """Show a trial's end to everyone who follows the sweep."""
-        self.budget.ended(trial_id)
         self.display.ended(trial_id, result)
+        self.released(trial_id)
         self.changed(self.trials[trial_id])
         if self.studies is not None:
             self.studies.tell(trial_id, self.run_dir(trial_id).journal(), result)

@@ -84,9 +84,13 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
                 verbose=0,
             ),
         )
-        if not ends_early():
-            tuner.fit()
-        _wait_for_states([session.run_dir(trial_id) for trial_id in follower.running])
+        try:
+            if not ends_early():
+                tuner.fit()
+            _wait_for_states([session.run_dir(trial_id) for trial_id in follower.running])
+        finally:
+            for trial_id in follower.running:
+                session.released(trial_id)
         if follower.refused:
             raise InputError(follower.refused)
         return ends_early.reason if session.pending else None

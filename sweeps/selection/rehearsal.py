@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, fields, replace
 
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import candidates
-from sweeps.records.budget import Budget
 from sweeps.records.decisions import METRIC, Decision, read_decisions, record_decision
+from sweeps.records.hours import hours_billed
+from sweeps.records.slots import read_slots
 from sweeps.table.cells import Cell, Schedule, Trial
 from vit_trainer.errors import InputError
 
@@ -118,8 +119,9 @@ class Rehearsal:
         best = {cell: rate for cell in self._rates if (rate := self.best(cell)) is not None}
         limit = self._options.max_gpu_hours
         if limit is not None:
-            journals = {trial.trial_id: self.options.run_dir(trial).lines() for trial in self.trials}
-            limit = max(limit - Budget(None, journals).used_hours, 1e-9)
+            holds = read_slots(self._options.opened_storage)
+            used = [hours_billed(self.options.run_dir(t).lines(), holds.get(t.trial_id, ())) for t in self.trials]
+            limit = max(limit - sum(used), 1e-9)
         return list(best), self._fixed({cell: (rate,) for cell, rate in best.items()}, max_gpu_hours=limit)
 
     def planned(self) -> list[Trial]:

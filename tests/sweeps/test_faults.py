@@ -1,5 +1,6 @@
 """What two weeks on a cluster bring, done for real: processes, drivers and nodes that die in the middle of a sweep."""
 
+import math
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from sweeps.records.slots import read_slots
 from tests.sweeps.sweep_process import (
     QUIET_LRS,
     SCRIPT,
@@ -22,6 +24,7 @@ from tests.sweeps.sweep_process import (
     statuses_in_mlflow,
 )
 from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.files.storage import Storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
@@ -143,13 +146,14 @@ def test_a_trial_moves_when_its_node_is_lost_and_new_nodes_are_used(
     assert code == 0, err
     assert f"{victim.trial_id}: its node or actor was lost; goes on from its last checkpoint" in out
     assert len(victim.attempts()) == 2
+    assert [hold.until is None for hold in read_slots(Storage(tmp_path))[victim.trial_id]] == [False, False]
     assert numbers(tmp_path) == {run_dir.trial_id: quiet[run_dir.trial_id] for run_dir in sweep.run_dirs()}
 
 
 def test_a_used_up_budget_keeps_every_state_and_a_larger_one_goes_on(
     quiet: dict[str, Any], start: Start, tmp_path: Path, two_slots: str
 ) -> None:
-    hours = 4 / 3600  # a few seconds of a trial
+    hours = 8 / 3600  # a few seconds of two slots, starts included
     sweep = start(tmp_path, "--max-gpu-hours", str(hours), address=two_slots)
     code, _, err = sweep.finish()
     assert code == 1
@@ -163,6 +167,8 @@ def test_a_used_up_budget_keeps_every_state_and_a_larger_one_goes_on(
     assert all(run_dir.lease() is None for run_dir in unfinished)
     used = sum(run_dir.rows()[-1]["runtime_hours"] for run_dir in sweep.run_dirs() if run_dir.rows())
     assert used < hours * 1.05
+    held = [hold for holds in read_slots(Storage(tmp_path)).values() for hold in holds]
+    assert sum((hold.until or math.inf) - hold.since for hold in held) / 3600 > 0.8 * hours
     again = start(tmp_path, "--max-gpu-hours", "1", address=two_slots)
     assert again.finish()[0] == 0
     assert len(again.run_dirs()) == 2

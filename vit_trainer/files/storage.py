@@ -1,7 +1,7 @@
 """Storage: the only owner of where things lie in what --storage names. Standard library only until a URI is opened.
 
 runs/<trial id>/          a trial, see `RunDir`: the truth that all else is a view of
-sweeps/<sweep>/           commands.jsonl, decisions.jsonl, tracking.json, and the sweep's own report/
+sweeps/<sweep>/           commands.jsonl, decisions.jsonl, slots.jsonl, tracking.json, and the sweep's own report/
 report/                   about all that the storage holds
 probes.json               measured rates, for plans
 ray/                      Ray Tune's own records, which nothing here reads
@@ -16,7 +16,7 @@ from vit_trainer.errors import InputError
 from vit_trainer.files.folder import Folder, LocalFolder, is_uri, open_folder
 from vit_trainer.files.run_dir import RunDir
 
-COMMANDS, DECISIONS, TRACKING = "commands.jsonl", "decisions.jsonl", "tracking.json"
+COMMANDS, DECISIONS, SLOTS, TRACKING = "commands.jsonl", "decisions.jsonl", "slots.jsonl", "tracking.json"
 """Files of a sweep's folder."""
 PROBES = "probes.json"
 
@@ -81,7 +81,7 @@ class Storage:
         return self.folder.child("sweeps").names()
 
     def sweep(self, name: str) -> Folder:
-        """A sweep's folder, with its COMMANDS, DECISIONS and TRACKING; it need not exist."""
+        """A sweep's folder, with its COMMANDS, DECISIONS, SLOTS and TRACKING; it need not exist."""
         return self.folder.child("sweeps").child(name)
 
     def report(self, sweep: str | None = None) -> Folder:

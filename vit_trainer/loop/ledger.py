@@ -86,6 +86,7 @@ class Ledger:
             {
                 "attempt": len(self._run_dir.attempts()) + 1,
                 "from_step": progress.step,
+                "from_seconds": progress.seconds,
                 "host": socket.gethostname(),
                 "device": accelerator.device.type,
                 "device_name": device_name(),

@@ -230,20 +230,21 @@ def test_hours_spent_and_to_come_are_those_of_the_steps(clock: Clock) -> None:
     assert board.standing().hours_to_come is None
     board.started(first)
     board.started(second)
-    board.reported(first, row(5000, 0.5, 2.0))
-    board.reported(second, row(2500, 0.5, 1.0))
+    clock.now += 3 * HOUR  # an hour to begin, and two of steps
+    board.reported(first, row(5000, 0.5, 2.0, clock.now))
+    board.reported(second, row(2500, 0.5, 1.0, clock.now))
     standing = board.standing()
-    assert standing.spent_hours == 3
+    assert standing.spent_hours == 6
     assert standing.hours_to_come == pytest.approx(2 + 3 + 4 + 4)  # 4 hours for each of four
     assert standing.seconds_left == pytest.approx(13 / 2 * HOUR)
     clock.now += HOUR
     standing = board.standing()
-    assert standing.spent_hours == 5
+    assert standing.spent_hours == 8
     assert standing.hours_to_come == pytest.approx(11)
     board.reported(first, row(2500, 0.5, 1.0, clock.now))  # gone back to a checkpoint: an hour is lost
     board.ended(second, STOPPED)
     standing = board.standing()
-    assert standing.spent_hours == 1 + 1 + 1
+    assert standing.spent_hours == 8
     assert standing.hours_to_come == pytest.approx(3 + 4 + 4)
     assert standing.num_slots_in_use == 1
     assert [each.seconds_left(clock.now) for each in standing.running] == [pytest.approx(3 * HOUR)]
@@ -289,7 +290,7 @@ def test_a_log_says_now_and_then_how_the_sweep_stands(clock: Clock) -> None:
     board.reported(first, row(5001, 0.5, 2.0, clock.now))
     (line,) = printed(board).splitlines()
     assert line.startswith("0 of 4 trials done, 1 running; about ")
-    assert "GPUs in use: 1 of 8; GPU-hours: 2 spent, about 14 to come" in line
+    assert "GPUs in use: 1 of 8; GPU-hours: 0.167 spent, about 14 to come" in line
 
 
 def test_quiet_shows_nothing_until_the_table(clock: Clock) -> None:

@@ -9,24 +9,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from sweeps.display.from_folders import MAX_SEARCHED, SILENT_ROWS, SILENT_SECONDS, FolderWatch
+from sweeps.display.from_folders import SILENT_ROWS, SILENT_SECONDS, FolderWatch
 from sweeps.display.live_table import Screen
 from sweeps.display.standing import Standing, TrialProgress
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import candidates
-from sweeps.table.cells import PAPER, cells_of
+from sweeps.records.commands import record_command
+from sweeps.records.slots import record_slots
+from sweeps.table.cells import PAPER, cell_of, cells_of
 from tests.sweeps.terminal import Terminal
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
 from vit_trainer.files.folder import RemoteFolder
 from vit_trainer.files.run_dir import RunDir
-from vit_trainer.files.storage import Storage
+from vit_trainer.files.storage import SLOTS, Storage
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "sweeps" / "watch.py"
@@ -109,7 +112,7 @@ def test_a_trial_that_went_back_to_its_checkpoint(tmp_path: Path) -> None:
     standing = FolderWatch(str(tmp_path)).read()
     (progress,) = standing.trials
     assert (progress.step, progress.accuracy) == (1000, 0.5)
-    assert progress.lost_hours == pytest.approx(0.4)
+    assert standing.spent_hours == pytest.approx(0.4 + 0.4, abs=0.01)
     texts = [event.text for event in standing.events]
     assert texts == [
         f"{FIRST.trial_id}: started on node7",
@@ -205,14 +208,37 @@ def test_what_changes_is_seen_and_what_is_taken_away_too(tmp_path: Path) -> None
     assert watch.read().trials == ()
 
 
-def test_trials_of_a_search_over_dropout_share_a_cell(tmp_path: Path) -> None:
+def test_what_was_searched_is_what_a_command_searched(tmp_path: Path) -> None:
     values = {"total_steps": 100, "warmup_steps": 5}
-    for number in range(MAX_SEARCHED + 1):
-        config = FinetuneConfig.official("ViT-B_32", "cifar10", dropout=0.01 * number, **values)
+    configs = [FinetuneConfig.official("ViT-B_32", "cifar10", dropout=0.01 * i, **values) for i in range(5)]
+    for config in configs:
         write(tmp_path, config, attempt())
-        num_cells = len(FolderWatch(str(tmp_path)).read().cells)
-        assert num_cells == (number + 1 if number < MAX_SEARCHED else 1)
-    assert "dropout searched" in shown(FolderWatch(str(tmp_path)).read())
+    cells = [cell_of(config.to_dict()) for config in configs]
+    record_command(Storage(tmp_path), "grid", cells, [])
+    watch = FolderWatch(str(tmp_path))
+    assert set(watch.read().cells) == set(cells)
+    assert "dropout searched" not in shown(watch.read())
+    record_command(Storage(tmp_path), "search", [replace(cells[0], dropout=None)], ["dropout"])
+    assert watch.read().cells == (replace(cells[0], dropout=None),)
+    text = shown(watch.read())
+    assert "dropout searched" in text
+    assert "d0.04" in text
+
+
+def test_spent_counts_from_the_moment_slots_were_held(tmp_path: Path) -> None:
+    record_slots(Storage(tmp_path), "sweep", FIRST.trial_id, 2)
+    write(tmp_path, FIRST, attempt(num_processes=2))
+    watch = FolderWatch(str(tmp_path), later(3600))
+    silent_after = watch.read()
+    assert silent_after.spent_hours == pytest.approx(0, abs=0.01)  # no sign of life for an hour
+    run_dir = RunDir(tmp_path / "runs" / FIRST.trial_id)
+    assert FolderWatch(str(tmp_path), later(200)).read().spent_hours == pytest.approx(2 * 200 / 3600, abs=0.01)
+    run_dir.folder.remove("lease.json")
+    record_slots(Storage(tmp_path), "sweep", FIRST.trial_id, 0)
+    slots = Storage(tmp_path).sweep("sweep").read(SLOTS) or b""
+    released = json.loads(slots.splitlines()[-1]) | {"time": time.time() + 3600}
+    Storage(tmp_path).sweep("sweep").write(SLOTS, slots.splitlines(keepends=True)[0] + json.dumps(released).encode())
+    assert watch.read().spent_hours == pytest.approx(2, abs=0.01)
 
 
 def test_a_folder_of_classes_needs_not_be_here(tmp_path: Path) -> None:
@@ -244,11 +270,11 @@ def test_a_bucket_is_asked_once_for_what_has_not_changed(bucket: str, monkeypatc
     monkeypatch.setattr(RemoteFolder, "read", lambda self, name: (asked.append(name), read(self, name))[1])
     monkeypatch.setattr(RemoteFolder, "stamps", lambda self: (asked.append("stamps"), stamps(self))[1])
     assert watch.read().num_done == 3
-    assert asked == ["stamps"]
+    assert asked == ["stamps", "stamps"]  # of the run folders, and of the sweeps' folders
     running.append(row(2000, 0.6))
     asked.clear()
     assert by_id(watch.read())[FOURTH.trial_id].step == 2000
-    assert sorted(asked) == ["config.json", "journal.jsonl", "stamps"]
+    assert sorted(asked) == ["config.json", "journal.jsonl", "stamps", "stamps"]
 
 
 # The command.
