@@ -105,7 +105,7 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
         options = replace(options, max_gpu_hours=limit_in_hours(options.max_gpu_hours, options.max_dollars, price))
     rehearsal = Rehearsal(name, cells, options) if options.early_stopping == "rehearsal" else None
     if options.plan:
-        print("\n".join(plan_lines(_plan(cells, options, rehearsal))))
+        print("\n".join(plan_lines(_plan(cells, options, execution, rehearsal))))
         return 0
     _check_storage(options)
     if options.register:
@@ -169,7 +169,7 @@ def _run(session: Session) -> Reason | None:
         return run_trials(session)
 
 
-def _plan(cells: list[Cell], options: SweepOptions, rehearsal: Rehearsal | None) -> Plan:
+def _plan(cells: list[Cell], options: SweepOptions, execution: Execution, rehearsal: Rehearsal | None) -> Plan:
     """What is left of the sweep, on the cluster of a file, the running Ray cluster or else this machine."""
     from sweeps.cluster.gpus import cards_here
     from sweeps.cluster.join import resources_here, worker_types
@@ -179,15 +179,18 @@ def _plan(cells: list[Cell], options: SweepOptions, rehearsal: Rehearsal | None)
         kinds = node_types(options.cluster)
         cards = cards_of(kinds)
         resources = Resources.of_types(kinds)
-        if not resources.gpus_of_nodes:
+        if not resources.has_gpus:
             raise InputError(f"{options.cluster} names no workers with GPUs: launch it, and plan on its head")
     else:
         resources = resources_here()
         kinds = worker_types()
         cards = cards_of(kinds)
-        if resources.gpus_of_nodes and options.card is None:
+        if resources.has_gpus and options.card is None:
             cards += cards_here()
-    trials = longest_first(rehearsal.planned() if rehearsal else planned_trials(options, cells))
+    runs = options.opened_storage.run_dirs() if options.search == "optuna" else []
+    configs = [config for run_dir in runs if (config := run_dir.config()) is not None]
+    trials = longest_first(rehearsal.planned() if rehearsal else planned_trials(options, cells, configs))
+    rehearsed = rehearsal.cells if rehearsal else []
     done = {trial.trial_id for trial in trials if options.settled(options.run_dir(trial).result())}
 
     def planned(measured: Mapping[Workload, ProbeResult]) -> Plan:
@@ -199,6 +202,9 @@ def _plan(cells: list[Cell], options: SweepOptions, rehearsal: Rehearsal | None)
             gpus_of=options.gpus_of,
             price=price_of(options.price_per_gpu_hour, kinds),
             early_stopping=options.early_stopping == "asha",
+            saves_weights=execution.save_weights or options.register,
+            registered=cells if options.register else (),
+            evaluations_of=lambda trial: 1 if trial.cell in rehearsed else execution.num_evaluations,
         )
 
     plan = planned({})  # what can never fit is refused before anything is measured

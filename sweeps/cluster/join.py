@@ -59,7 +59,7 @@ def cluster_resources() -> Resources:
     to_come = nodes_to_come(worker_types(), ray.nodes())
     gpus = [int(node.get("GPU", 0)) for node in nodes] + [node.num_gpus for node in to_come]
     cpus = [int(node.get("CPU", 0)) for node in nodes] + [node.num_cpus for node in to_come]
-    return Resources(tuple(number for number in gpus if number), tuple(cpus))
+    return Resources(tuple(gpus), tuple(cpus))
 
 
 def resources_here() -> Resources:
@@ -67,4 +67,4 @@ def resources_here() -> Resources:
     num_gpus = count_gpus()  # joins the cluster if there is one
     if ray.is_initialized():
         return cluster_resources()
-    return Resources((num_gpus,) if num_gpus else (), (os.cpu_count() or 1,))
+    return Resources((num_gpus,), (os.cpu_count() or 1,))

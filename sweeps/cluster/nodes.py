@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sweeps.planning.capacity import cpus_per_gpu
 from vit_trainer.errors import InputError, reason_of
 
 SECONDS_TO_CONNECT = 5.0
@@ -48,6 +49,18 @@ def living_nodes() -> dict[str, dict[str, Any]]:
         return address if shared[address] == 1 else f"{address} ({node['NodeID'][:6]})"
 
     return {name(node): node for node in living}
+
+
+def threads_per_process(has_gpus: bool) -> int:
+    """CPU threads of a trial's process on the node of this actor: its GPU's part of the node's cores, else one.
+
+    Ray was asked for no more than each node has, which may be less than this one has.
+    """
+    if not has_gpus:
+        return 1
+    own = ray.get_runtime_context().get_node_id()
+    here = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
+    return max(1, int(cpus_per_gpu(here["GPU"], here.get("CPU", 0))))
 
 
 def on_every_node(call: Callable[..., Any], *arguments: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """SweepDisplay: what one sees of a sweep while it runs, and its table at the end."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -98,6 +99,11 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
         """Something that a watcher should know, such as a retry."""
         self._remember(trial_id, note)
         self._say(f"{trial_id}: {note}")
+
+    def warned(self, line: str) -> None:
+        """Something about the whole sweep that whoever waits for it has to know, even if nothing is shown."""
+        self._events = (*self._events, Event(self.clock(), line))[-MAX_EVENTS:]
+        print(line, file=sys.stderr, flush=True)
 
     def ended(self, trial_id: str, result: Result) -> None:
         """A trial has its result, now or since an earlier session."""

@@ -4,6 +4,7 @@ Ray's own state knows living nodes only, so without this a cluster whose GPU nod
 that has none.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ class NodeType:
     """How many there can be at once."""
     machine: str = ""
     """What the cloud calls it, such as p4d.24xlarge; empty if the file doesn't say."""
+    max_of_all: int | None = None
+    """How many workers of all kinds together the cluster may have; None: no limit but each kind's own."""
 
 
 def node_types(path: Path) -> list[NodeType]:
@@ -72,14 +75,19 @@ def types_of_cluster(nodes: Iterable[Mapping[str, Any]], address: str, path: Pat
 
 
 def nodes_to_come(kinds: Iterable[NodeType], nodes: Iterable[Mapping[str, Any]]) -> list[NodeType]:
-    """A node type for each node that the autoscaler may still start, beside the living ones.
+    """A node type for each node that the autoscaler may still start, beside the living ones: most GPUs first.
 
     Args:
         kinds: the cluster's.
         nodes: as `ray.nodes()` gives them.
     """
-    living = [_type_of(node) for node in nodes if node["Alive"]]
-    return [kind for kind in kinds for _ in range(max(0, kind.max_workers - living.count(kind.name)))]
+    kinds = sorted(kinds, key=lambda kind: -kind.num_gpus)
+    living = Counter(_type_of(node) for node in nodes if node["Alive"])
+    coming = [kind for kind in kinds for _ in range(kind.max_workers - living[kind.name])]
+    limits = [
+        kind.max_of_all - sum(living[each.name] for each in kinds) for kind in kinds if kind.max_of_all is not None
+    ]
+    return coming[: max(0, min([len(coming), *limits]))]
 
 
 def _type_of(node: Mapping[str, Any]) -> str | None:
@@ -100,4 +108,5 @@ def _node_type(name: str, values: Mapping[str, Any], of_all: int) -> NodeType:
         num_gpus=int(resources.get("GPU", 0)),
         max_workers=min(int(values.get("max_workers", of_all)), of_all),
         machine=str(node_config.get("InstanceType") or node_config.get("machineType") or ""),
+        max_of_all=of_all,
     )

@@ -1,8 +1,8 @@
 """Candidates: which cells a sweep is about, and which trials of them compete, by its flags."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from sweeps.options import SweepOptions
 from sweeps.table.cells import MINI, PAPER, Cell, Grid, Trial
@@ -11,6 +11,9 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.datasets import DATASETS, is_folder
 from vit_trainer.errors import InputError, one_of
+
+UNKNOWN_SEED = 1_000_000
+"""From here on, seeds of trials that a search has yet to propose: no run has one."""
 
 
 def grid_of(options: SweepOptions, preset: Literal["paper", "mini"]) -> Grid:
@@ -71,15 +74,25 @@ def candidates(options: SweepOptions, cells: list[Cell]) -> list[Trial]:
     return trials
 
 
-def planned_trials(options: SweepOptions, cells: list[Cell]) -> list[Trial]:
-    """What a plan counts: the candidates, or for an Optuna search as many trials of the published recipe."""
+def planned_trials(options: SweepOptions, cells: list[Cell], configs: Sequence[Mapping[str, Any]] = ()) -> list[Trial]:
+    """What a plan counts: the candidates, or for an Optuna search what it has and trials of the published recipe.
+
+    Args:
+        configs: of the runs in the storage, some of which the search has proposed, or counts as its own.
+    """
     if options.search == "grid":
         return candidates(options, cells)
-    return [
-        Trial(cell, FinetuneConfig.official(cell.model, cell.dataset).base_lr, seed, cell.dropout or 0.0)
-        for cell in cells
-        for seed in range(options.num_trials_per_cell)
-    ]
+    trials = []
+    for cell in cells:
+        space = search_space(options, cell)
+        found = [trial for config in configs if (trial := space.trial_of(cell, config))]
+        own = [trial for trial in found if trial.seed in options.seeds]
+        base_lr = FinetuneConfig.official(cell.model, cell.dataset).base_lr
+        trials += own + [
+            Trial(cell, base_lr, UNKNOWN_SEED + i, cell.dropout or 0.0)
+            for i in range(options.num_trials_per_cell - len(own))
+        ]
+    return trials
 
 
 def search_space(options: SweepOptions, cell: Cell) -> Space:

@@ -1,48 +1,65 @@
 """Capacity: what a cluster's nodes can hold, which trials fit there, and how long these take. Knows no Ray."""
 
 import heapq
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from sweeps.machines.node_types import NodeType, nodes_to_come
 from sweeps.table.cells import Trial
 from vit_trainer.errors import InputError
 
-if TYPE_CHECKING:
-    pass
-
-from sweeps.machines.node_types import NodeType, nodes_to_come
-
 CPUS_PER_GPU = 8
-"""CPU cores that a trial gets with each GPU, if the cluster has that many."""
+"""CPU cores that a trial gets with each GPU, if its node has that many."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What trials can be placed on."""
+    """What trials can be placed on: nodes with GPUs if there are any, else all."""
 
     gpus_of_nodes: tuple[int, ...]
-    """GPUs of each node that has some."""
+    """GPUs of each node."""
     cpus_of_nodes: tuple[int, ...]
-    """CPU cores of each node."""
+    """CPU cores of each node, in the same order."""
+
+    def __post_init__(self) -> None:
+        assert len(self.gpus_of_nodes) == len(self.cpus_of_nodes)
 
     @classmethod
     def of_types(cls, kinds: Iterable[NodeType]) -> "Resources":
         """What a cluster that isn't there yet will have at its largest."""
         nodes = nodes_to_come(kinds, [])
-        return cls(tuple(node.num_gpus for node in nodes if node.num_gpus), tuple(node.num_cpus for node in nodes))
+        return cls(tuple(node.num_gpus for node in nodes), tuple(node.num_cpus for node in nodes))
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether trials take GPUs, or CPU cores."""
+        return any(self.gpus_of_nodes)
+
+    @property
+    def slots_of_nodes(self) -> tuple[int, ...]:
+        """GPUs, or CPU cores, of each node that has some for trials."""
+        return tuple(count for count in (self.gpus_of_nodes if self.has_gpus else self.cpus_of_nodes) if count)
 
     @property
     def num_slots(self) -> int:
         """Trials of one process that run at once."""
-        return sum(self.gpus_of_nodes) or sum(self.cpus_of_nodes)
+        return sum(self.slots_of_nodes)
 
     @property
-    def cpus_per_process(self) -> int:
-        """CPU cores of each of a trial's processes: with a GPU its part of all cores, else one."""
-        if not self.gpus_of_nodes:
+    def cpus_per_process(self) -> float:
+        """CPU cores that each of a trial's processes asks Ray for: as many as leave none of the GPUs idle, else one.
+
+        Less than one where a node has more GPUs than cores.
+
+        >>> Resources((0, 8, 8), (64, 32, 32)).cpus_per_process, Resources((0, 4, 3), (16, 4, 1)).cpus_per_process
+        (4, 0.3333)
+        """
+        if not self.has_gpus:
             return 1
-        return max(1, min(CPUS_PER_GPU, sum(self.cpus_of_nodes) // self.num_slots))
+        nodes = zip(self.gpus_of_nodes, self.cpus_of_nodes, strict=True)
+        share = min(cpus_per_gpu(num_gpus, num_cpus) for num_gpus, num_cpus in nodes if num_gpus)
+        return int(share) if share >= 1 else math.floor(share * 10_000) / 10_000  # Ray counts in such parts
 
     def processes_of_nodes(self, num_processes: int) -> tuple[int, ...]:
         """How a gang is spread over nodes: one if one holds it, else as few full ones as do.
@@ -50,7 +67,7 @@ class Resources:
         Raises:
             InputError: no such nodes.
         """
-        per_node = sorted((size for size in self.gpus_of_nodes or self.cpus_of_nodes if size), reverse=True)
+        per_node = sorted(self.slots_of_nodes, reverse=True)
         if not per_node:
             raise InputError("no node of the Ray cluster has a GPU or CPU core for trials: add one")
         if num_processes <= per_node[0]:
@@ -59,11 +76,16 @@ class Resources:
             count = num_processes // share
             if num_processes % share == 0 and sum(size >= share for size in per_node) >= count:
                 return (share,) * count
-        kind = "GPUs" if self.gpus_of_nodes else "CPU cores"
+        kind = "GPUs" if self.has_gpus else "CPU cores"
         raise InputError(
             f"a trial of {num_processes} {kind} does not fit on nodes with {', '.join(map(str, per_node))}: "
             "give a number of GPUs per trial that fits on one node or fills several"
         )
+
+
+def cpus_per_gpu(num_gpus: float, num_cpus: float) -> float:
+    """CPU cores for each GPU of a node."""
+    return min(CPUS_PER_GPU, num_cpus / num_gpus)
 
 
 def require_fit(trials: Iterable[Trial], gpus_of: Callable[[str], int], resources: Resources) -> None:

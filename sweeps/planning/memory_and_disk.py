@@ -1,9 +1,9 @@
 """Memory and disk: what trials take of a GPU's memory and of disks, estimated."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sweeps.table.cells import Trial
+from sweeps.table.cells import Cell, Trial
 from vit_trainer.architectures import MODELS
 from vit_trainer.cards import Card
 from vit_trainer.config import FinetuneConfig
@@ -63,13 +63,16 @@ class DiskItem:
     """None if that isn't known."""
 
 
-def disk_items(trials: Iterable[Trial], num_at_once: int, *, saves_weights: bool = False) -> list[DiskItem]:
+def disk_items(
+    trials: Sequence[Trial], num_at_once: int, *, saves_weights: bool = False, registered: Collection[Cell] = ()
+) -> list[DiskItem]:
     """What a sweep writes, and what it reads.
 
     Args:
         trials: those that will run.
         num_at_once: how many run at a time: each holds a checkpoint, and a second while that one is replaced.
         saves_weights: whether finished trials keep theirs, in float32.
+        registered: cells of whose best trial the registry gets a copy.
     """
     configs = [trial.config for trial in trials]
     counts = sorted((num_parameters(config) for config in configs), reverse=True)
@@ -79,7 +82,10 @@ def disk_items(trials: Iterable[Trial], num_at_once: int, *, saves_weights: bool
         DiskItem("journals", float(JOURNAL_BYTES_PER_ROW * num_rows)),
     ]
     if saves_weights:
-        items.append(DiskItem("weights", 4.0 * sum(counts)))
+        items.append(DiskItem(f"weights of {len(counts)} trials", 4.0 * sum(counts)))
+    best = {trial.cell: num_parameters(trial.config) for trial in trials if trial.cell in registered}
+    if best:
+        items.append(DiskItem(f"{len(best)} registered models", 4.0 * sum(best.values())))
     for dataset in dict.fromkeys(config.dataset for config in configs):
         if family_of(dataset) != "digits":  # those come with scikit-learn
             items.append(DiskItem(dataset, None if is_folder(dataset) else DATASET_BYTES.get(dataset)))

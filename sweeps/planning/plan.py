@@ -111,6 +111,8 @@ def make_plan(
     price: Price | None = None,
     early_stopping: bool = True,
     saves_weights: bool = False,
+    registered: Collection[Cell] = (),
+    evaluations_of: Callable[[Trial], int | None] = lambda trial: None,
 ) -> Plan:
     """Compute a plan; starts nothing and looks at nothing but the sizes of checkpoint files.
 
@@ -119,19 +121,22 @@ def make_plan(
         done: ids of trials that have their result.
         resources: of the cluster; without GPUs, official models are planned for GPUs that are yet to come.
         gpus_of: GPUs of a trial by its model's name.
+        saves_weights: whether finished trials keep theirs.
+        registered: cells whose best trial the registry gets.
+        evaluations_of: a trial's validations; None: as many as its config has.
 
     Raises:
         InputError: a trial can never fit on the cluster's nodes or the card's memory.
     """
     trials = longest_first(trials)
     sizes = {model: gpus_of(model) for model in {trial.cell.model for trial in trials}}
-    on_gpus = bool(resources.gpus_of_nodes) or not all(is_miniature(trial) for trial in trials)
-    is_example = on_gpus and not resources.gpus_of_nodes
+    on_gpus = resources.has_gpus or not all(is_miniature(trial) for trial in trials)
+    is_example = on_gpus and not resources.has_gpus
     if is_example:
-        resources = Resources((max(EXAMPLE_NUM_GPUS, *sizes.values()),), resources.cpus_of_nodes)
+        resources = Resources((max(EXAMPLE_NUM_GPUS, *sizes.values()),), (sum(resources.cpus_of_nodes),))
     require_fit(trials, gpus_of, resources)
     pending = [trial for trial in trials if trial.trial_id not in done]
-    hours = {trial: rates.hours(trial) for trial in pending}
+    hours = {trial: rates.hours(trial, evaluations_of(trial)) for trial in pending}
     by_cell = [list(group) for _, group in groupby(trials, key=lambda trial: trial.cell)]
     fits = {Workload.of(trial): fit_on_card(trial.config, rates.card, sizes[trial.cell.model]) for trial in trials}
     known_fits = tuple((workload, fit) for workload, fit in fits.items() if fit is not None)
@@ -143,7 +148,7 @@ def make_plan(
         price=price if on_gpus else None,
         wall=_wall_time(hours, gpus_of, resources, is_example=is_example),
         memory=known_fits if on_gpus else (),
-        disk=tuple(disk_items(pending, num_at_once, saves_weights=saves_weights)),
+        disk=tuple(disk_items(pending, num_at_once, saves_weights=saves_weights, registered=registered)),
     )
 
 
@@ -156,7 +161,7 @@ def _wall_time(
         return None
     sizes = [gpus_of(trial.cell.model) for trial, _ in known]
     jobs = [(each / size, resources.processes_of_nodes(size)) for (_, each), size in zip(known, sizes, strict=True)]
-    slots = resources.gpus_of_nodes or resources.cpus_of_nodes
+    slots = resources.slots_of_nodes
     work = sum(hours * sum(parts) for hours, parts in jobs)
     least = max(work / sum(slots), *(hours for hours, _ in jobs))
     return WallTime(wall_hours(jobs, slots), least, sum(slots), is_example)

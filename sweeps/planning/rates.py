@@ -22,10 +22,11 @@ def num_trained_images(trial: Trial) -> int:
     return trial.config.total_steps * trial.config.global_batch_size
 
 
-def num_evaluated_images(trial: Trial) -> int:
-    """Images of all its validations and its test."""
+def num_evaluated_images(trial: Trial, num_evaluations: int | None = None) -> int:
+    """Images of all its validations and its test; num_evaluations: None for as many as its config has."""
     info = dataset_info(trial.cell.dataset)
-    return trial.config.num_evaluations * info.num_validation + info.num_test
+    count = min(num_evaluations or trial.config.num_evaluations, trial.config.total_steps)
+    return count * info.num_validation + info.num_test
 
 
 def is_miniature(trial: Trial) -> bool:
@@ -56,10 +57,13 @@ class Rates:
     """What probes kept in this sweep's storage."""
     table: Mapping[tuple[str, Workload], MeasuredRate] = field(default_factory=lambda: MEASURED)
 
-    def hours(self, trial: Trial) -> float | None:
+    def hours(self, trial: Trial, num_evaluations: int | None = None) -> float | None:
         """Hours of one GPU (or slot of a cluster without) for a trial run to its end; None if nothing is known.
 
         A gang of n takes the same GPU-hours: it is assumed to be n times as fast.
+
+        Args:
+            num_evaluations: validations on the way; None: as many as its config has.
         """
         workload = Workload.of(trial)
         known = self.measured.get(workload) or self.table.get((self.card.name, workload))
@@ -71,4 +75,4 @@ class Rates:
             flops = MODELS[trial.cell.model].forward_flops(trial.cell.resolution)
             evaluation = ASSUMED_SHARE_OF_PEAK * self.card.peak_flops_per_second / flops
             train = evaluation / TRAIN_FLOPS_PER_FORWARD
-        return (num_trained_images(trial) / train + num_evaluated_images(trial) / evaluation) / 3600
+        return (num_trained_images(trial) / train + num_evaluated_images(trial, num_evaluations) / evaluation) / 3600

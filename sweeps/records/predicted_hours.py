@@ -37,10 +37,11 @@ def with_predicted_hours(trials: Sequence[TrialRecord], storage: Storage) -> tup
         if workload is None or not record.attempts:
             return None
         device = record.last_attempt.get("device_name")
+        count = len(record.validations) if record.status == "finished" else None  # a rehearsal has one
         probed = measured.get(workload)
         if probed is not None and probed.device_name == device:
-            return Rates(CARDS[DEFAULT_CARD], {workload: probed}).hours(record.trial)
+            return Rates(CARDS[DEFAULT_CARD], {workload: probed}).hours(record.trial, count)
         card = card_of_device(str(device))
-        return None if card is None else Rates(card).hours(record.trial)
+        return None if card is None else Rates(card).hours(record.trial, count)
 
     return [replace(record, predicted_hours=hours(record)) for record in trials], complaints

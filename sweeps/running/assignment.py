@@ -15,7 +15,8 @@ class Assignment:
     execution: Execution
     processes_of_nodes: tuple[int, ...] = (1,)
     """Processes, one per GPU, on each node of the placement group."""
-    cpus_per_process: int = 1
+    cpus_per_process: float = 1
+    """CPU cores that Ray is asked for; how many threads a process has is its node's business."""
     has_gpus: bool = False
     """Whether a process takes a GPU of Ray's, or only CPU cores."""
     max_failures: int = 3

@@ -65,7 +65,8 @@ class Session:
         self.num_expected = options.num_trials_per_cell * len(cells) if self.studies is not None else len(self.trials)
         """Trials of the whole sweep."""
         self.display = SweepDisplay(cells, self.num_expected, is_quiet=options.quiet)
-        self._holding: set[str] = set()
+        self.holding: set[str] = set()
+        """Trials that hold slots now."""
         journals = {trial_id: self.run_dir(trial_id).lines() for trial_id in self.trials}
         holds = read_slots(options.opened_storage)
         billed = {trial_id: hours_billed(lines, holds.get(trial_id, ())) for trial_id, lines in journals.items()}
@@ -134,15 +135,15 @@ class Session:
         num_slots = self.options.gpus_of(self.trials[trial_id].cell.model)
         self.budget.started(trial_id, num_slots)
         self.display.started(trial_id)
-        self._holding.add(trial_id)
+        self.holding.add(trial_id)
         self._record_slots(trial_id, num_slots)
 
     def released(self, trial_id: str) -> None:
         """A trial holds no slots any more, with or without a result."""
         self.budget.ended(trial_id)
         self.display.released(trial_id)
-        if trial_id in self._holding:
-            self._holding.remove(trial_id)
+        if trial_id in self.holding:
+            self.holding.remove(trial_id)
             self._record_slots(trial_id, 0)
 
     def _record_slots(self, trial_id: str, num_slots: int) -> None:

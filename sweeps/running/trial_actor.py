@@ -15,6 +15,7 @@ from ray import tune
 from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from sweeps.cluster.nodes import threads_per_process
 from sweeps.cluster.versions import differences, package_versions, refusal
 from sweeps.running.assignment import Assignment
 from sweeps.running.launcher import (
@@ -34,13 +35,14 @@ from vit_trainer.files.run_dir import RunDir
 class Helper:
     """A Ray actor on another node of a gang: runs that node's processes."""
 
-    def __init__(self, num_threads: int) -> None:
-        self._launcher = LauncherClient(num_threads)
+    def __init__(self, has_gpus: bool) -> None:
+        self._num_threads = threads_per_process(has_gpus)
+        self._launcher = LauncherClient(self._num_threads)
         self._attempt = self._ended_attempt = 0
 
     def run(self, start: Start, attempt: int) -> Exited:
         self._attempt = attempt
-        self._launcher.start(start)
+        self._launcher.start(replace(start, num_threads=self._num_threads))
         if self._ended_attempt == attempt:
             self._launcher.kill()
         exited = self._launcher.receive()
@@ -68,6 +70,7 @@ class TrialActor(tune.Trainable):
     """
 
     _launcher: LauncherClient | None = None
+    _num_threads = 1
     _helpers: tuple[Any, ...] = ()
     _parts: tuple[Any, ...] = ()
     """What each helper's `run` will return."""
@@ -82,7 +85,8 @@ class TrialActor(tune.Trainable):
         self._assignment, self._execution = assignment, assignment.execution
         self._num_failures, self._begun = 0, False
         if self._launcher is None:
-            self._launcher = LauncherClient(assignment.cpus_per_process)
+            self._num_threads = threads_per_process(assignment.has_gpus)
+            self._launcher = LauncherClient(self._num_threads)
             group = get_current_placement_group()
             assert group is not None
             self._helpers = tuple(
@@ -93,7 +97,7 @@ class TrialActor(tune.Trainable):
                     max_concurrency=2,
                     scheduling_strategy=PlacementGroupSchedulingStrategy(group, i),
                 )
-                .remote(assignment.cpus_per_process)
+                .remote(assignment.has_gpus)
                 for i, bundle in enumerate(assignment.bundles)
                 if i > 0
             )
@@ -158,7 +162,7 @@ class TrialActor(tune.Trainable):
                 assignment.location,
                 self._execution,
                 num_processes=count,
-                num_threads=assignment.cpus_per_process,
+                num_threads=self._num_threads,
                 first_rank=sum(counts[:i]),
                 world_size=sum(counts),
                 rendezvous=rendezvous,

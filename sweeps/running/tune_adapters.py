@@ -12,6 +12,7 @@ from ray.tune.search import Searcher
 
 from sweeps.records.decisions import METRIC
 from sweeps.running.assignment import Assignment
+from sweeps.running.idle import Idle
 from sweeps.running.session import Session
 from sweeps.selection.asha_scheduler import PerCellASHA, trial_id_of
 from vit_trainer.errors import cause_of
@@ -26,6 +27,7 @@ class Follower(Callback):
         self._session, self._asha, self._ends_early = session, asha, ends_early
         self._display = session.display
         self._last_words: dict[str, dict[str, Any]] = {}
+        self._idle = Idle(session.display.warned)
         self.running: set[str] = set()
         """Trials that may have a process somewhere."""
         self.refused = ""
@@ -33,6 +35,12 @@ class Follower(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune saves its callbacks for Tuner.restore, which this project has no use for
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        with _logged():
+            waiting = next((trial for trial in trials if trial.status == TuneTrial.PENDING), None)
+            if waiting is not None:
+                self._idle.look(not self._session.holding, waiting.config["assignment"].bundles)
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         with _logged():

@@ -48,7 +48,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
     _start_ray()
     require_same_versions()
     options, resources = session.options, cluster_resources()
-    session.display.connected(resources.num_slots, on_gpus=bool(resources.gpus_of_nodes))
+    session.display.connected(resources.num_slots, on_gpus=resources.has_gpus)
     asha = PerCellASHA(
         session.trials.values(),
         reduction_factor=options.reduction_factor,
@@ -89,7 +89,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
                 tuner.fit()
             _wait_for_states([session.run_dir(trial_id) for trial_id in follower.running])
         finally:
-            for trial_id in follower.running:
+            for trial_id in list(session.holding):
                 session.released(trial_id)
         if follower.refused:
             raise InputError(follower.refused)
@@ -129,7 +129,7 @@ def _candidates(
             session.execution,
             processes_of_nodes=resources.processes_of_nodes(options.gpus_of(trial.cell.model)),
             cpus_per_process=resources.cpus_per_process,
-            has_gpus=bool(resources.gpus_of_nodes),
+            has_gpus=resources.has_gpus,
             max_failures=options.max_failures,
             versions=package_versions(),
         )

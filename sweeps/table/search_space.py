@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sweeps.table.cells import Cell, Trial
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.datasets import dataset_info
+from vit_trainer.errors import InputError
 
 Searched = Literal["base_lr", "dropout", "warmup_steps"]
 """What can be searched, by its name in FinetuneConfig."""
@@ -66,6 +67,16 @@ class Space:
             values["dropout"] if self.dropout else None,
             int(values["warmup_steps"]) if self.warmup_steps else None,
         )
+
+    def trial_of(self, cell: Cell, config: Mapping[str, Any]) -> Trial | None:
+        """The trial with this config, content of a config.json, if it is the cell's and has values in the space."""
+        try:
+            if not self.contains(config):
+                return None
+            trial = self.trial(cell, config, config["seed"])
+            return trial if trial.config.to_dict() == dict(config) else None
+        except (KeyError, TypeError, InputError):
+            return None  # of another version, which had other fields
 
     def published(self, cell: Cell) -> dict[str, float]:
         """The values of the cell's official recipe, one for each that is searched; may lie outside the ends."""

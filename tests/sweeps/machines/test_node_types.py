@@ -1,6 +1,7 @@
 """What a cluster can grow to, from files as `ray up` leaves them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def launched_with(tmp_path: Path) -> Path:
 
 
 def test_the_workers_of_a_cluster_file(launched_with: Path) -> None:
-    assert node_types(launched_with) == [P4D, GCP, NodeType("own", 0, 0, 4)]
+    kinds = [P4D, GCP, NodeType("own", 0, 0, 4)]
+    assert node_types(launched_with) == [replace(kind, max_of_all=4) for kind in kinds]
 
 
 def test_a_file_of_own_hosts_names_no_kinds() -> None:
@@ -72,8 +74,15 @@ def test_living_nodes_of_a_type_are_not_counted_twice() -> None:
     assert nodes_to_come([P4D], [*nodes, *[WORKER] * 9]) == []
 
 
+def test_kinds_together_are_no_more_than_the_cluster_may_have(launched_with: Path) -> None:
+    kinds = node_types(launched_with)
+    assert [kind.name for kind in nodes_to_come(kinds, [])] == ["p4d"] * 4
+    other = HEAD | {"Labels": {"ray.io/node-group": "a2"}, "Resources": {}}
+    assert [kind.name for kind in nodes_to_come(kinds, [HEAD, other, WORKER])] == ["p4d"] * 2
+
+
 def test_the_file_speaks_of_the_cluster_that_was_launched_with_it_alone(launched_with: Path) -> None:
-    assert types_of_cluster([HEAD, WORKER], "10.0.0.1", launched_with)[0] == P4D
+    assert types_of_cluster([HEAD, WORKER], "10.0.0.1", launched_with)[0] == replace(P4D, max_of_all=4)
     assert types_of_cluster([HEAD, WORKER], "10.0.0.2", launched_with) == []
     assert types_of_cluster([HEAD | {"Labels": {}}, WORKER], "10.0.0.1", launched_with) == []
     assert types_of_cluster([HEAD, WORKER], "10.0.0.1", launched_with.with_name("none.yaml")) == []

@@ -24,6 +24,7 @@ from sweeps.planning.rates import MeasuredRate, Rates
 from sweeps.records.hours import hours_lost, hours_not_run
 from sweeps.selection.asha_scheduler import PerCellASHA
 from sweeps.table.cells import MINI, PAPER, Cell, Schedule, Trial, cells_of
+from tests.sweeps.storages import finished, write_run
 from vit_trainer.architectures import MODELS
 from vit_trainer.cards import CARDS, card_of_device, card_of_gpu
 from vit_trainer.command_line import run
@@ -37,7 +38,7 @@ from vit_trainer.train import train
 
 A100 = CARDS[DEFAULT_CARD]
 EIGHT = Resources((8,), (64,))
-LAPTOP = Resources((), (2,))
+LAPTOP = Resources((0,), (2,))
 PAPER_CELLS = cells_of(PAPER)
 PAPER_TRIALS = [Trial(cell, lr, 0) for cell in PAPER_CELLS for lr in dataset_info(cell.dataset).base_lrs]
 MINI_TRIALS = [Trial(cell, lr, 0) for cell in cells_of(MINI) for lr in (0.003, 0.01)]
@@ -119,6 +120,23 @@ def test_the_plan_of_a_search_over_dropout_says_how_sure_it_is() -> None:
     cells = cells_of(replace(PAPER, datasets=("cifar10",), dropouts=(None,)))
     plan = make_plan(planned_trials(options, cells), [], Rates(A100, table={}), EIGHT)
     assert "other trainings reach 29% to 68%" in "\n".join(plan_lines(plan))
+
+
+def test_the_plan_of_a_search_counts_what_it_has_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = SweepOptions(search="optuna", num_trials=3)
+    (cell, *_) = cells_of(replace(MINI, models=("ViT-B_32-mini",), datasets=("digits-even",), dropouts=(0.1,)))
+    for base_lr in (0.0021, 0.0042):
+        config = Trial(cell, base_lr, 0).config
+        write_run(tmp_path, config, *finished(config, 0.9, 0.9))
+    for other in (Trial(cell, 0.0021, 1), Trial(cell, 5.0, 0), Trial(replace(cell, dropout=0.0), 0.0021, 0)):
+        write_run(tmp_path, other.config, *finished(other.config, 0.9, 0.9))
+    grid = ["--models", cell.model, "--datasets", cell.dataset, "--dropouts", "0.1", "--storage", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        run(app, ["--preset", "mini", *grid, "--plan", "--search", "optuna", "--num-trials", "3"])
+    out = capsys.readouterr().out
+    assert "1 cells, 3 trials, 2 of them done" in out
+    assert "0.0021, 0.0042" in out
+    assert len(planned_trials(options, [cell])) == 3
 
 
 def test_a_miniature_has_no_hours_until_it_is_measured() -> None:
@@ -340,10 +358,13 @@ def test_a_model_that_does_not_fit_with_one_image_is_refused() -> None:
 
 def test_disk_holds_two_checkpoints_of_each_trial_that_runs_at_once() -> None:
     trials = [trial for trial in PAPER_TRIALS if trial.cell.model == "ViT-B_16" and trial.cell.dataset == "cifar10"]
-    sizes = {item.name: item.num_bytes for item in disk_items(trials, 3, saves_weights=True)}
+    sizes = {
+        item.name: item.num_bytes for item in disk_items(trials, 3, saves_weights=True, registered=[trials[0].cell])
+    }
     parameters = MODELS["ViT-B_16"].num_parameters(384) + 769 * 10
     assert sizes["checkpoints at most"] == 3 * 2 * 6 * parameters
-    assert sizes["weights"] == 8 * 4 * parameters
+    assert sizes["weights of 8 trials"] == 8 * 4 * parameters
+    assert sizes["1 registered models"] == 4 * parameters
     assert sizes["cifar10"] == 186e6
     assert sizes["imagenet21k/ViT-B_16.npz"] == pytest.approx(413e6, rel=0.01)
 

@@ -21,14 +21,14 @@ from vit_trainer.files.run_dir import RunDir
 
 
 def test_a_gang_is_spread_over_as_few_nodes_as_hold_it() -> None:
-    eights = Resources(gpus_of_nodes=(8, 8), cpus_of_nodes=(4, 96, 96))
+    eights = Resources(gpus_of_nodes=(0, 8, 8), cpus_of_nodes=(4, 96, 96))
     assert eights.num_slots == 16
     assert eights.processes_of_nodes(1) == (1,)
     assert eights.processes_of_nodes(8) == (8,)
     assert eights.processes_of_nodes(16) == (8, 8)
     assert Resources((1, 1, 1), (8, 8, 8)).processes_of_nodes(3) == (1, 1, 1)
     assert Resources((4, 2, 2), (8, 8, 8)).processes_of_nodes(6) == (2, 2, 2)
-    assert Resources((), (2, 2)).processes_of_nodes(4) == (2, 2)
+    assert Resources((0, 0), (2, 2)).processes_of_nodes(4) == (2, 2)
 
 
 @pytest.mark.parametrize("num_processes", [3, 32])
@@ -39,7 +39,7 @@ def test_a_gang_that_fits_nowhere_is_refused(num_processes: int) -> None:
 
 def test_a_cluster_without_slots_is_said() -> None:
     with pytest.raises(InputError, match="no node of the Ray cluster has a GPU or CPU core for trials"):
-        Resources((), (0,)).processes_of_nodes(1)
+        Resources((0,), (0,)).processes_of_nodes(1)
 
 
 def assert_same_trajectory(storage: Path, quiet: dict[str, Any]) -> None:

@@ -193,6 +193,18 @@ def test_with_four_rates_it_costs_at_most_35_percent(tmp_path: Path, grid: Any) 
     assert 0.25 < share <= 0.35
 
 
+def test_a_plan_counts_the_one_validation_of_a_rehearsal(tmp_path: Path) -> None:
+    cells = cells_of(replace(PAPER, models=("ViT-B_32",)))
+    given = options(tmp_path, base_lrs=(), plan=True, register=True)
+    rehearsal, rates = Rehearsal("sweep", cells, given), Rates(CARDS["A100-40GB"])
+    plan = sweep._plan(cells, given, Execution(), rehearsal)
+    whole = rehearsal.planned()[len(rehearsal.trials) :]
+    expected = [rates.hours(trial, 1) for trial in rehearsal.trials] + [rates.hours(trial) for trial in whole]
+    assert plan.hours == pytest.approx(sum(each or 0.0 for each in expected))
+    assert plan.hours < hours(rehearsal.planned())
+    assert f"{len(cells)} registered models" in [item.name for item in plan.disk]
+
+
 def test_the_miniature_rehearses_a_quarter_of_its_steps(tmp_path: Path) -> None:
     rehearsal = Rehearsal("sweep", cells_of(MINI), options(tmp_path))
     assert {cell.schedule.total_steps for cell in rehearsal.cells} == {20}
