@@ -37,7 +37,7 @@ def with_predicted_hours(trials: Sequence[TrialRecord], storage: Storage) -> tup
         if workload is None or not record.attempts:
             return None
         device = record.last_attempt.get("device_name")
-        count = len(record.validations) if record.status == "finished" else None  # a rehearsal has one
+        count = 1 if record.status == "finished" and len(record.validations) == 1 else None  # a rehearsal
         probed = measured.get(workload)
         if probed is not None and probed.device_name == device:
             return Rates(CARDS[DEFAULT_CARD], {workload: probed}).hours(record.trial, count)

@@ -35,7 +35,7 @@ def test_the_closing_line_predicts_for_the_card_that_trials_had(tmp_path: Path) 
     for trial, name in zip(trials, ("NVIDIA GeForce RTX 3090", "NVIDIA H100 80GB HBM3"), strict=True):
         run = finished(trial.config, 0.9, 0.9)
         write_run(tmp_path, trial.config, *run, hours=8.0, attempt=ATTEMPT | {"device_name": name})
-    hours = sum(Rates(CARDS[name]).hours(trials[0], num_evaluations=8) or 0.0 for name in ("RTX-3090", "H100"))
+    hours = sum(Rates(CARDS[name]).hours(trials[0]) or 0.0 for name in ("RTX-3090", "H100"))
     assert _cost_lines(session(tmp_path, B32)) == [f"16 hours of 2 trials, {hours:.3g} predicted"]
     unknown = Trial(B16, 0.003, 0)
     attempt = ATTEMPT | {"device_name": "NVIDIA GeForce RTX 2060"}
