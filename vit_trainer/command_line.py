@@ -1,8 +1,15 @@
 """Runs a command line built from types: every error of the user's is one line on stderr and exit code 2."""
 
+import io
+import os
+import shlex
+import signal
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn, TextIO
 
 from cyclopts import App, CycloptsError
 
@@ -10,6 +17,10 @@ from vit_trainer.errors import InputError, RunInterruptedError, VitTrainerError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or a request to end."""
+SECONDS_TO_SPEAK = 5.0
+"""How long a launcher's other processes leave the first one to say why all fail: their end is its end."""
+NOBODY_READS = 128 + signal.SIGPIPE
+"""Exit code of a command whose output nobody reads any more, as shells give it to other commands."""
 
 
 def new_app(help_text: str, **options: Any) -> App:
@@ -20,29 +31,136 @@ def new_app(help_text: str, **options: Any) -> App:
 def run(app: App, tokens: list[str] | None = None) -> NoReturn:
     """Parse, call the command, and leave the process with the exit code it returns.
 
-    Exit codes: what the command returned (0 if nothing), 1 for a failure at run time, 2 for bad input, 130 for Ctrl-C.
+    Exit codes: what the command returned (0 if nothing), 1 for a failure at run time, 2 for bad input, 130 for Ctrl-C
+    or another request to end.
     """
-    sys.exit(_exit_code(lambda: app(tokens, exit_on_error=False, print_error=False)))
+    with _requests_as_ctrl_c(), _outputs():
+        code = _exit_code(lambda: app(tokens, exit_on_error=False, print_error=False))
+    sys.exit(code)
+
+
+def this_command() -> str:
+    """What to type to start this process once more."""
+    return "the same command" if "LOCAL_RANK" in os.environ else shlex.join(sys.orig_argv)
+
+
+def outlive_readers() -> None:
+    """From now on the command goes on when nobody reads its output any more; it says so on stderr."""
+    Output.ends_with_reader = False
+
+
+class Output(io.FileIO):
+    """stdout or stderr, whose other end may go away: a pipe's reader, a terminal."""
+
+    ends_with_reader = True
+    """Whether that ends the command, without a word as with other tools."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            if self.fileno() == 1:
+                if Output.ends_with_reader:
+                    raise SystemExit(NOBODY_READS) from None
+                print(f"stdout is closed ({error.strerror}); this goes on and keeps what it does", file=sys.stderr)
+            return len(data)
+
+
+@contextmanager
+def _outputs() -> Iterator[None]:
+    """Has sys.stdout and sys.stderr end as `Output` does."""
+    Output.ends_with_reader = True
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_with_output, before)
+    try:
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+        finally:
+            sys.stdout, sys.stderr = before
+
+
+def _with_output(stream: TextIO | None) -> TextIO:
+    if stream is None:
+        return open(os.devnull, "w")
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    with suppress(OSError):  # a test's
+        output = Output(stream.fileno(), "wb", closefd=False)
+        unbuffered = stream.write_through
+        return io.TextIOWrapper(
+            output if unbuffered else io.BufferedWriter(output),
+            stream.encoding,
+            stream.errors,
+            line_buffering=stream.line_buffering,
+            write_through=unbuffered,
+        )
+    return stream
+
+
+@contextmanager
+def _requests_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, with what it does at its end, unless they are ignored."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP) if in_main_thread}
+    for number, handler in before.items():
+        if handler == signal.SIG_DFL:
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _exit_code(call: Callable[[], Any]) -> int:
     try:
         code = call()
-    except CycloptsError as error:
-        return _complain(str(error), 2)
-    except InputError as error:
+    except (CycloptsError, InputError) as error:
         return _complain(str(error), 2)
     except RunInterruptedError as error:
-        print(f"{error}: the same command goes on from there", file=sys.stderr)
-        return INTERRUPTED
+        return _say(f"{error}. To go on: {this_command()}", INTERRUPTED)
     except VitTrainerError as error:
         return _complain(str(error), 1)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _say("interrupted", INTERRUPTED)
+    except Exception:
+        if _is_first_to_end():
+            raise
+        return 1
     return code if isinstance(code, int) else 0
 
 
 def _complain(message: str, code: int) -> int:
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    return _say(f"error: {' '.join(message.split())}", code)
+
+
+def _say(line: str, code: int) -> int:
+    if _is_first_to_end():
+        print(line, file=sys.stderr)
     return code
+
+
+def _is_first_to_end() -> bool:
+    """Whether this process, of several of a launcher's, is to say why: the others fail of having lost it."""
+    if "LOCAL_RANK" not in os.environ:
+        return True
+    if "torch.distributed" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            with suppress(RuntimeError):  # the launcher is gone
+                return bool(distributed.distributed_c10d._get_default_store().add("has_failed", 1) == 1)
+    if os.environ["LOCAL_RANK"] == "0":
+        return True
+    with suppress(KeyboardInterrupt):
+        time.sleep(SECONDS_TO_SPEAK)
+    return False

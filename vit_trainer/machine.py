@@ -133,7 +133,8 @@ def look_from_outside() -> dict[str, Any]:
     Raises:
         OSError: PyTorch can't be imported, or crashes.
     """
-    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    hidden = ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK")  # a shell inside torchrun has the second
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
     found = _run([sys.executable, "-m", "vit_trainer.machine"], environment)
     if len(found["gpus"]) > 1 and not any(gpu["problem"] for gpu in found["gpus"]):
         found["all_reduce"] = measure_all_reduce(len(found["gpus"]), environment)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import nn
 
 from vit_trainer.architectures import MODELS
@@ -19,6 +18,7 @@ from vit_trainer.data.load import load_dataset
 from vit_trainer.data.randomness import image_order
 from vit_trainer.data.splits import MicroBatch
 from vit_trainer.evaluate import evaluate
+from vit_trainer.loop.accelerator import start_accelerator
 from vit_trainer.model.build import build_model
 from vit_trainer.weights.load import export_arrays
 from vit_trainer.weights.npz_files import write_npz
@@ -63,5 +63,5 @@ def pretrain_miniature(model_name: str, path: Path, *, total_steps: int | None =
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     write_npz(path, export_arrays(model, architecture))
-    accelerator = Accelerator(cpu=True)
+    accelerator = start_accelerator("float32", on_gpu=False)
     return evaluate(model, data.validation, accelerator, resolution=config.resolution, batch_size=256).accuracy

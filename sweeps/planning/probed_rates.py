@@ -12,6 +12,7 @@ from pathlib import Path
 from sweeps.table.cells import Trial
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.storage import PROBES, Storage
+from vit_trainer.loop.environment import for_trials
 from vit_trainer.loop.probe import ProbeResult
 
 
@@ -112,7 +113,7 @@ def _run(arguments: list[str], on_gpu: bool) -> str:
     """What a Python process prints; this one doesn't import torch, and its memory isn't the probe's."""
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    environment = os.environ | {"PYTHONPATH": path}
+    environment = for_trials(os.environ) | {"PYTHONPATH": path}
     if not on_gpu:
         environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-P", *arguments]

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from sweeps.running.launcher import Continue, End, Exited, Reported, Start, Started
+from vit_trainer.loop.environment import for_trials
 
 
 class LauncherClient:
@@ -92,7 +93,7 @@ class LauncherClient:
     def _launch(self) -> None:
         mine, theirs = socket.socketpair()
         root = str(Path(__file__).parents[2])
-        environment = os.environ | {
+        environment = for_trials(os.environ) | {
             "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             "OMP_NUM_THREADS": str(self._num_threads),
             "TORCHINDUCTOR_COMPILE_THREADS": str(self._num_threads),  # else as many as the node has cores, per trial

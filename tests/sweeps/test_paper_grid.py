@@ -1,5 +1,6 @@
 """The whole thing: real Ray, real training, real MLflow, in the smallest grid that shows it."""
 
+import os
 import re
 import subprocess
 import sys
@@ -11,18 +12,45 @@ from pathlib import Path
 
 import pytest
 
+from vit_trainer.config import FinetuneConfig
 from vit_trainer.files.run_dir import RunDir
+from vit_trainer.train import train
 
 SCRIPT = Path(__file__).parents[2] / "sweeps" / "paper_grid.py"
 GRID = ["--preset", "mini", "--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.0"]
 
 
-def begin(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+HOSTILE = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "ACCELERATE_TORCH_DEVICE": "meta",
+    "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR",
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_USE_FSDP": "true",
+    "ACCELERATE_USE_MEGATRON_LM": "true",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "true",
+    "PARALLELISM_CONFIG_TP_SIZE": "2",
+    "FSDP_OFFLOAD_PARAMS": "true",
+    **{"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "29500"},
+    **{"TORCHELASTIC_RUN_ID": "a", "TORCHELASTIC_USE_AGENT_STORE": "True", "LOCAL_WORLD_SIZE": "2"},
+    **{"PMI_SIZE": "2", "PMI_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_SIZE": "2"},
+    "MPI_LOCALRANKID": "1",
+    "ATEN_CPU_CAPABILITY": "default",
+    "MKL_CBWR": "COMPATIBLE",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "OMP_THREAD_LIMIT": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+    "TIMM_FUSED_ATTN": "0",
+}
+"""Of a shell inside torchrun, srun or mpirun, and of somebody who has tried things; no trial may follow it."""
+
+
+def begin(folder: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
     """The script as a user starts it, from a folder of theirs."""
     pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *GRID, *arguments], stdout=pipe, stderr=pipe, text=True, cwd=folder
-    )
+    command = [sys.executable, str(SCRIPT), *GRID, *arguments]
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=folder, env=os.environ | environment)
 
 
 def finish(process: "subprocess.Popen[str]") -> subprocess.CompletedProcess[str]:
@@ -33,7 +61,10 @@ def finish(process: "subprocess.Popen[str]") -> subprocess.CompletedProcess[str]
 @contextmanager
 def begun_early() -> Iterator[tuple[Path, "subprocess.Popen[str]"]]:
     """A sweep and its folder: one candidate that trains and one whose rate makes the loss no number."""
-    with tempfile.TemporaryDirectory() as folder, begin(Path(folder), "--base-lrs", "0.01", "1e38") as process:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        begin(Path(folder), "--base-lrs", "0.01", "1e38", **HOSTILE) as process,
+    ):
         yield Path(folder), process
         if process.poll() is None:
             process.kill()
@@ -72,6 +103,20 @@ def test_a_failing_trial_is_named_and_takes_no_other_down(
     assert result is not None
     assert accuracy_in_table(first.stdout) == f"{100 * result['test/accuracy']:.2f}"
     assert result["test/accuracy"] > 0.9
+
+
+def test_a_hostile_environment_changes_no_bit_of_a_trial(
+    first: subprocess.CompletedProcess[str], folder: Path, tmp_path: Path
+) -> None:
+    (there,) = (run_dir for run_dir in run_dirs(folder).values() if (run_dir.result() or {})["status"] == "finished")
+    config = FinetuneConfig(**(there.config() or {}))
+    train(config, RunDir(tmp_path))
+    bits = [
+        [(row["step"], row["train/loss"], row.get("val/loss"), row.get("val/accuracy")) for row in run_dir.journal()]
+        for run_dir in (there, RunDir(tmp_path))
+    ]
+    assert bits[0] == bits[1]
+    assert (there.result() or {})["test/loss"] == (RunDir(tmp_path).result() or {})["test/loss"]
 
 
 def test_mlflow_has_one_run_per_trial_with_what_the_ui_compares(

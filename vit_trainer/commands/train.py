@@ -1,6 +1,5 @@
 """python -m vit_trainer train: one trial without Ray."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,9 +8,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from vit_trainer.command_line import outlive_readers
 from vit_trainer.config import Execution, FinetuneConfig
+from vit_trainer.errors import RunInterruptedError
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.files.storage import Storage
+from vit_trainer.loop.environment import is_first_process
 from vit_trainer.loop.interruption import signals_as_request
 from vit_trainer.tracking.store import hide_password, require_store
 
@@ -83,21 +85,32 @@ def train(
         require_checkpoint(config.model, config.upstream)
     else:
         check_checkpoint(Path(execution.checkpoint), config.model)
-    is_first_process = os.environ.get("RANK", "0") == "0"
-    if tracking_uri is not None and is_first_process:
-        require_store(tracking_uri)
-
+    from vit_trainer.loop.accelerator import require_environment
     from vit_trainer.train import train as run_trial
 
+    require_environment(execution.precision)
+    if tracking_uri is not None and is_first_process():
+        require_store(tracking_uri)
     run_dir = Storage(storage).run_dir(config.trial_id)
     finished = run_dir.result()
     if finished is None or finished["status"] != "finished":
-        print(f"{config.trial_id} in {run_dir.location}")
-        shipping = _shipped(run_dir, storage, tracking_uri) if is_first_process else nullcontext(_print_row)
-        with signals_as_request() as interrupted, shipping as report:
-            run_trial(config, run_dir, execution, report, interrupted)
-    result = run_dir.result() or {}
-    print(f"test/accuracy {100 * result['test/accuracy']:.2f}% after {result['step']} steps, {run_dir.location}")
+        outlive_readers()
+        if is_first_process():
+            print(f"{config.trial_id} in {run_dir.location}", flush=True)
+        shipping = _shipped(run_dir, storage, tracking_uri) if is_first_process() else nullcontext()
+        with signals_as_request(acknowledge=_acknowledge) as interrupted, shipping as report:
+            try:
+                run_trial(config, run_dir, execution, report, interrupted)
+            except KeyboardInterrupt:
+                raise RunInterruptedError("left at once; its last checkpoint is kept") from None
+    if is_first_process():
+        result = run_dir.result() or {}
+        print(f"test/accuracy {100 * result['test/accuracy']:.2f}% after {result['step']} steps, {run_dir.location}")
+
+
+def _acknowledge() -> None:
+    if is_first_process():
+        print("keeping the state; Ctrl-C again to leave at once", file=sys.stderr, flush=True)
 
 
 @contextmanager
