@@ -15,7 +15,7 @@ from vit_trainer.files.run_dir import RunDir
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
 BIN = Path(sys.executable).parent
-TORCHRUN = (str(BIN / "torchrun"), "--nproc-per-node=2", "--master-port=0")
+TORCHRUN = (str(BIN / "torchrun"), "--standalone", "--nproc-per-node=2")
 LAUNCH = (str(BIN / "accelerate"), "launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0")
 TRAIN = ("train", "--model", "ViT-B_32-mini", "--dataset", "digits-even", "--warmup-steps", "2")
 ROOT = Path(__file__).parents[2]
