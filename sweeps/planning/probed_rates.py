@@ -12,7 +12,7 @@ from pathlib import Path
 from sweeps.table.cells import Trial
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.storage import PROBES, Storage
-from vit_trainer.loop.environment import for_trials
+from vit_trainer.loop.accelerator import for_trials
 from vit_trainer.loop.probe import ProbeResult
 
 

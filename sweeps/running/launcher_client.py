@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from sweeps.running.launcher import Continue, End, Exited, Reported, Start, Started
-from vit_trainer.loop.environment import for_trials
+from vit_trainer.loop.accelerator import for_trials
 
 
 class LauncherClient:

@@ -13,7 +13,7 @@ from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.errors import RunInterruptedError
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.files.storage import Storage
-from vit_trainer.loop.environment import is_first_process
+from vit_trainer.loop.accelerator import is_first_process
 from vit_trainer.loop.interruption import signals_as_request
 from vit_trainer.tracking.store import hide_password, require_store
 

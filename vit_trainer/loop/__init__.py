@@ -5,8 +5,7 @@ survived         the micro-batch that fitted after one that didn't, for the node
 optim            the learning rate and the official SGD
 ledger           losses, time, journal and checkpoints of a run
 state            exactly what must survive a restart
-environment      the variables that a trial of a sweep is started without, and what train refuses
-accelerator      how a process finds its device, its precision and the other processes
+accelerator      how a process finds its device, its precision and the others; what its environment may decide
 repeatable       which kernels may run, and what an attempt takes over from the one before
 interruption     signals as a request to end
 speed            what a row says of speed, the card's use, memory and waiting for images

@@ -8,8 +8,7 @@ import pytest
 
 from tests.vit_trainer.test_command_line import TRAIN, error_of
 from vit_trainer.__main__ import app
-from vit_trainer.loop.accelerator import start_accelerator
-from vit_trainer.loop.environment import for_trials
+from vit_trainer.loop.accelerator import for_trials, start_accelerator
 
 HARMLESS = {"OMP_NUM_THREADS", "PYTORCH_ENABLE_MPS_FALLBACK", "PT_HPU_LAZY_MODE", "PJRT_DEVICE", "TPU_NAME", "FOO"}
 """What Accelerate reads and trials may have: threads are set, there are no such devices, FOO is an example."""
