@@ -3,5 +3,6 @@
 finding                the outcome of a check, as a line
 cluster_file_promises  what cluster files keep beyond Ray's schema
 before_launch          a cluster file, and whether it can be launched from here
+parity_on_nodes        whether nodes compute what the official code does
 on_nodes               a running cluster: versions, GPUs, weights, data, the storage
 """

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.commands import Command, candidate_of, read_commands
 from sweeps.records.decisions import Decision, read_decisions
+from sweeps.records.parity import NodeParity, read_parity
 from sweeps.records.predicted_hours import with_predicted_hours
 from sweeps.records.slots import read_slots
 from sweeps.records.trial_record import SPEEDS, TrialRecord, read_trial
 from sweeps.table.cells import Cell, place_in_table
 from sweeps.table.published import figures_for, is_left_open, published_for
 from vit_trainer.errors import InputError
-from vit_trainer.files.storage import COMMANDS, DECISIONS, Storage
+from vit_trainer.files.storage import COMMANDS, DECISIONS, PARITY, Storage
 from vit_trainer.tracking.catalogue import Catalogue
 
 NUM_READERS = 8
@@ -32,6 +33,8 @@ class Results:
     """What was decided about candidates in all sweeps of the storage."""
     complaints: tuple[str, ...]
     """What could not be read and was left alone, a line each."""
+    parity: tuple[NodeParity, ...] = ()
+    """What nodes came to that were compared with the official code."""
     sweep: str | None = None
     """Whose results these are; None: of the whole storage."""
 
@@ -70,16 +73,20 @@ def gather(storage: Storage, sweep: str | None = None) -> Results:
     complaints: list[str] = []
     commands: list[Command] = []
     decisions: list[Decision] = []
+    parity: list[NodeParity] = []
     for name in storage.sweep_names():
         try:
             given, num_damaged = read_commands(storage, name)
             decided, num_damaged_decisions = read_decisions(storage, name)
+            compared, num_damaged_parity = read_parity(storage, name)
         except NotADirectoryError:
             complaints.append(f"sweeps/{name}: not a sweep's folder")
             continue
         commands += given
         decisions += decided
-        for file, count in ((COMMANDS, num_damaged), (DECISIONS, num_damaged_decisions)):
+        parity += compared if sweep in (None, name) else []
+        damaged = {COMMANDS: num_damaged, DECISIONS: num_damaged_decisions, PARITY: num_damaged_parity}
+        for file, count in damaged.items():
             complaints += [f"sweeps/{name}/{file}: {count} damaged lines"] if count else []
     names = [name for name in storage.trial_ids() if own is None or name in own]
     holds = read_slots(storage)
@@ -92,7 +99,7 @@ def gather(storage: Storage, sweep: str | None = None) -> Results:
     complaints += [unknown] if unknown else []
     if own is not None:
         decisions = [decision for decision in decisions if decision.trial_id in own]
-    return Results(storage.location, tuple(cells), tuple(decisions), tuple(complaints), sweep)
+    return Results(storage.location, tuple(cells), tuple(decisions), tuple(complaints), tuple(parity), sweep)
 
 
 def _cells(

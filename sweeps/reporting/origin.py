@@ -3,7 +3,7 @@
 from collections import Counter
 
 from sweeps.records.results import Results
-from sweeps.reporting.pages import Block, Heading, TextTable, foldable_table
+from sweeps.reporting.pages import Block, Heading, Paragraph, TextTable, foldable_table
 from sweeps.reporting.rows import trial_command
 from sweeps.reporting.texts import name_of
 from sweeps.table.cells import cell_of, name_of_cell
@@ -31,7 +31,21 @@ def environment(results: Results) -> list[Block]:
     for trial, _ in last_attempts:
         count(f"data of {trial.config['dataset']}", _data(str(trial.config["dataset"])))
     rows = tuple((name, value, str(number)) for name, values in found.items() for value, number in values.most_common())
-    return [Heading("Environment"), TextTable(("what", "value", "trials"), rows, numbers=frozenset({2}))]
+    return [
+        Heading("Environment"),
+        TextTable(("what", "value", "trials"), rows, numbers=frozenset({2})),
+        *_parity(results),
+    ]
+
+
+def _parity(results: Results) -> list[Block]:
+    """What nodes came to when they were compared with the official code, the last time that each was asked."""
+    last = {(each.node, each.environment): each for each in results.parity}
+    if not last:
+        return []
+    said = "Before it began, each session of a sweep compared every node's cards with what the official code computed:"
+    rows = tuple((each.node, each.environment, "; ".join([each.outcome, *each.failures])) for each in last.values())
+    return [Paragraph(said), TextTable(("node", "what computes there", "outcome"), rows)]
 
 
 def _data(dataset: str) -> str:

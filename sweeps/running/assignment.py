@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sweeps.checks.parity_on_nodes import ParityCheck
 from vit_trainer.config import Execution, FinetuneConfig
 
 
@@ -23,6 +24,9 @@ class Assignment:
     """How often the trial starts again after one of its processes died."""
     versions: dict[str, str] | None = None
     """Versions that its nodes must have, as `package_versions` gives them; None: whatever they have."""
+
+    parity: ParityCheck | None = None
+    """What a node that is new to the sweep is asked first; None: nothing."""
 
     @property
     def trial_id(self) -> str:

@@ -12,6 +12,7 @@ from sweeps.planning.order import cheapest_first, longest_first
 from sweeps.records.budget import Budget
 from sweeps.records.decisions import Decision, read_decisions, record_decision
 from sweeps.records.hours import hours_billed
+from sweeps.records.parity import NodeParity, record_parity
 from sweeps.records.slots import read_slots, record_slots
 from sweeps.selection.rehearsal import is_rehearsal
 from sweeps.table.cells import Cell, Trial
@@ -178,6 +179,10 @@ class Session:
     def record_decision(self, decision: Decision) -> None:
         """Keep what was decided at a rung, and from what."""
         record_decision(self.options.opened_storage, self.name, decision)
+
+    def record_parity(self, found: list[NodeParity]) -> None:
+        """Keep what nodes came to that were compared with the official code."""
+        record_parity(self.options.opened_storage, self.name, found)
 
     def decisions(self) -> list[Decision]:
         """What this sweep's sessions have decided, in order; a line that a crash tore is passed over."""

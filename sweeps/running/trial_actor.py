@@ -7,7 +7,7 @@ trace of the trial before, and killing the actor ends everything that it started
 import signal
 import threading
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
@@ -15,8 +15,10 @@ from ray import tune
 from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from sweeps.checks.parity_on_nodes import ParityCheck
 from sweeps.cluster.nodes import threads_per_process
 from sweeps.cluster.versions import differences, package_versions, refusal
+from sweeps.records.parity import NodeParity
 from sweeps.running.assignment import Assignment
 from sweeps.running.launcher import (
     FAILED,
@@ -53,6 +55,10 @@ class Helper:
         """What is installed on its node, by the node's address."""
         return {get_node_ip_address(): package_versions()}
 
+    def parity(self, check: ParityCheck) -> tuple[list[NodeParity], bool]:
+        """As `ParityCheck.here`, of its node."""
+        return check.here()
+
     def kill(self, attempt: int) -> None:
         """End an attempt, also one that is just about to start."""
         self._ended_attempt = attempt
@@ -65,8 +71,8 @@ class TrialActor(tune.Trainable):
 
     The trial begins with the first step, not before: Tune may give it to another actor while this one starts.
 
-    A result is a row of the journal, or `note` with a line for whoever watches, or `cause` with the failure's, or
-    `refused` with why nothing may run here.
+    A result is a row of the journal, or `note` with a line for whoever watches, or `parity` with what nodes came to
+    that are new to the sweep, or `cause` with the failure's, or `refused` with why nothing may run here.
     """
 
     _launcher: LauncherClient | None = None
@@ -108,6 +114,9 @@ class TrialActor(tune.Trainable):
             self._begun = True
             if refused := self._refused():
                 return {"done": True, "refused": refused}
+            if found := self._parity():
+                self._begun = False
+                return {"done": any(each.failures for each in found), "parity": [asdict(each) for each in found]}
             self._begin()
         message = self._launcher.receive()
         if isinstance(message, Reported):
@@ -150,6 +159,14 @@ class TrialActor(tune.Trainable):
             found |= there
         different = differences(self._assignment.versions, found)
         return refusal(different) if different else ""
+
+    def _parity(self) -> list[NodeParity]:
+        """What its nodes come to that the sweep hasn't asked yet, or that failed."""
+        check = self._assignment.parity
+        if check is None:
+            return []
+        answers = [check.here(), *ray.get([helper.parity.remote(check) for helper in self._helpers])]
+        return [each for found, is_new in answers for each in found if is_new or each.failures]
 
     def _begin(self) -> None:
         assert self._launcher is not None

@@ -10,7 +10,9 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
+from sweeps.checks.parity_on_nodes import refusal
 from sweeps.records.decisions import METRIC
+from sweeps.records.parity import NodeParity
 from sweeps.running.assignment import Assignment
 from sweeps.running.idle import Idle
 from sweeps.running.session import Session
@@ -56,6 +58,10 @@ class Follower(Callback):
                 self._display.noted(trial_id, result["note"])
             elif "refused" in result:
                 self.refused = result["refused"]
+            elif "parity" in result:
+                found = [NodeParity.from_dict(each) for each in result["parity"]]
+                self._session.record_parity(found)
+                self.refused = self.refused or refusal(found)
             elif "step" in result:
                 self._session.reported(trial_id, result)
             self._last_words[trial_id] = result

@@ -9,6 +9,7 @@ import ray
 from ray import tune
 from ray.tune.search import ConcurrencyLimiter
 
+from sweeps.checks.parity_on_nodes import ParityCheck, refusal
 from sweeps.cluster.join import RAY_LOGS, cluster_resources, join
 from sweeps.cluster.versions import package_versions, require_same_versions
 from sweeps.options import SweepOptions
@@ -42,8 +43,8 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
         None, or why it ended before all of them had.
 
     Raises:
-        InputError: a node has other versions than this process. One that joins later ends the sweep too, with all
-            states kept: it would fail trials faster than the other nodes can run them.
+        InputError: a node has other versions than this process, or its GPUs compute otherwise. One that joins later
+            ends the sweep too, with all states kept: it would fail trials faster than the other nodes can run them.
     """
     _start_ray()
     require_same_versions()
@@ -59,9 +60,15 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
     if options.early_stopping == "asha":
         session.replay(asha)
     require_fit(planned_trials(options, session.cells), options.gpus_of, resources)
-    space, search = _candidates(session, resources, asha)
+    parity = ParityCheck.of(on_gpus=bool(resources.gpus_of_nodes))
+    space, search = _candidates(session, resources, asha, parity)
     if not space and not search:
         return None
+    if parity is not None:
+        found = parity.on_living_nodes()
+        session.record_parity(found)
+        if refused := refusal(found):
+            raise InputError(refused)
     with signals_as_request() as interrupted:
         ends_early = EarlyEnd(interrupted, session.budget)
         follower = Follower(session, asha, lambda: ends_early() is not None)
@@ -113,7 +120,7 @@ def _start_ray() -> None:
 
 
 def _candidates(
-    session: Session, resources: Resources, asha: PerCellASHA
+    session: Session, resources: Resources, asha: PerCellASHA, parity: ParityCheck | None
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Where Tune has its trials from: a grid of assignments, or the studies; both empty where nothing is pending.
 
@@ -132,6 +139,7 @@ def _candidates(
             has_gpus=resources.has_gpus,
             max_failures=options.max_failures,
             versions=package_versions(),
+            parity=parity,
         )
 
     if session.studies is None:

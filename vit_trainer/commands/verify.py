@@ -33,7 +33,8 @@ def verify(
     compile
         Whether to compile a model too, which takes a minute or two; only on a GPU unless given.
     short
-        Leave out all that takes long, what is compiled too: what a sweep runs on each node with GPUs before it starts.
+        Leave out what takes long, what is compiled and the interrupted run; on a GPU with wider bounds in float32. A
+        sweep runs this on each node with GPUs before it starts.
     """
     on_gpu = device == "cuda"
     if not on_gpu:

@@ -16,7 +16,8 @@ from vit_trainer.errors import InputError
 from vit_trainer.files.folder import Folder, LocalFolder, is_uri, open_folder
 from vit_trainer.files.run_dir import RunDir
 
-COMMANDS, DECISIONS, SLOTS, TRACKING = "commands.jsonl", "decisions.jsonl", "slots.jsonl", "tracking.json"
+COMMANDS, DECISIONS, PARITY, SLOTS = "commands.jsonl", "decisions.jsonl", "parity.jsonl", "slots.jsonl"
+TRACKING = "tracking.json"
 """Files of a sweep's folder."""
 PROBES = "probes.json"
 
@@ -81,7 +82,7 @@ class Storage:
         return self.folder.child("sweeps").names()
 
     def sweep(self, name: str) -> Folder:
-        """A sweep's folder, with its COMMANDS, DECISIONS, SLOTS and TRACKING; it need not exist."""
+        """A sweep's folder, with its COMMANDS, DECISIONS, PARITY, SLOTS and TRACKING; it need not exist."""
         return self.folder.child("sweeps").child(name)
 
     def report(self, sweep: str | None = None) -> Folder:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.records.decisions import Decision
+from sweeps.records.parity import NodeParity, record_parity
 from sweeps.report import report
 from sweeps.reporting.write import write_report
 from sweeps.table.cells import PAPER, cells_of
@@ -112,6 +113,17 @@ def test_what_cannot_be_read_is_named_and_left_alone(storage: Path, capsys: pyte
         assert name in complaint
         assert name in Elements((storage / "report" / "report.html").read_text()).text
     assert before == {path: path.read_bytes() for path in before}
+
+
+def test_the_last_time_that_each_card_was_compared_with_the_official_code_is_shown(storage: Path) -> None:
+    cards = [NodeParity(f"10.0.0.{i}", "NVIDIA H100", "29 of 30 rungs hold", ("pixels: crop",)) for i in (1, 2)]
+    record_parity(Storage(str(storage)), "paper_grid-paper", cards)
+    record_parity(Storage(str(storage)), "paper_grid-paper", [NodeParity("10.0.0.2", "NVIDIA H100", "all hold")])
+    write_report(Storage(str(storage)))
+    text = (storage / "report" / "report.md").read_text()
+    assert "| 10.0.0.1 | NVIDIA H100 | 29 of 30 rungs hold; pixels: crop |" in text
+    assert "| 10.0.0.2 | NVIDIA H100 | all hold |" in text
+    assert text.count("NVIDIA H100") == 2
 
 
 def test_the_page_needs_nothing_else_and_escapes_what_it_shows(storage: Path) -> None:

@@ -25,11 +25,11 @@ from vit_trainer.data.crops import Crops
 from vit_trainer.loop.optim import OfficialSGD, learning_rate
 from vit_trainer.loop.step import backward
 from vit_trainer.model.build import OfficialStdConv, build_model
-from vit_trainer.parity import forward_pass, pixels, updates
+from vit_trainer.parity import forward_pass, pixels, same_bits, updates
 from vit_trainer.parity.golden import SHIPPED, FinetuneFacts, GoldenFolder, make_images, make_params
 from vit_trainer.parity.ladder import ladder
 from vit_trainer.parity.official_forward import official_layers
-from vit_trainer.parity.rung import Rung
+from vit_trainer.parity.rung import Rung, Setting
 from vit_trainer.parity.updates import GoldenRun
 from vit_trainer.weights import load as checkpoints
 
@@ -614,3 +614,32 @@ def test_the_golden_values_are_packaged() -> None:
     packaged = {path for pattern in patterns for path in package.glob(pattern)}
     assert set(SHIPPED.iterdir()) <= packaged
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 3e6
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(app, ["verify", "--device", "cuda"])
+    error = capsys.readouterr().err
+    assert left.value.code == 2
+    assert error.startswith("error: no GPU that PyTorch can use here: give --device cpu")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_short_form_prints_what_computes_and_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(app, ["verify", "--short"])
+    output = capsys.readouterr().out
+    assert left.value.code == 0, output
+    assert output.splitlines()[0].endswith(f", torch {torch.__version__}")
+    assert output.endswith("17 of 17 rungs hold, 0 skipped\n")
+
+
+@pytest.mark.slow
+def test_compiled_models_hold() -> None:
+    compiled = climbed(updates.updates(GOLDEN, "tiny_vit", Setting(compiled=True), one_run=True))
+    assert len(compiled) == 4
+    assert all(rung.passed for rung in compiled.values()), compiled
+    (masks,) = same_bits.dropout_masks(Setting(compiled=True))
+    assert masks.passed

@@ -1,0 +1,45 @@
+"""Parity: what the nodes of a sweep came to when they were compared with the official code, a line each."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vit_trainer.files.storage import PARITY, Storage
+
+
+@dataclass(frozen=True)
+class NodeParity:
+    """What `verify --short` said on one card of a node."""
+
+    node: str
+    """Address."""
+    environment: str
+    """Card, driver, CUDA, cuDNN and PyTorch, as it names them; empty if it didn't come to that."""
+    outcome: str
+    """Its last line, such as `30 of 30 rungs hold, 0 skipped`."""
+    failures: tuple[str, ...] = ()
+    """Names of the rungs that don't hold; what else went wrong, if it didn't come to an end."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "NodeParity":
+        """What `asdict` makes, also once it was JSON; raises KeyError or TypeError for anything else."""
+        return cls(**{**values, "failures": tuple(values["failures"])})
+
+
+def record_parity(storage: Storage, sweep: str, found: Iterable[NodeParity]) -> None:
+    """Write down what nodes came to; raises OSError for what the storage refuses."""
+    lines = "".join(json.dumps(asdict(each)) + "\n" for each in found)
+    if lines:
+        storage.sweep(sweep).append(PARITY, lines.encode())
+
+
+def read_parity(storage: Storage, sweep: str) -> tuple[list[NodeParity], int]:
+    """What the nodes of a sweep came to, in the order of asking, and the number of lines that can't be read."""
+    found, num_damaged = [], 0
+    for line in filter(bytes.strip, (storage.sweep(sweep).read(PARITY) or b"").split(b"\n")):
+        try:
+            found.append(NodeParity.from_dict(json.loads(line)))
+        except (ValueError, KeyError, TypeError):
+            num_damaged += 1
+    return found, num_damaged
