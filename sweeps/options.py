@@ -64,11 +64,11 @@ class SweepOptions:
     cluster: Path | None = None
     """With --plan: a cluster file such as clusters/a100.yaml, to plan for it before it is launched."""
     card: str | None = None
-    """GPU to plan for, such as A100-40GB or H100; the cluster's unless given."""
+    """GPU to plan for, such as A100-40GB or RTX-4090; the cluster's or this machine's unless given."""
     price_per_gpu_hour: float | None = None
     """Dollars; the list price of the cluster's machines unless given, where it was launched by `ray up`."""
     max_gpu_hours: float | None = None
-    """Stop when the next step would pass this, having started with the cells that take least; no limit unless given."""
+    """End before trials have held GPUs for longer, starts and retries included; cells that take least begin first."""
     max_dollars: float | None = None
     """A limit as --max-gpu-hours, in dollars; what a cloud asks for the head, idle minutes and disks comes on top."""
     early_stopping: Annotated[Literal["asha", "rehearsal"] | None, Parameter(negative_none="no-")] = "asha"

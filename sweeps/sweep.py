@@ -147,9 +147,10 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
         print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
         return INTERRUPTED
     if ended_early == "over budget":
-        used = f"{session.budget.used_hours:.3g} of {options.max_gpu_hours:g}"
+        unit = "GPU-hours" if session.display.standing().on_gpus else "slot-hours"
+        used = f"{session.budget.used_hours:.3g} of {options.max_gpu_hours:g} {unit}"
         print(
-            f"The budget is used up ({used} GPU-hours); {session.num_expected - session.num_done} trials wait, and all "
+            f"The budget is used up ({used}); {session.num_expected - session.num_done} trials wait, and all "
             "states are kept. To go on: the same command with a larger --max-gpu-hours or --max-dollars",
             file=sys.stderr,
         )
