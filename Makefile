@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STORAGE ?= sweep-results
 
-.PHONY: demo questions test test-slow test-long lint format setup clean
+.PHONY: demo questions test test-slow test-long gpu-check lint format setup clean
 
 setup: $(VENV)/.installed
 
@@ -37,6 +37,10 @@ test-slow: setup
 # What takes longer than CI allows.
 test-long: setup
 	$(BIN)/python -m pytest -m long
+
+# On a machine with a GPU, a quarter of an hour: parity, the same bits twice and after a kill, speed.
+gpu-check: setup
+	$(BIN)/python benchmarks/gpu_check.py
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -1,24 +1,27 @@
-"""How many images per second does each model train with, what share of the card's peak is that, and where does it go?
+"""How many images per second does each model train with, and what share of the card's peak is that?
 
 Against eager timm with autocast, the same model in a bare compiled loop, and the Hugging Face Trainer with compile.
-Rivals get ready batches; ours does too, and once more crops images of CIFAR's size as a real run does.
+Rivals get ready batches; ours does too, and once more crops images of CIFAR's size as a real run does. Where the time
+of a step goes is told by `python -m vit_trainer train --profile`.
 
-Command: python benchmarks/step.py
+Command: python benchmarks/step.py, hours; python benchmarks/step.py quick, ours alone in ten minutes at most
 """
 
 from __future__ import annotations
 
+import json as json_
 import os
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -26,25 +29,51 @@ from rich.table import Table
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.provenance import machine, write_json
+from benchmarks.provenance import ROOT, machine, write_json
 from vit_trainer.architectures import MODELS
-from vit_trainer.cards import card_of_device
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.datasets import DATASETS, dataset_info
 from vit_trainer.errors import InputError, one_of
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from benchmarks.training_loops import AfterStep, Work
 
-app = new_app("Measures training steps of every model, and where their time goes.", name="step.py")
+app = new_app("Measures training steps of every model.", name="step.py")
 
 FULL_SIZE = tuple(name for name, architecture in MODELS.items() if not architecture.is_miniature)
-PHASES = ("input", "forward", "backward", "optimiser", "logging", "rest")
+IN_ORDER = ("ViT-B_16", "ViT-B_32", "ViT-L_16", "ViT-L_32", "R50+ViT-B_16")
+"""The models of the published table, in the order in which one wants to know them."""
 NUM_WARMUPS = 3
+NO_TIME = "no time was left"
+FEWEST_SECONDS = 20
+"""With less time than this left, nothing more is begun."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What `python -m vit_trainer probe` says of one model with one dropout, in a process of its own."""
+
+    model: str
+    resolution: int
+    """Side of the images in pixels."""
+    dropout: float
+    wall_seconds: float
+    """That it took, start and compilation included."""
+    problem: str | None = None
+    """Why there are no figures; None: there are."""
+    train_images_per_second: float | None = None
+    evaluation_images_per_second: float | None = None
+    mfu: float | None = None
+    """Share of the card's peak in training; None: it isn't known."""
+    micro_batch_size: int | None = None
+    peak_memory_gib: float | None = None
+    """What PyTorch held at most, evaluations included; None on a CPU."""
+    estimated_memory_gib: float | None = None
+    """By which the micro-batch is chosen on a GPU."""
+    device_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,8 +91,6 @@ class Measured:
     evaluation_images_per_second: float
     evaluation_shares: dict[str, float]
     """Evaluation's share of a run's time, by data set, if its images come as fast as random ones."""
-    milliseconds: dict[str, float]
-    """Time of a step of ours by phase, each waited for: their sum is more than a step takes."""
 
 
 @app.default
@@ -128,8 +155,153 @@ def step(
     return 0
 
 
+@app.command
+def quick(
+    *,
+    models: tuple[str, ...] = IN_ORDER,
+    resolution: int = 384,
+    dropouts: tuple[float, ...] = (0.0, 0.1),
+    dataset: str = "cifar10",
+    global_batch_size: int = 512,
+    seconds: float = 10.0,
+    minutes: float = 10.0,
+    json: Path | None = None,
+) -> int:
+    """Measure ours alone, one model after the other, without dropout first, for as long as there is time.
+
+    Args:
+        models: names such as ViT-B_16.
+        resolution: side of the images in pixels.
+        dropouts: probabilities in [0, 1).
+        dataset: whose classes and image sizes.
+        global_batch_size: images per step.
+        seconds: to measure each, beside its start and compilation.
+        minutes: for all together.
+        json: where to write the figures, after each model.
+    """
+    for name in models:
+        if name not in MODELS:
+            raise one_of("model", name, list(MODELS))
+    if not (seconds > 0 and minutes > 0):
+        raise InputError(f"seconds {seconds:g} and minutes {minutes:g}: give positive numbers")
+    console = Console(highlight=False)
+    console.print(machine())
+    configs = [
+        FinetuneConfig.official(
+            model, dataset, resolution=resolution, dropout=dropout, global_batch_size=global_batch_size
+        )
+        for dropout in dropouts
+        for model in models
+    ]
+    done: list[Probed] = []
+    for done in probe_all(configs, seconds, time.monotonic() + 60 * minutes):
+        console.print(probed_text(done[-1]), soft_wrap=True)
+        if json is not None:
+            write_json(json, {"probed": [asdict(each) for each in done]})
+    return 0 if all(each.problem is None for each in done) else 1
+
+
+def probe_all(configs: Sequence[FinetuneConfig], seconds: float, ends_at: float) -> Iterator[list[Probed]]:
+    """Probe one after the other; what there is no time for says so.
+
+    Args:
+        seconds: to measure each.
+        ends_at: by the monotonic clock.
+
+    Yields:
+        Those done so far, after each.
+    """
+    done: list[Probed] = []
+    for i, config in enumerate(configs):
+        left = ends_at - time.monotonic()
+        # One that hangs must not take the others' time: twice its part of what is left.
+        done.append(probed(config, seconds, min(left, max(90.0, 2 * left / (len(configs) - i)))))
+        yield list(done)
+
+
+def probed(config: FinetuneConfig, seconds: float, limit: float) -> Probed:
+    """Probe one model in a process of its own.
+
+    Args:
+        seconds: to measure.
+        limit: seconds until the process is ended.
+    """
+    from vit_trainer.loop.speed import mfu
+    from vit_trainer.model.memory import memory_bytes
+
+    which = (config.model, config.resolution, config.dropout)
+    if limit < FEWEST_SECONDS:
+        return Probed(*which, 0.0, NO_TIME)
+    command = [sys.executable, "-m", "vit_trainer", "probe", "--json", "--seconds", str(seconds)]
+    for name in ("model", "dataset", "resolution", "dropout", "global_batch_size"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
+    start = time.monotonic()
+    ended = run_within(command, limit)
+    took = time.monotonic() - start
+    if ended.problem is not None:
+        return Probed(*which, took, ended.problem)
+    found = json_.loads(ended.out.splitlines()[-1])
+    peak, micro_batch_size = found["peak_memory_bytes"], found["micro_batch_size"]
+    return Probed(
+        *which,
+        took,
+        None,
+        found["train_images_per_second"],
+        found["evaluation_images_per_second"],
+        mfu(config, found["train_images_per_second"], found["device_name"]),
+        micro_batch_size,
+        None if peak is None else peak / 2**30,
+        memory_bytes(config, micro_batch_size) / 2**30,
+        found["device_name"],
+    )
+
+
+def probed_text(probed: Probed) -> str:
+    """In a line."""
+    name = f"{probed.model} at {probed.resolution} px, dropout {probed.dropout:g}"
+    if probed.problem is not None:
+        return f"{name}: {probed.problem}"
+    share = "" if probed.mfu is None else f" ({probed.mfu:.1%} of the peak)"
+    peak = "" if probed.peak_memory_gib is None else f"{probed.peak_memory_gib:.1f} GiB of "
+    return (
+        f"{name}: {probed.train_images_per_second:.0f} images/s{share}, evaluation "
+        f"{probed.evaluation_images_per_second:.0f}; micro-batch {probed.micro_batch_size}, "
+        f"{peak}{probed.estimated_memory_gib:.1f} GiB estimated; {probed.wall_seconds:.0f} s"
+    )
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process that has ended."""
+
+    problem: str | None
+    """What went wrong, in a line; None: nothing."""
+    out: str
+    """What it printed."""
+
+
+def run_within(command: Sequence[str], seconds: float) -> Ended:
+    """Run a command in a session of its own, and end all of that once it is over or its time is up."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    )
+    problem = None
+    try:
+        out, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        problem = f"not done within {seconds:.0f} s"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    if problem is not None:
+        out, _ = process.communicate()
+    elif process.returncode:
+        problem = (errors.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+    return Ended(problem, out)
+
+
 def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measured:
-    """All loops in turn, then a few steps of ours phase by phase, then evaluations.
+    """All loops in turn, then evaluations.
 
     Raises:
         torch.OutOfMemoryError: one of ours never got through; that of a rival leaves it without a figure.
@@ -139,6 +311,7 @@ def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measu
     from benchmarks.training_loops import Work, bare, hf_trainer, ours, step_seconds
     from vit_trainer.loop.accelerator import start_accelerator
     from vit_trainer.loop.probe import probe, random_images
+    from vit_trainer.loop.speed import mfu
     from vit_trainer.loop.step import choose_micro_batch_size
     from vit_trainer.machine import device_name
     from vit_trainer.model.compiled import compiles
@@ -177,21 +350,18 @@ def measure(config: FinetuneConfig, execution: Execution, repeats: int) -> Measu
         raise torch.OutOfMemoryError("ours")
     probed = probe(config, execution, seconds=2.0)
     ours_median = median(rates["ours, crops included"])
-    flops = MODELS[config.model].train_flops(config.resolution)
-    card = card_of_device(device_name())
     return Measured(
         config.model,
         config.resolution,
         work.micro_batch_size,
         rates,
-        ours_median * flops / card.peak_flops_per_second if card and card.peak_flops_per_second else None,
+        mfu(config, ours_median, device_name()),
         probed.evaluation_images_per_second,
         {
             name: evaluation_share(name, ours_median, probed.evaluation_images_per_second)
             for name, info in DATASETS.items()
             if not info.is_miniature
         },
-        milliseconds_by_phase(work, partial(ours, train_split=images)),
     )
 
 
@@ -216,83 +386,6 @@ def evaluation_share(dataset: str, train_rate: float, evaluation_rate: float) ->
     return evaluation / (evaluation + info.total_steps * info.global_batch_size / train_rate)
 
 
-def milliseconds_by_phase(work: Work, loop: Callable[[Work, AfterStep], None]) -> dict[str, float]:
-    """Time of a step of ours, its parts waited for one by one; `input` includes the crops."""
-    import torch
-
-    from benchmarks.training_loops import step_seconds
-
-    torch.compiler.reset()
-    spent = dict.fromkeys(PHASES, 0.0)
-    steps: list[dict[str, float]] = []
-    with _phases_counted(spent, work.device):
-
-        def counted(work: Work, after_step: AfterStep) -> None:
-            def with_phases() -> None:
-                after_step()
-                steps.append(dict(spent))
-                spent.update(dict.fromkeys(PHASES, 0.0))
-
-            loop(work, with_phases)
-
-        seconds = step_seconds(counted, work, NUM_WARMUPS)
-    chosen = steps[NUM_WARMUPS : work.config.total_steps]
-    found = {phase: 1000 * median(step[phase] for step in chosen) for phase in PHASES}
-    found["rest"] = max(0.0, 1000 * median(seconds) - sum(found.values()))
-    _free_memory()
-    return found
-
-
-@contextmanager
-def _phases_counted(spent: dict[str, float], device: torch.device) -> Iterator[None]:
-    """Add the seconds of train()'s parts to `spent` while they are called."""
-    import torch
-    from accelerate import Accelerator
-
-    from vit_trainer.loop import step
-    from vit_trainer.loop.ledger import Ledger
-    from vit_trainer.loop.optim import OfficialSGD
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    def timed(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            start = now()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                spent[phase] += now() - start
-
-        return call
-
-    batches, micro_batch = step.process_batches, step.backward
-
-    def timed_batches(*args: Any) -> Iterator[Any]:
-        advance = timed("input", partial(next, batches(*args), None))
-        while (batch := advance()) is not None:
-            yield batch
-
-    def forward_and_backward(*args: Any) -> Any:
-        before, start = spent["backward"], now()
-        loss = micro_batch(*args)
-        spent["forward"] += now() - start - (spent["backward"] - before)
-        return loss
-
-    with ExitStack() as stack:
-        for owner, name, replacement in (
-            (step, "process_batches", timed_batches),
-            (step, "backward", forward_and_backward),
-            (Accelerator, "backward", timed("backward", Accelerator.backward)),
-            (OfficialSGD, "step", timed("optimiser", OfficialSGD.step)),
-            (Ledger, "add_step", timed("logging", Ledger.add_step)),
-        ):
-            stack.enter_context(patch.object(owner, name, replacement))
-        yield
-
-
 def _free_memory() -> None:
     from accelerate.utils.memory import clear_device_cache
 
@@ -301,13 +394,11 @@ def _free_memory() -> None:
 
 def _table(measured: Measured) -> Table:
     share = f", {measured.share_of_peak:.1%} of the card's peak" if measured.share_of_peak is not None else ""
-    parts = ", ".join(f"{phase} {value:.1f}" for phase, value in measured.milliseconds.items())
     evaluations = ", ".join(f"{name} {share:.1%}" for name, share in measured.evaluation_shares.items())
     table = Table(
         title=f"{measured.model} at {measured.resolution} px, micro-batch {measured.micro_batch_size}{share}",
         title_justify="left",
-        caption=f"ms of a step, waited for part by part: {parts}\n"
-        f"evaluations: {measured.evaluation_images_per_second:.0f} images/s; of a run: {evaluations}",
+        caption=f"evaluations: {measured.evaluation_images_per_second:.0f} images/s; of a run: {evaluations}",
         caption_justify="left",
     )
     for name in ("", "images/s", "ours / this"):

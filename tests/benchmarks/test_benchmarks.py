@@ -125,17 +125,50 @@ def test_what_the_loop_adds(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_where_a_step_goes(tmp_path: Path) -> None:
+def test_how_fast_a_step_is(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     model = ["--models", "ViT-B_32-mini", "--resolutions", "32", "--dataset", "digits-even", "--compile=false"]
     size = ["--global-batch-size", "16", "--micro-batch-size", "8", "--steps", "4", "--repeats", "1"]
     (measured,) = figures(tmp_path, "step.py", *model, *size)["measured"]
     assert len(measured["images_per_second"]) == 5
     assert all(rates[0] > 0 for rates in measured["images_per_second"].values())
-    assert measured["milliseconds"].keys() == {"input", "forward", "backward", "optimiser", "logging", "rest"}
-    parts = ("input", "forward", "backward", "optimiser", "logging")
-    assert all(measured["milliseconds"][part] > 0 for part in parts)
     assert 0 < measured["evaluation_shares"]["cifar10"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_check_of_a_gpu_tries_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = figures(tmp_path, "gpu_check.py", "--tiny")
+    stages = {stage["stage"]: stage for stage in found["stages"]}
+    assert list(stages) == ["parity", "same bits twice", "same bits after a kill", "price of --deterministic", "speed"]
+    assert all(stage["has_passed"] for stage in stages.values()), stages
+    assert found["ran_on_gpu"] is torch.cuda.is_available()
+    killed = stages["same bits after a kill"]["details"]["killed"]["attempts"]
+    assert [attempt["from_step"] > 0 for attempt in killed] == [False, True]
+    with_and_without = stages["speed"]["details"]["probed"]
+    assert [each["dropout"] for each in with_and_without] == [0.0, 0.1]
+    assert all(each["train_images_per_second"] > 0 < each["estimated_memory_gib"] for each in with_and_without)
+
+
+@pytest.mark.slow
+def test_what_there_is_no_time_for_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "quick.json"
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "step.py"),
+        "quick",
+        "--models",
+        "ViT-B_16",
+        "--json",
+        str(path),
+    ]
+    done = subprocess.run([*command, "--minutes", "0.34"], check=False, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1, done.stderr
+    assert [each["problem"] for each in json.loads(path.read_text())["probed"]] == [
+        "not done within 20 s",
+        "no time was left",
+    ]
 
 
 @pytest.mark.long
@@ -162,6 +195,13 @@ def test_how_long_a_start_takes(tmp_path: Path) -> None:
         ("jpeg.py", ["--num-images", "1"], "num_images 1 is below 2"),
         ("loop.py", ["--steps", "9"], "steps 9 is below 100"),
         ("step.py", ["--models", "ViT-B_61"], "'ViT-B_61'"),
+        ("step.py", ["quick", "--minutes", "0"], "minutes 0: give positive numbers"),
+        pytest.param(
+            "gpu_check.py",
+            [],
+            "PyTorch sees no GPU here: go to a machine that has one, or give --tiny",
+            marks=[pytest.mark.slow, pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")],
+        ),
         ("startup.py", ["--repeats", "0"], "repeats 0 is below 1"),
         ("slot_wait.py", ["--num-trials", "2"], "2 trials on 2 slots leave no slot that waits: give more trials"),
     ],
