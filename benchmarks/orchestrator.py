@@ -356,7 +356,7 @@ def _start_ray() -> None:
     """A Ray of this process's own; a busy machine may need several attempts, none of them measured."""
     import ray
 
-    from sweeps.cluster.join import RAY_LOGS
+    from sweeps.cluster.own_ray import RAY_LOGS
 
     os.environ.pop("RAY_ADDRESS", None)
     for attempts_left in reversed(range(ATTEMPTS_TO_START_RAY)):

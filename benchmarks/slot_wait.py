@@ -87,7 +87,7 @@ def run_sweep_of_seeds(num_trials: int, num_slots: int, storage: str) -> None:
     os.environ.pop("RAY_ADDRESS", None)
     import ray
 
-    from sweeps.cluster.join import RAY_LOGS
+    from sweeps.cluster.own_ray import RAY_LOGS
     from sweeps.running.session import Session
     from sweeps.running.tuner import run_trials
     from sweeps.tracking.to_mlflow import SweepShipper

@@ -133,6 +133,9 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     pending = cells if session.studies else list(dict.fromkeys(trial.cell for trial in session.pending))
     if session.num_done < session.num_expected:
         _check_inputs(pending)
+        from sweeps.running.tuner import start_ray
+
+        start_ray()
     if session.num_done < session.num_expected or not read_commands(options.opened_storage, name)[0]:
         searched = [value for value in options.search_over if value != "base_lr"]
         record_command(options.opened_storage, name, pending or cells, searched)
@@ -146,6 +149,9 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     if ended_early == "interrupted":
         print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
         return INTERRUPTED
+    if ended_early == "cluster lost":
+        print(f"{session.loss}; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
+        return 1
     if ended_early == "over budget":
         unit = "GPU-hours" if session.display.standing().on_gpus else "slot-hours"
         used = f"{session.budget.used_hours:.3g} of {options.max_gpu_hours:g} {unit}"

@@ -25,7 +25,16 @@ MAX_SKEW_SECONDS = 5.0
 """Between two nodes' clocks: journals of a trial that moves would run backwards."""
 MIN_FREE_GB = 20
 """On a node's disk, for checkpoints of its trials that are being copied."""
-PORTS = {6379: "GCS", 8265: "dashboard", 10001: "Ray client", 5000: "MLflow"}
+PROGRAMS = {
+    "ray::": "a Ray worker",
+    "gcs_server": "GCS",
+    "raylet/raylet": "raylet",
+    "ray.util.client.server": "Ray client",
+    "ray/dashboard/": "dashboard",
+    "ray/_private/": "a helper of Ray",
+    "mlflow": "MLflow",
+}
+"""By what stands in its command line."""
 NO_CLUSTER = "this machine"
 
 
@@ -214,24 +223,35 @@ def _little_disk() -> Problems:
 
 
 def _open_ports() -> Problems:
-    """Ports of Ray and MLflow that the world could reach, if nothing in front of this machine keeps it out."""
-    addresses = [ipaddress.ip_address(each.address.partition("%")[0]) for each in _addresses()]
-    is_public = any(address.is_global for address in addresses)
-    problems: Problems = []
+    """What of Ray and MLflow the world could reach, if nothing in front of this machine keeps it out."""
+    is_public = any(ipaddress.ip_address(each.address.partition("%")[0]).is_global for each in _addresses())
     try:
         connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:
         return [("skip", "only root sees the open ports here")]
+    ports: dict[tuple[str, str], set[int]] = {}
     for connection in connections:
-        if connection.status != psutil.CONN_LISTEN or connection.laddr.port not in PORTS:
-            continue
-        address, what = ipaddress.ip_address(connection.laddr.ip), PORTS[connection.laddr.port]
-        where = f"{what} listens on {connection.laddr.ip}:{connection.laddr.port}"
+        if connection.status == psutil.CONN_LISTEN and (what := _program(connection.pid)):
+            ports.setdefault((what, connection.laddr.ip), set()).add(connection.laddr.port)
+    problems: Problems = []
+    for (what, where), numbers in sorted(ports.items()):
+        address = ipaddress.ip_address(where)
+        address = getattr(address, "ipv4_mapped", None) or address
+        listens = f"{what} listens on {where}, port {', '.join(map(str, sorted(numbers)))}"
         if address.is_global or (address.is_unspecified and is_public):
-            problems.append(("FAIL", f"{where}, which is public: start it on 127.0.0.1 or the private address"))
+            problems.append(("FAIL", f"{listens}, which is public: start it on 127.0.0.1 or the private address"))
         elif address.is_unspecified and what in ("dashboard", "MLflow"):
-            problems.append(("warn", f"{where}: all of the private network reaches it; 127.0.0.1 is enough"))
-    return sorted(set(problems))
+            problems.append(("warn", f"{listens}: all of the private network reaches it; 127.0.0.1 is enough"))
+    return problems
+
+
+def _program(pid: int | None) -> str:
+    """Which of Ray's programs, or MLflow, a process is; empty for others, and for those of other users."""
+    try:
+        command = " ".join(psutil.Process(pid).cmdline()) if pid else ""
+    except psutil.Error:
+        return ""
+    return next((what for mark, what in PROGRAMS.items() if mark in command), "")
 
 
 def _addresses() -> list[Any]:

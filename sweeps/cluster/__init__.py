@@ -1,7 +1,10 @@
 """Cluster: talking to Ray's nodes.
 
+address   which cluster is meant, by RAY_ADDRESS or `ray start`
+own_ray   a Ray that a sweep starts for itself
 join      the Ray cluster that a sweep runs on, and what it has
+loss      whether it is still there
 gpus      which cards the nodes have
-nodes     the living nodes, whether a cluster answers, and a call on every node
+nodes     the living nodes, and a call on every node
 versions  what must be alike on all nodes
 """

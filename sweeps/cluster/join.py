@@ -1,42 +1,52 @@
 """Join: the Ray cluster that a sweep runs on, and what it has."""
 
-import logging
 import os
-from typing import Any
+import sys
 
 import ray
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.services import find_node_ids
 
-from sweeps.cluster.nodes import require_answer
+from sweeps.cluster.address import ELSE_OWN, meant_cluster, named_address
+from sweeps.cluster.own_ray import init, start_ray
 from sweeps.machines.node_types import NodeType, nodes_to_come, types_of_cluster
 from sweeps.planning.capacity import Resources
-from vit_trainer.errors import InputError
-
-RAY_LOGS: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-"""What a trial prints is in Ray's log folder; why it failed is in its result.json."""
+from vit_trainer.errors import InputError, reason_of
 
 
 def join() -> bool:
-    """Join the Ray cluster that RAY_ADDRESS names or this machine runs; False if none is named and none runs.
+    """Join the Ray cluster that `meant_cluster` gives, and say so; False if there is none.
 
     Raises:
-        InputError: the one that is named doesn't answer. Without that, its grid would run on this machine.
+        InputError: there is one, and it can't be joined.
     """
     if ray.is_initialized():
         return True
-    address = os.environ.get("RAY_ADDRESS") or "auto"
-    if address == "local":
+    address = meant_cluster()
+    if address is None:
         return False
-    if address != "auto":
-        require_answer(address)
+    if not find_node_ids():  # Ray itself would look for a minute
+        raise InputError(f"no node of the Ray cluster at {address} is on this machine: `ray job submit` it, {ELSE_OWN}")
+    if not named_address():  # this machine's own, whose token it is
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
-        ray.init(address=address, **RAY_LOGS)
-    except ConnectionError as error:
-        if address == "auto":
-            return False
-        raise InputError(
-            f"what listens at RAY_ADDRESS {address} doesn't let this process in: correct or unset it"
-        ) from error
+        init(address=address)
+    except Exception as error:
+        cause = reason_of(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        why = f"the Ray cluster at {address} doesn't let this process in ({cause})"
+        raise InputError(f"{why}: give it the cluster's token and versions, {ELSE_OWN}") from error
+    print(f"Joined the Ray cluster at {address}", file=sys.stderr)
     return True
+
+
+def join_or_start() -> None:
+    """Join the cluster that is meant, or start a Ray of this process's own.
+
+    Raises:
+        InputError: neither can be done.
+    """
+    if not join():
+        start_ray()
 
 
 def count_gpus() -> int:

@@ -1,6 +1,5 @@
-"""Nodes: the living ones of a Ray cluster, whether it answers, and a call on every node."""
+"""Nodes: the living ones of a Ray cluster, and a call on every node."""
 
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -10,33 +9,11 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeps.planning.capacity import cpus_per_gpu
-from vit_trainer.errors import InputError, reason_of
 
-SECONDS_TO_CONNECT = 5.0
 SECONDS_TO_BE_KNOWN = 10.0
 """How long the scheduler may take to hear of a node that has just joined."""
 SECONDS_TO_ANSWER = 300.0
 """A node's first task starts a process and imports, and the doctor's use the GPUs. A lost node is noticed earlier."""
-
-
-def require_answer(address: str) -> None:
-    """Check that something listens where a Ray cluster should be; Ray itself would try for minutes.
-
-    Args:
-        address: RAY_ADDRESS; of other forms than host:port nothing is asked.
-
-    Raises:
-        InputError: nothing does.
-    """
-    host, _, port = address.rpartition(":")
-    if "://" in address or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT).close()
-    except (OSError, OverflowError) as error:  # a port above 65535
-        raise InputError(
-            f"nothing answers at RAY_ADDRESS {address} ({reason_of(error)}): start the cluster, or unset it"
-        ) from error
 
 
 def living_nodes() -> dict[str, dict[str, Any]]:

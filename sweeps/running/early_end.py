@@ -5,21 +5,23 @@ from typing import Literal
 
 from sweeps.records.budget import Budget
 
-Reason = Literal["interrupted", "over budget"]
+Reason = Literal["interrupted", "over budget", "cluster lost"]
 
 
 class EarlyEnd:
     """Asked again and again; the first reason stands."""
 
-    def __init__(self, interrupted: Callable[[], bool], budget: Budget) -> None:
-        self._interrupted, self._budget = interrupted, budget
+    def __init__(self, interrupted: Callable[[], bool], budget: Budget, is_lost: Callable[[], bool]) -> None:
+        self._reasons: dict[Reason, Callable[[], bool]] = {
+            "interrupted": interrupted,
+            "over budget": lambda: budget.is_used_up,
+            "cluster lost": is_lost,
+        }
         self.reason: Reason | None = None
         """The last answer."""
 
     def __call__(self) -> Reason | None:
         """The reason to end now, or None."""
-        if self.reason is None and self._interrupted():
-            self.reason = "interrupted"
-        if self.reason is None and self._budget.is_used_up:
-            self.reason = "over budget"
+        if self.reason is None:
+            self.reason = next((reason for reason, is_one in self._reasons.items() if is_one()), None)
         return self.reason

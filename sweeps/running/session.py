@@ -46,6 +46,8 @@ class Session:
                 deterministic trial would go on otherwise than it began.
         """
         self.name, self.cells, self.options, self.execution, self.changed = name, cells, options, execution, ship
+        self.loss = ""
+        """What of Ray was lost, where that has ended the session."""
         self.studies: Studies | None = None
         if options.search == "optuna":
             from sweeps.selection.studies import open_studies

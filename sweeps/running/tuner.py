@@ -1,16 +1,20 @@
 """run_trials(): hands trials to Ray Tune and follows what it does with them."""
 
+import atexit
 import logging
+import math
 import os
+import sys
+import threading
 import time
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.search import ConcurrencyLimiter
 
 from sweeps.checks.parity_on_nodes import ParityCheck, refusal
-from sweeps.cluster.join import RAY_LOGS, cluster_resources, join
+from sweeps.cluster.join import cluster_resources, join_or_start
+from sweeps.cluster.loss import LossWatch
 from sweeps.cluster.versions import package_versions, require_same_versions
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import planned_trials
@@ -22,6 +26,7 @@ from sweeps.running.trial_actor import TrialActor
 from sweeps.running.tune_adapters import EndEarly, Follower, Proposals
 from sweeps.selection.asha_scheduler import PerCellASHA
 from sweeps.table.cells import Trial
+from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.errors import InputError
 from vit_trainer.files.folder import RemoteFolder
 from vit_trainer.files.run_dir import RunDir
@@ -29,8 +34,28 @@ from vit_trainer.loop.interruption import signals_as_request
 
 MAX_LOST_ACTORS = 100
 """How often a trial moves after its actor or node was lost, which is not its fault; but nothing is retried for ever."""
+SECONDS_TO_LEAVE = 5.0
+"""How long Tune may take to end once the cluster is lost."""
 SECONDS_TO_KEEP_STATES = 30.0
 """How long an interrupted sweep waits for its trials to write their checkpoints."""
+
+
+def start_ray() -> None:
+    """Join the cluster that is meant, or start one on this machine; Tune says nothing of its own.
+
+    Raises:
+        InputError: neither can be done.
+    """
+    # Its loggers and tables repeat what journals and the display hold; what fails is in result.json.
+    # Signals are this process's business.
+    os.environ |= {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every result is a validation
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    join_or_start()
 
 
 def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -> Reason | None:
@@ -46,7 +71,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
         InputError: a node has other versions than this process, or its GPUs compute otherwise. One that joins later
             ends the sweep too, with all states kept: it would fail trials faster than the other nodes can run them.
     """
-    _start_ray()
+    start_ray()
     require_same_versions()
     options, resources = session.options, cluster_resources()
     session.display.connected(resources.num_slots, on_gpus=resources.has_gpus)
@@ -69,8 +94,8 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
         session.record_parity(found)
         if refused := refusal(found):
             raise InputError(refused)
-    with signals_as_request() as interrupted:
-        ends_early = EarlyEnd(interrupted, session.budget)
+    with signals_as_request() as interrupted, LossWatch() as watch:
+        ends_early = EarlyEnd(interrupted, session.budget, lambda: bool(watch.loss))
         follower = Follower(session, asha, lambda: ends_early() is not None)
         filesystem, path = _ray_storage(options)
         tuner = tune.Tuner(
@@ -93,30 +118,16 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
         )
         try:
             if not ends_early():
-                tuner.fit()
-            _wait_for_states([session.run_dir(trial_id) for trial_id in follower.running])
+                _fit(tuner, watch)
+            if not watch.loss:
+                _wait_for_states([session.run_dir(trial_id) for trial_id in follower.running])
         finally:
+            session.loss = watch.loss
             for trial_id in list(session.holding):
                 session.released(trial_id)
         if follower.refused:
             raise InputError(follower.refused)
-        return ends_early.reason if session.pending else None
-
-
-def _start_ray() -> None:
-    """Join the cluster that is meant, or start one on this machine; Tune says nothing of its own."""
-    # Its loggers and tables repeat what journals and the display hold; what fails is in result.json.
-    # Signals are this process's business.
-    os.environ |= {
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every result is a validation
-        "RAY_AIR_NEW_OUTPUT": "0",
-    }
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    if not join():
-        os.environ.pop("RAY_ADDRESS", None)  # "local" would send the new cluster's own processes astray
-        ray.init(address="local", include_dashboard=False, **RAY_LOGS)
+        return ends_early() if session.pending else None
 
 
 def _candidates(
@@ -155,6 +166,38 @@ def _candidates(
 
     proposals = ConcurrencyLimiter(Proposals(ask), max_concurrent=max(1, resources.num_slots))
     return None, {"search_alg": proposals, "num_samples": session.num_expected}
+
+
+def _fit(tuner: tune.Tuner, watch: LossWatch) -> None:
+    """Run Tune on a thread of its own, which is left behind where it waits for a cluster that is lost."""
+    errors: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            tuner.fit()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=fit, name="tune", daemon=True)
+    thread.start()
+    left_at = math.inf
+    try:
+        while thread.is_alive() and time.monotonic() < left_at:
+            thread.join(0.2)
+            if watch.loss:
+                left_at = min(left_at, time.monotonic() + SECONDS_TO_LEAVE)
+    finally:
+        if watch.loss or thread.is_alive():
+            atexit.register(_leave, 1 if watch.loss else INTERRUPTED)
+    if errors and not watch.loss:
+        raise errors[0]
+
+
+def _leave(code: int) -> None:
+    """End this process and the Ray that it has started, without Ray's own farewells, which wait for what is lost."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _ray_storage(options: SweepOptions) -> tuple[Any, str]:

@@ -48,6 +48,8 @@ class BackgroundShipper:
             self.failure = self.failure or f"not done after {timeout_seconds:.0f} s"
 
     def _work(self) -> None:
+        with suppress(ImportError):  # or the first to ship would wait for it
+            import mlflow  # noqa: F401
         shipper: Shipper | None = None
         waiting: dict[str, tuple[RunDir, Membership]] = {}
         seen: dict[str, tuple[RunDir, Membership]] = {}

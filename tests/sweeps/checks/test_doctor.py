@@ -4,7 +4,6 @@ import copy
 import functools
 import os
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -374,7 +373,8 @@ def test_a_cluster_that_is_away_is_not_taken_for_this_machine() -> None:
     code, lines = doctor("--preset", "mini", address=address)
     assert code == 1
     assert lines == [
-        f"FAIL  Ray: nothing answers at RAY_ADDRESS {address} (Connection refused): start the cluster, or unset it"
+        f"FAIL  Ray: nothing answers at RAY_ADDRESS {address} (Connection refused): start the cluster, "
+        "or set RAY_ADDRESS=local for a Ray of the sweep's own"
     ]
 
 
@@ -429,14 +429,17 @@ def test_each_node_that_does_not_reach_the_storage_of_all_is_named(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("address", "is_noticed"), [("0.0.0.0", True), ("127.0.0.1", False)])
-def test_a_port_that_all_of_the_network_reaches_is_noticed(
-    monkeypatch: pytest.MonkeyPatch, address: str, is_noticed: bool
-) -> None:
-    with socket.create_server((address, 0)) as listener:
-        port = listener.getsockname()[1]
-        monkeypatch.setattr("sweeps.checks.on_nodes.PORTS", {port: "dashboard"})
-        said = [problem for _, problem in _open_ports()]
-    assert [f"dashboard listens on 0.0.0.0:{port}" in problem for problem in said] == [True] * is_noticed
+def test_a_port_that_all_of_the_network_reaches_is_noticed(address: str, is_noticed: bool) -> None:
+    serve = (
+        "import socket, sys; s = socket.create_server((sys.argv[1], 0)); print(s.getsockname()[1], flush=True); input()"
+    )
+    command = [sys.executable, "-c", serve, address, "mlflow"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        port = server.stdout.readline().strip()
+        said = [problem for _, problem in _open_ports() if port in problem]
+        server.communicate("")
+    assert [kind_of.startswith("MLflow listens on 0.0.0.0, port ") for kind_of in said] == [True] * is_noticed
 
 
 @pytest.mark.slow
