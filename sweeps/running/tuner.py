@@ -85,7 +85,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
     if options.early_stopping == "asha":
         session.replay(asha)
     require_fit(planned_trials(options, session.cells), options.gpus_of, resources)
-    parity = ParityCheck.of(on_gpus=bool(resources.gpus_of_nodes))
+    parity = ParityCheck.of(on_gpus=resources.has_gpus)
     space, search = _candidates(session, resources, asha, parity)
     if not space and not search:
         return None
