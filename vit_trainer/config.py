@@ -161,6 +161,9 @@ class Execution:
     """Optimiser steps between rows of the journal that hold only the training loss."""
     checkpoint_every_minutes: float = 10.0
     """Time between checkpoints, what a lost machine costs at most; 2 are enough for another at a validation."""
+    hang_minutes: float = 8.0
+    """In a sweep, a process that takes no step for so long hangs, and its trial goes on from the last checkpoint; more
+    where 20 steps usually take longer, and at the start. Not above 10, after which NCCL gives up without a word."""
     checkpoint: str | None = None
     """A local .npz with the weights to start from, instead of the upstream's."""
     num_workers: int | None = None
@@ -182,9 +185,9 @@ class Execution:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} {value} is below 1: give a whole number of at least 1")
-        if not self.checkpoint_every_minutes > 0:
-            given = self.checkpoint_every_minutes
-            raise InputError(f"checkpoint_every_minutes {given} is not positive: give minutes such as 10")
+        for name in ("checkpoint_every_minutes", "hang_minutes"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} {getattr(self, name)} is not positive: give minutes such as 10")
         if self.num_workers is not None and self.num_workers < 0:
             raise InputError(f"num_workers {self.num_workers} is below 0: give a number of processes, or 0 for none")
         if self.precision not in ("auto", "float32", "bfloat16"):

@@ -22,6 +22,7 @@ from vit_trainer.evaluate import evaluate
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.loop.accelerator import start_accelerator
 from vit_trainer.loop.ledger import Ledger, Report
+from vit_trainer.loop.liveness import START_SECONDS, expect, wait_for_all
 from vit_trainer.loop.optim import OfficialSGD, learning_rate_of
 from vit_trainer.loop.profiling import profiled_steps, require_enough_steps
 from vit_trainer.loop.repeatable import attempt_before, kernel_switches, require_same
@@ -111,7 +112,7 @@ def _attempt(
         require_same(lines, made_with | chosen, device=device)
     if writes:
         run_dir.open_for_writing(config.to_dict())
-    accelerator.wait_for_everyone()
+    wait_for_all(accelerator.num_processes)
     try:
         made_with["micro_batch_size"] = micro_batch_size = choose_micro_batch_size(config, execution, accelerator)
         shape = (MODELS[config.model], config.resolution, micro_batch_size)
@@ -171,6 +172,7 @@ def _train(
     keys = dropout_keys_of(raw_model)
     if made_with["compiled"]:
         compile_forward(raw_model)
+    wait_for_all(accelerator.num_processes)
     model: nn.Module = accelerator.prepare(raw_model)
     model.train()
 
@@ -245,6 +247,7 @@ def _train(
     }
 
     # Result.
+    expect(START_SECONDS)
     if accelerator.is_main_process and execution.save_weights:
         run_dir.write_weights(
             save({name: tensor.cpu().contiguous() for name, tensor in raw_model.state_dict().items()})

@@ -20,10 +20,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
+from sweeps.running.hang_watch import HangWatch
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.errors import GangRestartError, LeaseLostError, RunInterruptedError
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.loop.interruption import signals_as_request
+from vit_trainer.loop.liveness import expect_as_before
 
 PIPE_BYTES = 65536
 """What a pipe holds on Linux, so what a process can leave in one without a reader."""
@@ -78,8 +80,11 @@ class End:
     """Go no further."""
 
 
-FINISHED, FAILED, INTERRUPTED, RESTART, LEASE_LOST = 0, 3, 4, 5, 6
-"""Exit codes of a trial's process. Any other, or a signal, is the process's death, not the training's failure."""
+FINISHED, FAILED, INTERRUPTED, RESTART, LEASE_LOST, HUNG = 0, 3, 4, 5, 6, 7
+"""Exit codes of a trial's process. Any other, or a signal, is the process's death, not the training's failure.
+
+HUNG is the launcher's word for processes that it has killed because one of them took no step for too long.
+"""
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,7 @@ def _run_gang(start: Start, connection: Connection) -> Exited:
     launcher = os.getpid()
     first_lives = os.pipe()
     last_words = [os.pipe() for _ in range(start.num_processes)]
+    watch = HangWatch(start.first_rank, start.num_processes)
     pids = []
     for i in range(start.num_processes):
         pid = os.fork()
@@ -135,12 +141,16 @@ def _run_gang(start: Start, connection: Connection) -> Exited:
                     os.close(write_end)
             if i:
                 os.close(first_lives[1])  # only the first process holds it open, until it ends
+            watch.announce(i)
             os._exit(_run_process(start, connection, i, launcher, first_lives[0], last_words[i][1]))
         pids.append(pid)
     for end in (*first_lives, *(write_end for _, write_end in last_words)):
         os.close(end)
     connection.send(Started(tuple(pids)))
-    first_to_fail, status = wait_for_all(pids)
+    with watch.over(pids):
+        first_to_fail, status = wait_for_all(pids)
+    if watch.cause and status:
+        return Exited(HUNG, watch.cause)
     words = [_read_what_is_there(read_end) for read_end, _ in last_words]
     if first_to_fail is not None and words[first_to_fail] and status > 0:
         exited = pickle.loads(words[first_to_fail])
@@ -250,6 +260,7 @@ def _train(start: Start, connection: Connection, rank: int) -> Exited:
                     connection.send(Reported(row))
                     word: object = None
                     while word is None and not interrupted():
+                        expect_as_before()
                         word = connection.recv() if connection.poll(SECONDS_BETWEEN_LOOKS) else None
                     if not isinstance(word, Continue):
                         raise RunInterruptedError("interrupted after a report; its state is kept")

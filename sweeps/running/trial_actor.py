@@ -6,7 +6,9 @@ trace of the trial before, and killing the actor ends everything that it started
 
 import signal
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -23,6 +25,7 @@ from sweeps.running.assignment import Assignment
 from sweeps.running.launcher import (
     FAILED,
     FINISHED,
+    HUNG,
     INTERRUPTED,
     LEASE_LOST,
     Exited,
@@ -32,6 +35,9 @@ from sweeps.running.launcher import (
 )
 from sweeps.running.launcher_client import LauncherClient
 from vit_trainer.files.run_dir import RunDir
+
+SECONDS_TO_BE_FOUND = 20.0
+"""How much later than one node another finds that its part of a gang hangs too; it then says where."""
 
 
 class Helper:
@@ -196,15 +202,17 @@ class TrialActor(tune.Trainable):
             threading.Thread(target=self._watch, args=(self._parts, self._launcher), daemon=True).start()
 
     def _watch(self, parts: tuple[Any, ...], launcher: LauncherClient) -> None:
-        """The first of the other nodes' parts to fail ends this one."""
+        """The first of the other nodes' parts to fail ends this one; if it hung, this one may first say where it is."""
         waiting = list(parts)
         while waiting:
             (done,), waiting = ray.wait(waiting, num_returns=1)
             try:
-                failed = ray.get(done).status != FINISHED
+                status = ray.get(done).status
             except ray.exceptions.RayError:
-                failed = True
-            if failed and parts is self._parts:
+                status = FAILED
+            if status == HUNG and parts is self._parts:
+                time.sleep(SECONDS_TO_BE_FOUND)
+            if status != FINISHED and parts is self._parts:
                 self._lost_a_part = True
                 launcher.kill()
                 return
@@ -213,7 +221,9 @@ class TrialActor(tune.Trainable):
         """How the gang of all nodes ended: where one part was killed, the others' errors are about losing it."""
         if not self._parts or mine.status == FINISHED:
             return mine
-        if not self._lost_a_part and mine.status > 0:
+        if mine.status == HUNG:
+            ray.wait(list(self._parts), num_returns=len(self._parts), timeout=SECONDS_TO_BE_FOUND)
+        elif not self._lost_a_part and mine.status > 0:
             ray.wait(list(self._parts), num_returns=1, timeout=5)  # a part that was killed has ended by now
         ended, running = ray.wait(list(self._parts), num_returns=len(self._parts), timeout=0)
         try:
@@ -222,6 +232,8 @@ class TrialActor(tune.Trainable):
             ray.get(running)
         except ray.exceptions.RayError as error:
             raise ConnectionError(f"a node of the gang was lost: {error}") from error  # Tune starts it elsewhere
+        if causes := [str(exited.cause) for exited in (mine, *exits) if exited.status == HUNG]:
+            return Exited(HUNG, "; ".join(causes))
         killed = next((exited for exited in exits if exited.status < 0), None)
         if self._lost_a_part and exits:
             return killed or exits[0]
@@ -234,7 +246,8 @@ class TrialActor(tune.Trainable):
     def _died(self, exited: Exited) -> dict[str, Any]:
         self._num_failures += 1
         how = f"signal {signal.Signals(-exited.status).name}" if exited.status < 0 else f"exit code {exited.status}"
-        cause = f"its process died ({exited.cause or how})"
+        what = "it hung" if exited.status == HUNG else "its process died"
+        cause = f"{what} ({exited.cause or how})"
         allowed = self._assignment.max_failures
         if self._num_failures > allowed:
             cause = f"{cause} {self._num_failures} times: more than max_failures {allowed}"
@@ -242,13 +255,22 @@ class TrialActor(tune.Trainable):
             journal = run_dir.journal()
             self._record({"status": "failed", "step": journal[-1]["step"] if journal else 0, "cause": cause})
             return {"done": True, "cause": cause}
+        line = {"note": f"{cause}; goes on from its last checkpoint (retry {self._num_failures} of {allowed})"}
+        with self._opened() as run_dir:
+            run_dir.append(line)
         self._begin()
-        return {"note": f"{cause}; goes on from its last checkpoint (retry {self._num_failures} of {allowed})"}
+        return line
 
     def _record(self, result: dict[str, Any]) -> None:
+        with self._opened() as run_dir:
+            run_dir.write_result(result)
+
+    @contextmanager
+    def _opened(self) -> Iterator[RunDir]:
+        """The run folder while no process of the trial writes to it."""
         run_dir = RunDir(self._assignment.location)
         run_dir.open_for_writing(self._assignment.config.to_dict())
-        run_dir.write_result(result)
+        yield run_dir
         run_dir.close()
 
     def _end(self) -> None:

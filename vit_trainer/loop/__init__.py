@@ -7,6 +7,7 @@ ledger           losses, time, journal and checkpoints of a run
 state            exactly what must survive a restart
 accelerator      how a process finds its device, its precision and the others; what its environment may decide
 repeatable       which kernels may run, and what an attempt takes over from the one before
+liveness         within what time a process will be heard of again
 interruption     signals as a request to end
 speed            what a row says of speed, the card's use, memory and waiting for images
 profiling        a trace of ten steps, and what a GPU's memory held meanwhile

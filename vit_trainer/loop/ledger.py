@@ -13,6 +13,7 @@ from torch import Tensor
 from vit_trainer.config import Execution
 from vit_trainer.errors import CheckpointError, GangRestartError, NonFiniteLossError, RunInterruptedError
 from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.loop.liveness import START_SECONDS, Pace, expect, wait_for_all
 from vit_trainer.loop.state import TrainState
 from vit_trainer.machine import device_name
 from vit_trainer.provenance import commit, versions
@@ -48,6 +49,7 @@ class Ledger:
         self._first_bad_step = torch.full((), math.inf, device=accelerator.device)
         self._started_at = self._saved_at = time.monotonic()
         self._saved_step = -1  # none, or one whose row it didn't hold
+        self._pace = Pace(60 * execution.hang_minutes)
 
     @property
     def seconds(self) -> float:
@@ -72,13 +74,21 @@ class Ledger:
                 except CheckpointError as error:
                     damage = str(error)
         progress, accelerator = self.state.progress, self._accelerator
+        wait_for_all(accelerator.num_processes)
         steps = accelerator.gather(torch.tensor([progress.step], device=accelerator.device)).tolist()
         if len(set(steps)) > 1:
             raise GangRestartError(f"the checkpoint changed while {len(steps)} processes read it")
         self._loss_sum.fill_(progress.loss_sum)
         self._started_at -= progress.seconds
-        if not self._writes:
-            return
+        if self._writes:
+            self._write_beginning(made_with, weights)
+            if damage:
+                self.note(f"started anew: {damage}")
+        wait_for_all(accelerator.num_processes)
+        self._pace.begin()
+
+    def _write_beginning(self, made_with: Row, weights: Path | None) -> None:
+        progress, accelerator = self.state.progress, self._accelerator
         journal = self._run_dir.journal()
         if progress.row is not None and (not journal or journal[-1]["step"] < progress.row["step"]):
             self._run_dir.append(progress.row)  # a crash came between the checkpoint and its row
@@ -97,12 +107,11 @@ class Ledger:
                 "commit": commit(),
             }
         )
-        if damage:
-            self.note(f"started anew: {damage}")
 
     def note(self, note: str, **facts: int) -> None:
         """Tell the journal and whoever started the run; facts: what the line says beside it."""
         self._tell(self._run_dir.append({"note": note, **facts}))
+        self._pace.begin()
 
     def _tell(self, line: Row) -> None:
         try:
@@ -121,6 +130,7 @@ class Ledger:
         self._loss_sum += loss
         bad_step = self._first_bad_step.clamp(max=progress.step)
         self._first_bad_step = torch.where(loss.isfinite(), self._first_bad_step, bad_step)
+        self._pace.step_ends()
 
     def mean_loss(self) -> float:
         """Mean training loss since the last row: the first wait for the device since then.
@@ -145,7 +155,9 @@ class Ledger:
         progress = self.state.progress
         is_written = progress.row is not None and progress.row["step"] == progress.step
         due = progress.step in evaluation_steps or progress.step % self._execution.log_every_steps == 0
-        return due and progress.step > 0 and not is_written
+        if due := due and progress.step > 0 and not is_written:
+            self._pace.row_begins()
+        return due
 
     def write_row(self, row: Row, *, is_last: bool = False) -> None:
         """Put a row into the journal, and report it if it has a validation.
@@ -159,14 +171,15 @@ class Ledger:
         progress.row_seconds, progress.num_summed_steps = progress.seconds, 0
         self._loss_sum.zero_()
         self._saved_step = -1
-        if not self._writes:
-            return
         validated = "val/accuracy" in row
-        if validated and not is_last:
-            self.save_if_due(VALIDATION_MINUTES)
-        written = self._run_dir.append(progress.row)
-        if validated:
-            self._tell(written)
+        if self._writes:
+            if validated and not is_last:
+                self.save_if_due(VALIDATION_MINUTES)
+            written = self._run_dir.append(progress.row)
+            if validated:
+                self._tell(written)
+        wait_for_all(self._accelerator.num_processes)
+        self._pace.row_ends(validated=validated)
 
     def save_if_due(self, minutes: float = math.inf) -> None:
         """Begin a checkpoint if the last one is too long ago.
@@ -185,7 +198,8 @@ class Ledger:
             self._save()
 
     def end_if_interrupted(self) -> None:
-        """Keep the state and raise RunInterruptedError if that was asked for."""
+        """Keep the state and raise RunInterruptedError if that was asked for; else something has ended well."""
+        self._pace.alive()
         if self._writes and self._interrupted():
             self._save_now()
             raise RunInterruptedError(f"interrupted after step {self.state.progress.step}; its state is kept")
@@ -200,6 +214,7 @@ class Ledger:
 
     def _save_now(self) -> None:
         """Have a checkpoint of this step in its place."""
+        expect(START_SECONDS)
         self._run_dir.finish_checkpoint()
         if self._saved_step != self.state.progress.step:
             self._save()

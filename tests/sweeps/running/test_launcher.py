@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+import re
 import resource
 import select
 import signal
@@ -25,6 +26,7 @@ from safetensors.torch import load_file
 from sweeps.running.launcher import (
     FAILED,
     FINISHED,
+    HUNG,
     INTERRUPTED,
     RESTART,
     Continue,
@@ -333,6 +335,28 @@ def test_killing_any_rank_ends_the_gang(launched: Launched, tmp_path: Path, rank
     assert message.status == -signal.SIGKILL
     assert RunDir(tmp_path).result() is None  # losing a process is no failure of the training
     assert all(select.select([end], [], [], 0)[0] for end in ends)  # readable: the process has ended
+
+
+@pytest.mark.parametrize("num_processes", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_a_process_that_takes_no_step_ends_the_gang_which_says_where_all_of_it_stood(
+    launched: Launched, tmp_path: Path, num_processes: int
+) -> None:
+    config = dataclasses.replace(CONFIG, total_steps=200)
+    execution = Execution(4, num_evaluations=2, log_every_steps=1, hang_minutes=0.02)
+    pids = launched.start(tmp_path, num_processes, config=config, execution=execution)
+    assert isinstance(launched.receive(), Reported)
+    assert not launched.connection.poll(2 * 60 * execution.hang_minutes)  # a word takes as long as it takes
+    launched.connection.send(Continue())
+    while RunDir(tmp_path).journal()[-1]["step"] < 102:
+        assert not launched.connection.poll(0.002)
+    os.kill(pids[-1], signal.SIGSTOP)
+    exited = launched.receive()
+    assert isinstance(exited, Exited)
+    assert exited.status == HUNG
+    assert exited.cause is not None
+    assert "took no step for too long: rank 0 in " in exited.cause
+    assert len(re.findall(r"rank \d in \w+ \(\w+\.py:\d+\) < ", exited.cause)) == num_processes, exited.cause
+    assert RunDir(tmp_path).result() is None
 
 
 def test_a_failure_of_the_training_is_told_from_a_death(launched: Launched, tmp_path: Path) -> None:

@@ -1,8 +1,14 @@
 """The actor that Tune schedules, in a real Ray."""
 
-from collections.abc import Iterator
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray.util.placement_group import placement_group
@@ -17,8 +23,12 @@ from vit_trainer.files.run_dir import RunDir
 CONFIG = FinetuneConfig.official("ViT-B_32-mini", "digits-even", total_steps=2, warmup_steps=0, global_batch_size=16)
 
 
+ActorClass = Callable[..., Any]
+"""Makes one over so many bundles."""
+
+
 @pytest.fixture(scope="module")
-def actor_class() -> Iterator[type]:
+def actor_of() -> Iterator[ActorClass]:
     """A TrialActor in a placement group, as Tune starts it."""
 
     class Watched(TrialActor):  # in here, since Ray's processes can't import this file
@@ -26,11 +36,49 @@ def actor_class() -> Iterator[type]:
             """What a process of a trial says first, or None if none runs."""
             return self._launcher.receive() if self._launcher is not None and self._launcher._pids else None
 
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    group = placement_group([{"CPU": 1}])
-    strategy = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
-    yield ray.remote(Watched).options(num_cpus=1, scheduling_strategy=strategy)
+    def actor_of(num_bundles: int) -> Any:
+        group = placement_group([{"CPU": 1}] * num_bundles)
+        strategy = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
+        return ray.remote(Watched).options(num_cpus=1, scheduling_strategy=strategy)
+
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    yield actor_of
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def actor_class(actor_of: ActorClass) -> Any:
+    return actor_of(1)
+
+
+@pytest.mark.slow
+def test_a_gang_over_two_nodes_that_hangs_ends_as_one_and_goes_on(actor_of: ActorClass, tmp_path: Path) -> None:
+    """Its parts have launchers of their own, as on two nodes."""
+    config = replace(CONFIG, total_steps=100)
+    execution = Execution(num_evaluations=1, log_every_steps=5, hang_minutes=0.05, checkpoint_every_minutes=1e-3)
+    assignment = Assignment(config, str(tmp_path), execution, processes_of_nodes=(1, 1))
+    actor = actor_of(2).remote(config={"assignment": assignment})
+    first = actor.train.remote()
+    while not (rows := RunDir(tmp_path).rows()) or rows[-1]["step"] < 10:
+        assert not ray.wait([first], timeout=0.005)[0]
+    launchers = [each for each in psutil.Process().children(recursive=True) if "launcher" in " ".join(each.cmdline())]
+    trained = [each for each in launchers if each.ppid() in {launcher.pid for launcher in launchers}]
+    (other,) = [each for each in trained if each.pid != (RunDir(tmp_path).lease() or {})["pid"]]
+    os.kill(other.pid, signal.SIGSTOP)
+    stopped = time.monotonic()
+    note = ray.get(first)["note"]
+    assert time.monotonic() - stopped < 60
+    assert note.startswith("it hung (rank ")
+    assert "rank 1 took no step for too long: rank 1 in " in note
+    assert note.endswith("; goes on from its last checkpoint (retry 1 of 3)")
+    while not ray.get(actor.train.remote()).get("done"):
+        pass
+    run_dir = RunDir(tmp_path)
+    assert (run_dir.result() or {})["status"] == "finished"
+    assert note in [line.get("note") for line in run_dir.lines()]
+    assert [attempt["from_step"] > 0 for attempt in run_dir.attempts()] == [False, True]
+    ray.get(actor.stop.remote())
+    ray.kill(actor)
 
 
 def test_an_actor_that_starts_too_late_leaves_a_trial_that_ran_elsewhere_alone(
