@@ -17,6 +17,7 @@ from sweeps.cluster.versions import differences, versions
 from vit_trainer import machine as hardware
 from vit_trainer.data.datasets import family_of
 from vit_trainer.data.load import require_dataset
+from vit_trainer.data.shared_memory import too_small
 from vit_trainer.errors import InputError
 from vit_trainer.files.folder import is_uri, open_folder
 from vit_trainer.weights.npz_files import require_checkpoint
@@ -48,7 +49,7 @@ def check_nodes(storage: str, inputs: Iterable[tuple[str, str]], datasets: Itera
     """
     import ray
 
-    on_cluster = ray.is_initialized()
+    on_cluster, datasets = ray.is_initialized(), tuple(datasets)
 
     def everywhere(call: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         return on_every_node(call, *arguments) if on_cluster else {NO_CLUSTER: _attempt(call, *arguments)}
@@ -69,8 +70,10 @@ def check_nodes(storage: str, inputs: Iterable[tuple[str, str]], datasets: Itera
     )
     yield from _check_gpus(everywhere(hardware.look_from_outside), counted)
     yield from _check_storage(storage, everywhere)
-    yield from _gather("checkpoints and data sets", everywhere(_missing_inputs, tuple(inputs), tuple(datasets)))
+    yield from _gather("checkpoints and data sets", everywhere(_missing_inputs, tuple(inputs), datasets))
     yield from _gather("disk", everywhere(_little_disk))
+    if any(family_of(dataset) in ("imagenet", "folder") for dataset in datasets):
+        yield from _gather("shared memory", everywhere(_little_shared_memory))
     yield from _gather("ports", everywhere(_open_ports))
 
 
@@ -220,6 +223,11 @@ def _missing_inputs(inputs: tuple[tuple[str, str], ...], datasets: tuple[str, ..
 def _little_disk() -> Problems:
     free = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
     return [] if free >= MIN_FREE_GB else [("warn", f"{free:.0f} GB free in {tempfile.gettempdir()}: make room")]
+
+
+def _little_shared_memory() -> Problems:
+    problem = too_small(psutil.cpu_count() or 1, batches=2)
+    return [("warn", problem)] if problem else []
 
 
 def _open_ports() -> Problems:

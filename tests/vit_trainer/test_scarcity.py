@@ -127,3 +127,42 @@ def test_a_damaged_checkpoint_is_named_and_the_run_starts_anew(tmp_path: Path, d
     assert [row["step"] for row in reported[1:]] == [2, 4]
     train(CONFIG, RunDir(tmp_path / "quiet"), EXECUTION)
     assert numbers(RunDir(location)) == numbers(RunDir(tmp_path / "quiet"))
+
+
+LOADING = """
+import numpy as np, torch
+from pathlib import Path
+from PIL import Image
+from sweeps.checks.on_nodes import _little_shared_memory
+from vit_trainer.data.image_files import ImageFileSplit
+from vit_trainer.data.shared_memory import too_small
+
+names = [b"%d.png" % i for i in range(8)]
+for name in names:
+    Image.new("RGB", (500, 400)).save(Path(FOLDER) / name.decode())
+split = ImageFileSplit(Path(FOLDER), np.array(names), np.zeros(8, dtype=np.int64), num_workers=2)
+print(_little_shared_memory()[0][1])
+print(too_small(8, batches=2))
+for _ in split.evaluation_batches(np.arange(8), 4, resolution=32, device=torch.device("cpu")):
+    print("a batch")
+"""
+
+
+def test_a_container_with_little_shared_memory_ends_loading_with_that_cause(tmp_path: Path) -> None:
+    (tmp_path / "loading.py").write_text(LOADING.replace("FOLDER", repr(str(tmp_path))))
+    inside = f"mount -t tmpfs -o size=1m shm /dev/shm && exec {sys.executable} {tmp_path / 'loading.py'}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("mounting over /dev/shm needs root")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", inside], check=False, capture_output=True, text=True, env=environment, timeout=200
+    )
+    advice = "give a container more (docker run --shm-size=32g; in Kubernetes an emptyDir with medium: Memory at"
+    found, needed, *batches = done.stdout.splitlines()
+    assert found.startswith("/dev/shm has 0.00 GB, and ")
+    assert needed.startswith(f"/dev/shm has 0.00 GB, and 8 processes that read images need 2.3: {advice}")
+    assert not batches
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        f"vit_trainer.errors.DataError: processes that read images find no room in /dev/shm: {advice}"
+    )

@@ -6,6 +6,7 @@ digits          the miniature data sets, which come with scikit-learn
 cifar           CIFAR-10 and CIFAR-100: downloaded, checked and read
 class_folders   a listing of a folder of classes, and how many images are held out of each
 image_files     images in files, ImageNet's too: decoded and cut by worker processes
+shared_memory   where those processes put them, and how much of it they need
 decoding        an image file as pixels
 class_names     what classes are called
 splits          Splits, what all of these give; images that are held in memory; which are held out

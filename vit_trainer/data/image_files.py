@@ -18,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vit_trainer.data.class_folders import HELD_OUT_PERCENT, ClassFolders, find_class_folders
 from vit_trainer.data.crops import random_crops, resize_cuts, whole_images
 from vit_trainer.data.datasets import DatasetInfo
 from vit_trainer.data.decoding import decoded, read_header, read_image
+from vit_trainer.data.shared_memory import ADVICE, FOLDER, too_small
 from vit_trainer.data.splits import MicroBatch, Splits, held_out
 from vit_trainer.errors import DataError
 from vit_trainer.machine import num_cores
@@ -58,9 +59,13 @@ class CutReader(Dataset[Cuts]):
     def __getitem__(self, request: MicroBatch | NDArray[np.int64]) -> Cuts:
         """Random crops for a micro-batch of training; the whole images for bare indices."""
         try:
-            return self._cuts(request, read_header)  # sizes first, so that no more than one image lies decoded
+            cuts = self._cuts(request, read_header)  # sizes first, so that no more than one image lies decoded
         except DataError:  # behind its header one is damaged; of what replaces it, the size decides about the crop
-            return self._cuts(request, read_image)
+            cuts = self._cuts(request, read_image)
+        if get_worker_info() is not None:
+            for part in cuts[:4]:  # or else a thread does it, whose errors nobody hears of: the loader would wait
+                part.share_memory_()
+        return cuts
 
     def _cuts(self, request: MicroBatch | NDArray[np.int64], read: Callable[[Path], Image.Image]) -> Cuts:
         """Raises DataError: an image is damaged behind its header, or has another size than that says."""
@@ -169,7 +174,7 @@ class ImageFileSplit:
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # it draws a seed for its workers, which nothing uses
         )
-        for cuts in loader:
+        for cuts in _unless_memory_runs_out(loader):
             self._note(cuts.unreadable)
             if not len(cuts.labels):
                 continue
@@ -197,6 +202,16 @@ class ImageFileSplit:
                 print(f"skipped unreadable image {path} ({reason}): {len(self.unreadable)} so far", file=sys.stderr)
 
 
+def _unless_memory_runs_out(loader: Iterable[Cuts]) -> Iterator[Cuts]:
+    """What a loader gives; what it says where shared memory is used up, as an error in one line."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "shared memory" not in str(error):
+            raise
+        raise DataError(f"processes that read images find no room in {FOLDER}: {ADVICE}, or --num-workers 0") from error
+
+
 def load_class_folders(
     root: Path, *, num_workers: int | None = None, skip_unreadable: bool = False, compiled: bool = False
 ) -> Splits:
@@ -222,7 +237,8 @@ def load_imagenet(
         info: how many classes and images there have to be.
 
     Raises:
-        DataError: as `find_class_folders`, or classes or (unless told to skip them) images are missing.
+        DataError: as `find_class_folders`; classes or (unless told to skip them) images are missing; /dev/shm is so
+            small that loading would stop at its first batches.
     """
     folders = find_class_folders(root, test="val")
     if len(folders.classes) != info.num_classes:
@@ -234,6 +250,8 @@ def load_imagenet(
                 f"{root / part} has {count:,} images, not {expected:,}: unpack imagenet2012 anew, "
                 "or give --skip-unreadable to go on with these"
             )
+    if problem := too_small(num_cores() if num_workers is None else num_workers):
+        raise DataError(problem)
     return _splits(folders, IMAGENET_HELD_OUT_PERCENT, num_workers, skip_unreadable, compiled)
 
 
