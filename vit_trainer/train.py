@@ -26,10 +26,9 @@ from vit_trainer.loop.liveness import START_SECONDS, expect, wait_for_all
 from vit_trainer.loop.optim import OfficialSGD, learning_rate_of
 from vit_trainer.loop.profiling import profiled_steps, require_enough_steps
 from vit_trainer.loop.repeatable import attempt_before, kernel_switches, require_same
-from vit_trainer.loop.speed import speed
+from vit_trainer.loop.speed import speed, system_metrics
 from vit_trainer.loop.state import TrainState
 from vit_trainer.loop.step import Gradients, choose_micro_batch_size
-from vit_trainer.loop.system_metrics import system_metrics
 from vit_trainer.machine import device_name
 from vit_trainer.model.attention_backend import fastest_attention
 from vit_trainer.model.build import build_model, dropout_keys_of

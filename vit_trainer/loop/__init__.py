@@ -11,6 +11,5 @@ liveness         within what time a process will be heard of again
 interruption     signals as a request to end
 speed            what a row says of speed, the card's use, memory and waiting for images
 profiling        a trace of ten steps, and what a GPU's memory held meanwhile
-system_metrics   how busy process and GPU are
 probe            how fast a model goes here, on random images
 """

@@ -1,4 +1,4 @@
-"""Speed: what a row says of how fast a run goes, how much of the card that is, and what it waits for.
+"""Speed: what a row says of how fast a run goes, how much of the card that is, what it waits for, how busy all is.
 
 Tested on the CPU, with made-up events in CUDA's place; not yet run on GPUs.
 """
@@ -6,8 +6,10 @@ Tested on the CPU, with made-up events in CUDA's place; not yet run on GPUs.
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TypeVar
 
+import psutil
 import torch
 from accelerate import Accelerator
 
@@ -18,6 +20,7 @@ from vit_trainer.files.run_dir import Row
 from vit_trainer.machine import device_name
 
 Batch = TypeVar("Batch")
+_process = psutil.Process()
 
 
 class InputWait:
@@ -98,3 +101,20 @@ def mfu(config: FinetuneConfig, images_per_second: float, device: str, num_devic
         return None
     flops = images_per_second * MODELS[config.model].train_flops(config.resolution)
     return flops / (num_devices * card.peak_flops_per_second)
+
+
+def system_metrics() -> dict[str, float]:
+    """The load of this process and its GPU since the last call; at the first call, of the CPU since the import.
+
+    Returns:
+        `system/cpu_percent` (100 is one core), `system/memory_gb` (2**30 bytes); on a GPU also, where NVML is there,
+        `system/gpu_percent` at this moment.
+    """
+    found = {
+        "system/cpu_percent": _process.cpu_percent(),
+        "system/memory_gb": _process.memory_info().rss / 2**30,
+    }
+    if torch.cuda.is_available():
+        with suppress(Exception):  # needs nvidia-ml-py, and a driver that tells
+            found["system/gpu_percent"] = float(torch.cuda.utilization())
+    return found
