@@ -139,7 +139,7 @@ def parity(size: Size, *, on_gpu: bool, ends_at: float) -> Found:
     command += [] if size is FULL else ["--no-full"]
     ended = run_within(command, min(ends_at - start, size.verify_seconds))
     lines = ended.out.strip().splitlines()
-    summary = ended.problem or (lines or ["it said nothing"])[-1]
+    summary = "; ".join([*([ended.problem] if ended.problem else []), *lines[-1:]])
     return Found("parity", ended.problem is None, summary, time.monotonic() - start, {"lines": lines})
 
 

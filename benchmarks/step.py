@@ -282,8 +282,10 @@ class Ended:
 
 def run_within(command: Sequence[str], seconds: float) -> Ended:
     """Run a command in a session of its own, and end all of that once it is over or its time is up."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}  # what it printed before its time was up
+    pipe = subprocess.PIPE
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+        command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=environment, start_new_session=True
     )
     problem = None
     try:
