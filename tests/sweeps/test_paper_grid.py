@@ -142,7 +142,9 @@ def test_mlflow_has_one_run_per_trial_with_what_the_ui_compares(
         assert run_.info.status == {"finished": "FINISHED", "failed": "FAILED"}[result["status"]]
         if result["status"] == "finished":
             assert run_.data.metrics["test/accuracy"] == result["test/accuracy"]
-            assert {"runtime_hours", "gpu_hours", "lr", "images_per_second"} <= set(run_.data.metrics)
+            assert {"runtime_hours", "gpu_hours", "lr", "images_per_second", "input_wait_fraction"} <= set(
+                run_.data.metrics
+            )
             steps = [metric.step for metric in client.get_metric_history(run_.info.run_id, "train/loss")]
             assert sorted(set(steps)) == [row["step"] for row in run_dir.journal()]
 
