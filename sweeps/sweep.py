@@ -1,6 +1,5 @@
 """run_sweep(): plan, skip what is done, run the rest on Ray, watch, summarise."""
 
-import shlex
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from sweeps.selection.rehearsal import Rehearsal
 from sweeps.table.cells import Cell, cell_named
 from sweeps.tracking.trackers import Trackers
 from vit_trainer.architectures import MODELS
-from vit_trainer.command_line import INTERRUPTED
+from vit_trainer.command_line import INTERRUPTED, outlive_readers, this_command
 from vit_trainer.config import Execution
 from vit_trainer.data.load import require_dataset
 from vit_trainer.errors import InputError, cause_of, reason_of
@@ -139,18 +138,22 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     if session.num_done < session.num_expected or not read_commands(options.opened_storage, name)[0]:
         searched = [value for value in options.search_over if value != "base_lr"]
         record_command(options.opened_storage, name, pending or cells, searched)
+    outlive_readers()
     trackers.begin(session)
     try:
         ended_early = _run(session)
         trackers.ended(ended_early)
         report = write_report(options.opened_storage, name)
+    except (KeyboardInterrupt, SystemExit):  # the second is Ray's for SIGTERM while it starts
+        print(f"Left at once; what was kept before is there. To go on: {this_command()}", file=sys.stderr)
+        return INTERRUPTED
     finally:
         trackers.close(options.opened_storage.report(name))
     if ended_early == "interrupted":
-        print(f"Interrupted; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
+        print(f"Interrupted; all states are kept. To go on: {this_command()}", file=sys.stderr)
         return INTERRUPTED
     if ended_early == "cluster lost":
-        print(f"{session.loss}; all states are kept. To go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
+        print(f"{session.loss}; all states are kept. To go on: {this_command()}", file=sys.stderr)
         return 1
     if ended_early == "over budget":
         unit = "GPU-hours" if session.display.standing().on_gpus else "slot-hours"

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from cyclopts import App, CycloptsError
@@ -25,7 +26,8 @@ NOBODY_READS = 128 + signal.SIGPIPE
 
 def new_app(help_text: str, **options: Any) -> App:
     """An empty command line whose errors are raised, so that `run` can print them its way."""
-    return App(help=help_text, help_format="plaintext", version_flags=[], result_action="return_value", **options)
+    options |= {"version_flags": [], "result_action": "return_value", "suppress_keyboard_interrupt": False}
+    return App(help=help_text, help_format="plaintext", **options)
 
 
 def run(app: App, tokens: list[str] | None = None) -> NoReturn:
@@ -106,7 +108,10 @@ def _with_output(stream: TextIO | None) -> TextIO:
 def _requests_as_ctrl_c() -> Iterator[None]:
     """SIGTERM and SIGHUP end a command as Ctrl-C does, with what it does at its end, unless they are ignored."""
 
-    def interrupt(*_: object) -> NoReturn:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if frame is not None and "importlib" in frame.f_code.co_filename:  # in its callbacks it would be ignored
+            threading.Timer(0.05, lambda: os.kill(os.getpid(), number)).start()
+            return
         raise KeyboardInterrupt
 
     in_main_thread = threading.current_thread() is threading.main_thread()

@@ -145,6 +145,8 @@ def summary_lines(standing: Standing) -> list[str]:
 def time_left(standing: Standing) -> str:
     """In words."""
     seconds = standing.seconds_left
+    if standing.phase:
+        return standing.phase
     if seconds is None:
         return "time left not known yet" if standing.hours_to_come is None else "nothing runs"
     minutes, seconds_left = divmod(round(seconds), 60)

@@ -38,6 +38,10 @@ class TrialProgress:
     counted_until: float = 0.0
     """Unix seconds of the journal's last line, or of the start if that was later."""
     is_running: bool = False
+    is_starting: bool = False
+    """Whether the running process has yet to take its first step."""
+    stepped_at: float = 0.0
+    """Unix seconds of that first step; 0: not known."""
     num_slots: int = 1
     """GPUs, or CPU cores, that it takes when it runs."""
     silent_seconds: float | None = None
@@ -45,8 +49,12 @@ class TrialProgress:
     result: Result | None = None
 
     def began(self, at: float) -> "TrialProgress":
-        """A process has started, or goes on; at: Unix seconds."""
-        return replace(self, is_running=True, counted_until=at, result=None)
+        """A process starts, or goes on; at: Unix seconds."""
+        return replace(self, is_running=True, is_starting=True, counted_until=at, result=None)
+
+    def stepped(self, at: float) -> "TrialProgress":
+        """The process has taken its first step; at: Unix seconds."""
+        return replace(self, is_starting=False, stepped_at=at)
 
     def reported(self, row: Mapping[str, Any]) -> "TrialProgress":
         """A row is in the journal."""
@@ -59,6 +67,7 @@ class TrialProgress:
             mfu=row.get("mfu"),
             hours=hours_of(row),
             seconds=3600 * float(row.get("runtime_hours") or 0.0),
+            is_starting=False,
         )
 
     def released(self, at: float) -> "TrialProgress":
@@ -106,11 +115,11 @@ class TrialProgress:
         return max(0.0, now - self.counted_until) if self.is_running and self.silent_seconds is None else 0.0
 
     def seconds_left(self, now: float) -> float | None:
-        """Seconds to its end if the trial runs on at its mean speed; None if that isn't known yet."""
-        if not self.step or not self.seconds:
+        """Seconds to its end if the trial runs on at its mean speed; None if that isn't known yet, or it starts."""
+        if not self.step or not self.seconds or self.is_starting:
             return None
         left = self.seconds / self.step * (self.total_steps - self.step)
-        return max(0.0, left - self.uncounted_seconds(now))
+        return max(0.0, left - max(0.0, min(self.uncounted_seconds(now), now - self.stepped_at)))
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,8 @@ class Standing:
     """GPUs, or CPU cores, that there are; None: not known."""
     events: tuple[Event, ...] = ()
     """The last ones, oldest first."""
+    phase: str = ""
+    """What the sweep itself is at instead of running trials."""
     complaints: tuple[str, ...] = ()
     """A line for each thing in the storage that can't be shown."""
 

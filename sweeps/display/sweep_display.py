@@ -1,10 +1,11 @@
 """SweepDisplay: what one sees of a sweep while it runs, and its table at the end."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from rich.console import Console
@@ -20,6 +21,7 @@ from vit_trainer.files.run_dir import Result, Row
 SECONDS_BETWEEN_SUMMARIES = 600.0
 """How often the log says how the sweep stands, where there is no live table; at the next report after that."""
 MAX_EVENTS = 20
+STARTS, ENDS = "Ray starts or is being joined", "keeping states, at most 30 s; Ctrl-C again to leave now"
 
 
 @dataclass
@@ -40,6 +42,7 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
         self._progress: dict[str, TrialProgress] = {}
         self._events: tuple[Event, ...] = ()
         self._live: LiveTable | None = None
+        self._phase, self._ends_at = "", math.inf
         self._on_gpus, self._num_slots = False, 0
         self._summary_at = self.clock()
         self._left, self._left_at = "", -1.0
@@ -47,6 +50,7 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
         """Trials with a result."""
 
     def __enter__(self) -> "SweepDisplay":
+        self._phase = "" if self._num_slots else STARTS
         if not self.is_quiet and is_interactive(self.console):
             self._live = LiveTable(self.console, self.standing)
             self._live.__enter__()
@@ -55,6 +59,7 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._phase = ""
         if self._live is not None:
             self._live.__exit__(kind, error, trace)
             self._live = None
@@ -65,7 +70,13 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
 
     def connected(self, num_slots: int, *, on_gpus: bool) -> None:
         """The cluster is there, with so many GPUs, or else CPU cores, for trials."""
-        self._num_slots, self._on_gpus = num_slots, on_gpus
+        self._num_slots, self._on_gpus, self._phase = num_slots, on_gpus, ""
+
+    def ends(self) -> None:
+        """The sweep was asked to end: no time runs down any more."""
+        self._phase, self._ends_at = ENDS, self.clock()
+        if self._live is None:
+            print(ENDS, file=sys.stderr, flush=True)
 
     def add(self, trial: Trial, num_slots: int = 1, lines: Iterable[Row] = (), holds: Sequence[Hold] = ()) -> None:
         """Let a trial take part.
@@ -87,6 +98,14 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
     def released(self, trial_id: str) -> None:
         """A trial has no process any more, and no slots."""
         self._progress[trial_id] = self._progress[trial_id].released(self.clock())
+
+    def starts_again(self, trial_id: str) -> None:
+        """A trial's process has ended, and another one starts in its place."""
+        self._progress[trial_id] = replace(self._progress[trial_id], is_starting=True)
+
+    def stepped(self, trial_id: str) -> None:
+        """The process of a trial has taken its first step."""
+        self._progress[trial_id] = self._progress[trial_id].stepped(self.clock())
 
     def reported(self, trial_id: str, row: Row) -> None:
         """A trial has validated."""
@@ -137,10 +156,11 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
             cells=tuple(self.cells),
             trials=tuple(self._progress.values()),
             num_expected=self.num_trials,
-            now=self.clock(),
+            now=min(self.clock(), self._ends_at),
             on_gpus=self._on_gpus,
             num_slots=self._num_slots or None,
             events=self._events,
+            phase=self._phase,
         )
 
     def result(self, trial_id: str) -> Result | None:

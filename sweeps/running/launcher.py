@@ -64,6 +64,11 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Stepped:
+    """The first process has taken its first step; it waits for nothing."""
+
+
+@dataclass(frozen=True)
 class Reported:
     """The first process has a row and waits for a word."""
 
@@ -251,6 +256,7 @@ def _train(start: Start, connection: Connection, rank: int) -> Exited:
 
     torch.set_num_threads(start.num_threads)
     run_dir = RunDir(start.location)
+    has_stepped: list[bool] = []
 
     try:
         with signals_as_request((signal.SIGTERM,) if rank == 0 else ()) as interrupted:
@@ -267,7 +273,15 @@ def _train(start: Start, connection: Connection, rank: int) -> Exited:
                 except (EOFError, OSError) as error:
                     raise RunInterruptedError("whoever started the trial is gone") from error
 
-            train(start.config, run_dir, start.execution, report, interrupted)
+            def asked_to_end() -> bool:
+                """Called after every step."""
+                if rank == 0 and not has_stepped:
+                    has_stepped.append(True)
+                    with suppress(OSError):
+                        connection.send(Stepped())
+                return interrupted()
+
+            train(start.config, run_dir, start.execution, report, asked_to_end)
     except LeaseLostError as error:
         return Exited(LEASE_LOST, str(error))
     except RunInterruptedError as error:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from sweeps.running.launcher import Continue, End, Exited, Reported, Start, Started
+from sweeps.running.launcher import Continue, End, Exited, Reported, Start, Started, Stepped
 from vit_trainer.loop.accelerator import for_trials
 
 
@@ -42,7 +42,7 @@ class LauncherClient:
         assert isinstance(started, Started)
         self._pids = started.pids
 
-    def receive(self) -> Reported | Exited:
+    def receive(self) -> Stepped | Reported | Exited:
         """Let a trial that waits go on, and wait until it reports or ends."""
         try:
             if self._waits:
@@ -52,7 +52,7 @@ class LauncherClient:
         except (EOFError, OSError):
             self._forget_launcher()
             return Exited(-signal.SIGKILL, "the launcher of its processes died")
-        assert isinstance(message, Reported | Exited)
+        assert isinstance(message, Stepped | Reported | Exited)
         self._waits = isinstance(message, Reported)
         if isinstance(message, Exited):
             self._pids = ()

@@ -31,6 +31,7 @@ from sweeps.running.launcher import (
     Exited,
     Reported,
     Start,
+    Stepped,
     free_port,
 )
 from sweeps.running.launcher_client import LauncherClient
@@ -77,8 +78,9 @@ class TrialActor(tune.Trainable):
 
     The trial begins with the first step, not before: Tune may give it to another actor while this one starts.
 
-    A result is a row of the journal, or `note` with a line for whoever watches, or `parity` with what nodes came to
-    that are new to the sweep, or `cause` with the failure's, or `refused` with why nothing may run here.
+    A result is a row of the journal, or `note` with a line for whoever watches (and `starts_again` if the trial's
+    processes do), or `stepped` once they have taken their first step, or `parity` with what nodes came to that are new
+    to the sweep, or `cause` with the failure's, or `refused` with why nothing may run here.
     """
 
     _launcher: LauncherClient | None = None
@@ -127,6 +129,8 @@ class TrialActor(tune.Trainable):
         message = self._launcher.receive()
         if isinstance(message, Reported):
             return dict(message.row)
+        if isinstance(message, Stepped):
+            return {"stepped": True}
         exited = self._exit_of_gang(message)
         if exited.status == FINISHED:
             return {"done": True}
@@ -140,7 +144,7 @@ class TrialActor(tune.Trainable):
             if exited.micro_batch_size is not None:
                 self._execution = replace(self._execution, micro_batch_size=exited.micro_batch_size)
             self._begin()
-            return {"note": exited.cause}
+            return {"note": exited.cause, "starts_again": True}
         return self._died(exited)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -259,7 +263,7 @@ class TrialActor(tune.Trainable):
         with self._opened() as run_dir:
             run_dir.append(line)
         self._begin()
-        return line
+        return line | {"starts_again": True}
 
     def _record(self, result: dict[str, Any]) -> None:
         with self._opened() as run_dir:

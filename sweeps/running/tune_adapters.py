@@ -56,6 +56,10 @@ class Follower(Callback):
             trial_id = trial_id_of(trial)
             if "note" in result:
                 self._display.noted(trial_id, result["note"])
+                if "starts_again" in result:
+                    self._display.starts_again(trial_id)
+            elif "stepped" in result:
+                self._display.stepped(trial_id)
             elif "refused" in result:
                 self.refused = result["refused"]
             elif "parity" in result:

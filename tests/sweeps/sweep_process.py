@@ -37,6 +37,7 @@ class Sweep:
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | {"RAY_ADDRESS": address},
+            start_new_session=True,
         )
 
     def run_dirs(self) -> list[RunDir]:

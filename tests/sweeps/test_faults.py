@@ -32,11 +32,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 def after_a_request_to_end(sweep: Sweep, number: int) -> dict[str, list[Row]]:
     """Ask a sweep to end and see that it does; the rows of its trials by now."""
     asked = time.monotonic()
-    sweep.process.send_signal(number)
+    if number == signal.SIGHUP:  # a terminal that ends tells all that was started from it
+        os.killpg(sweep.process.pid, number)
+    else:
+        sweep.process.send_signal(number)
     code, _, err = sweep.finish()
     assert time.monotonic() - asked < 30
     assert code == 130, err
     assert f"all states are kept. To go on: {sys.executable} {SCRIPT}" in err
+    assert "keeping states, at most 30 s; Ctrl-C again to leave now" in err
     assert "Traceback" not in err
     shown = statuses_in_mlflow(sweep.storage)
     assert "RUNNING" not in shown.values()
@@ -49,7 +53,7 @@ def after_a_request_to_end(sweep: Sweep, number: int) -> dict[str, list[Row]]:
 def test_whatever_ends_a_driver_no_state_is_lost_and_what_was_finished_costs_nothing(
     quiet: dict[str, Any], start: Start, tmp_path: Path, two_slots: str
 ) -> None:
-    """Ctrl-C, SIGTERM and SIGKILL, one after the other, on a Ray of the sweep's own and on a cluster in turn."""
+    """Ctrl-C, SIGTERM, SIGHUP and SIGKILL, one after the other, on a Ray of its own and on a cluster in turn."""
     rates = ["--base-lrs", *QUIET_LRS[:3]]
     interrupted = start(tmp_path, *rates)
     interrupted.wait_until(has_validated)
@@ -57,6 +61,9 @@ def test_whatever_ends_a_driver_no_state_is_lost_and_what_was_finished_costs_not
     terminated = start(tmp_path, *rates, address=two_slots)
     terminated.wait_until(has_validated_in(2))
     rows_before.append(after_a_request_to_end(terminated, signal.SIGTERM))
+    hung_up = start(tmp_path, *rates)
+    hung_up.wait_until(has_validated_in(3))
+    rows_before.append(after_a_request_to_end(hung_up, signal.SIGHUP))
     killed = start(tmp_path, *rates)
     finished = killed.wait_until(is_finished)
     killed.process.kill()

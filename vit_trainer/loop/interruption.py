@@ -45,3 +45,13 @@ def signals_as_request(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def terminals_end_unseen() -> Iterator[None]:
+    """Processes that are started within this never hear of their terminal's end; this one does, after it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweeps.display.live_table import Screen, is_interactive
+from sweeps.display.live_table import Screen, is_interactive, summary_lines
 from sweeps.display.sweep_display import SECONDS_BETWEEN_SUMMARIES, SweepDisplay
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import candidates
@@ -324,6 +324,35 @@ def test_colours_that_are_forced_into_a_file_make_it_no_terminal(monkeypatch: py
     assert not is_interactive(Console(file=io.StringIO()))
 
 
+def test_a_trial_that_starts_again_and_a_sweep_that_ends_show_no_time_that_runs_down(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = new_board(clock)
+    trial_id = candidates_of(CELLS[0])[0].trial_id
+
+    def left() -> float | None:
+        (progress,) = board.standing().running
+        return progress.seconds_left(board.standing().now)
+
+    board.started(trial_id)
+    clock.now += 60
+    board.stepped(trial_id)
+    board.reported(trial_id, row(5000, 0.5, 1.0, clock.now))
+    clock.now += 600
+    assert left() == HOUR - 600
+    board.starts_again(trial_id)
+    assert left() is None
+    clock.now += 60
+    board.stepped(trial_id)
+    clock.now += 10
+    assert left() == HOUR - 10  # what was not kept runs again
+    board.ends()
+    clock.now += 20
+    assert left() == HOUR - 10
+    assert "running; keeping states, at most 30 s; Ctrl-C again" in summary_lines(board.standing())[0]
+    assert capsys.readouterr().err == "keeping states, at most 30 s; Ctrl-C again to leave now\n"
+
+
 # In a terminal.
 
 LIVE = """
@@ -343,6 +372,8 @@ with board:
     for line in sys.stdin:
         print("printed:", line.strip())
         board.noted(trials[0].trial_id, line.strip())
+        if line == "end\\n":
+            board.ends()
 print("after the table")
 """
 
@@ -392,6 +423,9 @@ def test_what_others_print_stays_above_the_table(start_live: Callable[..., Termi
     terminal.type("hello\n")
     text = terminal.wait_for(lambda text: "printed: hello" in text and ": hello" in text.partition("GPUs")[2] + text)
     assert text.index("printed: hello") < text.index("R50+ViT-B_16")
+    assert "0 of 120 trials done, 1 running; Ray starts or is being joined" in text
+    terminal.type("end\n")
+    terminal.wait_for(lambda text: "1 running; keeping states, at most 30 s; Ctrl-C again to leave now" in text)
     terminal.type("\x04")
     code, text = terminal.end()
     assert code == 0
