@@ -12,7 +12,6 @@ import pytest
 
 os.environ["RAY_ADDRESS"] = "local"  # never join a cluster that happens to run on this machine
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # no test depends on the network, nor waits for it at the end
-os.environ["VIT_SWEEPS_VERIFY"] = "off"  # of GPUs that clusters of tests count, but don't have
 # A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 gc.disable()  # until everything is imported

@@ -13,8 +13,7 @@ from vit_trainer.files.storage import Storage
 FINE = NodeParity("10.0.0.1", "NVIDIA H100, driver 570.1", "30 of 30 rungs hold, 0 skipped")
 
 
-def test_nothing_is_asked_where_trials_run_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(SWITCH)
+def test_nothing_is_asked_where_trials_run_on_cpus() -> None:
     assert ParityCheck.of(on_gpus=False) is None
     check = ParityCheck.of(on_gpus=True)
     assert check is not None

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
+from sweeps.checks.parity_on_nodes import SWITCH
 from sweeps.options import SweepOptions
 from sweeps.planning.capacity import Resources
 from sweeps.running.session import Session
@@ -18,6 +19,11 @@ from tests.sweeps.sweep_process import BASE_LRS, Start, has_validated, has_valid
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import RunDir
+
+
+@pytest.fixture(autouse=True)
+def _gpus_that_are_only_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "off")  # nothing could be verified on them
 
 
 def test_a_gang_is_spread_over_as_few_nodes_as_hold_it() -> None:

@@ -636,7 +636,7 @@ def test_the_short_form_prints_what_computes_and_holds(capsys: pytest.CaptureFix
     assert output.endswith("17 of 17 rungs hold, 0 skipped\n")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled_models_hold() -> None:
     compiled = climbed(updates.updates(GOLDEN, "tiny_vit", Setting(compiled=True), one_run=True))
     assert len(compiled) == 4
