@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from benchmarks.formulas import FormulaActor, formula_cells
+from sweeps.checks.parity_on_nodes import SWITCH
 from sweeps.options import SweepOptions
 from sweeps.planning.capacity import Resources
 from sweeps.running import idle
@@ -99,7 +100,8 @@ class AllAtOnce(FormulaActor):
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_uneven_nodes_have_all_their_gpus_busy(joined: Any, tmp_path: Path) -> None:
+def test_uneven_nodes_have_all_their_gpus_busy(joined: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "off")  # there are no such GPUs
     for num_cpus, num_gpus in ((16, 0), (2, 2), (1, 2)):
         joined.add_node(num_cpus=num_cpus, num_gpus=num_gpus)
     barrier = Barrier.options(name="barrier").remote(4)
