@@ -144,7 +144,7 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
         ended_early = _run(session)
         trackers.ended(ended_early)
         report = write_report(options.opened_storage, name)
-    except (KeyboardInterrupt, SystemExit):  # the second is Ray's for SIGTERM while it starts
+    except KeyboardInterrupt:
         print(f"Left at once; what was kept before is there. To go on: {this_command()}", file=sys.stderr)
         return INTERRUPTED
     finally:

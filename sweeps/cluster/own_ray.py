@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from ray._private import ray_constants, worker
 
 from sweeps.cluster.address import folder_of_ray
 from vit_trainer.errors import InputError, reason_of
+from vit_trainer.loop.interruption import terminals_end_unseen
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,10 @@ def init(**options: Any) -> None:
     # Ray ends a driver that has lost its cluster for that long; whoever watches the sweep ends it in good order before.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "300")
     worker.print_to_stdstream = lambda data, **_: log.warning("%s", data["lines"][0].split("\n")[0])  # not its 40 lines
-    ray.init(**RAY_LOGS, **options)
+    try:
+        ray.init(**RAY_LOGS, **options)
+    except SystemExit:  # Ray's for SIGTERM
+        raise KeyboardInterrupt from None
 
 
 def start_ray() -> None:
@@ -40,12 +45,13 @@ def start_ray() -> None:
     Raises:
         InputError: it can't start.
     """
+    print("Ray starts on this machine", file=sys.stderr, flush=True)
     os.environ.pop("RAY_ADDRESS", None)  # "local" would send the new Ray's own processes astray
     for is_last in (False, True):
         others = set(psutil.Process().children())
         try:
             _make_token()
-            with _on_loopback():
+            with _on_loopback(), terminals_end_unseen():
                 init(address="local", include_dashboard=False, _temp_dir=str(_short_folder()))
             return
         except Exception as error:

@@ -21,7 +21,7 @@ from vit_trainer.files.run_dir import Result, Row
 SECONDS_BETWEEN_SUMMARIES = 600.0
 """How often the log says how the sweep stands, where there is no live table; at the next report after that."""
 MAX_EVENTS = 20
-STARTS, ENDS = "Ray starts or is being joined", "keeping states, at most 30 s; Ctrl-C again to leave now"
+ENDS = "keeping states, at most 30 s; Ctrl-C again to leave now"
 
 
 @dataclass
@@ -50,7 +50,6 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
         """Trials with a result."""
 
     def __enter__(self) -> "SweepDisplay":
-        self._phase = "" if self._num_slots else STARTS
         if not self.is_quiet and is_interactive(self.console):
             self._live = LiveTable(self.console, self.standing)
             self._live.__enter__()
@@ -70,7 +69,7 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
 
     def connected(self, num_slots: int, *, on_gpus: bool) -> None:
         """The cluster is there, with so many GPUs, or else CPU cores, for trials."""
-        self._num_slots, self._on_gpus, self._phase = num_slots, on_gpus, ""
+        self._num_slots, self._on_gpus = num_slots, on_gpus
 
     def ends(self) -> None:
         """The sweep was asked to end: no time runs down any more."""

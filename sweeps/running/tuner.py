@@ -30,7 +30,7 @@ from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.errors import InputError
 from vit_trainer.files.folder import RemoteFolder
 from vit_trainer.files.run_dir import RunDir
-from vit_trainer.loop.interruption import signals_as_request, terminals_end_unseen
+from vit_trainer.loop.interruption import signals_as_request
 
 MAX_LOST_ACTORS = 100
 """How often a trial moves after its actor or node was lost, which is not its fault; but nothing is retried for ever."""
@@ -71,8 +71,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
         InputError: a node has other versions than this process, or its GPUs compute otherwise. One that joins later
             ends the sweep too, with all states kept: it would fail trials faster than the other nodes can run them.
     """
-    with terminals_end_unseen():
-        start_ray()
+    start_ray()
     require_same_versions()
     options, resources = session.options, cluster_resources()
     session.display.connected(resources.num_slots, on_gpus=resources.has_gpus)
