@@ -23,8 +23,9 @@ from rich.console import Console
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from benchmarks.probes import NO_TIME, probe_all, probed_text, run_within
 from benchmarks.provenance import ROOT, machine, write_json
-from benchmarks.step import IN_ORDER, NO_TIME, probe_all, probed_text, run_within
+from benchmarks.step import IN_ORDER
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError

@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import MEMORY, TRACE, Row, RunDir
+from vit_trainer.loop.liveness import START_SECONDS, expect
 
 NUM_BEFORE = 3
 """Steps before those: the first compiles, the last of them is the profiler's own warm-up."""
@@ -48,6 +49,7 @@ def profiled_steps(
     def write(profiler: profile) -> None:
         if num_steps < NUM_BEFORE + NUM_STEPS:
             return
+        expect(START_SECONDS)  # a large model's trace takes a while
         note = f"profiled {NUM_STEPS} steps: {run_dir.location}/{TRACE} opens in https://ui.perfetto.dev"
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trace.json.gz"
