@@ -1,5 +1,6 @@
 """Bad input: one line on stderr, exit code 2, nothing started."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 from sweeps.paper_grid import app as paper_grid
 from vit_trainer.__main__ import app as trainer
 from vit_trainer.command_line import run
+from vit_trainer.files.run_dir import RunDir
 from vit_trainer.weights.npz_files import MINIATURES
 
+ROOT = Path(__file__).parents[2]
 TRAIN = ["train", "--model", "ViT-B_32-mini", "--dataset", "digits-even"]
 
 
@@ -127,3 +130,24 @@ def test_a_plan_of_the_paper_lists_its_30_cells_and_starts_nothing(
     assert "30 cells, 120 trials, 0 of them done" in lines
     assert any(line.startswith("cost: 731 GPU-hours if early stopping stops nothing; with it 4") for line in lines)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_what_nobody_reads_ends_a_tool_quietly_and_a_run_not_at_all(tmp_path: Path) -> None:
+    """As `| head -1` does when it has its line."""
+    steps = ["--total-steps", "2", "--warmup-steps", "0", "--storage", str(tmp_path)]
+    for arguments, code, said in (
+        (["-m", "vit_trainer", *TRAIN, *steps], 0, "stdout is closed (Broken pipe); this goes on"),
+        (["sweeps/paper_grid.py", "--preset", "mini", "--plan"], 141, ""),
+    ):
+        reader, writer = os.pipe()
+        os.close(reader)
+        pipe = subprocess.PIPE
+        done = subprocess.run(
+            [sys.executable, *arguments], check=False, stdout=writer, stderr=pipe, text=True, cwd=ROOT, timeout=200
+        )
+        os.close(writer)
+        assert done.returncode == code, done.stderr
+        assert said in done.stderr
+        assert done.stderr.count("\n") == (1 if said else 0)
+    assert [(RunDir(path).result() or {})["status"] for path in (tmp_path / "runs").iterdir()] == ["finished"]
