@@ -28,7 +28,8 @@ class Sweep:
             with_mlflow_tables(storage)
         rates = [] if "--base-lrs" in arguments else ["--base-lrs", *BASE_LRS]
         selection = [] if "--early-stopping" in arguments else ["--no-early-stopping"]
-        often = ["--checkpoint-every-minutes", "0.001"]  # else a miniature is over before its first one is due
+        # A miniature is over before its first checkpoint would be due.
+        often = [] if "--checkpoint-every-minutes" in arguments else ["--checkpoint-every-minutes", "0.001"]
         flags = [*SMALL_GRID, *often, *rates, *selection, *arguments, "--storage", str(storage)]
         command = [sys.executable, str(SCRIPT), *flags]
         self.process = subprocess.Popen(
@@ -106,6 +107,17 @@ def statuses_in_mlflow(storage: Path) -> dict[str, str]:
     found = [(run.info.run_name, run.info.status) for run in runs]
     assert len({name for name, _ in found}) == len(found)
     return dict(found)
+
+
+def metrics_in_mlflow(storage: Path, trial_id: str, metric: str) -> list[tuple[int, float]]:
+    """Every step and value that a trial's run has of a metric."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    experiment = client.get_experiment_by_name("paper_grid-mini")
+    assert experiment is not None
+    (run,) = [each for each in client.search_runs([experiment.experiment_id]) if each.info.run_name == trial_id]
+    return [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, metric)]
 
 
 Start = Callable[..., Sweep]

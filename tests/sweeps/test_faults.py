@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from sweeps.records.decisions import read_decisions
 from sweeps.records.slots import read_slots
 from tests.sweeps.sweep_process import (
     QUIET_LRS,
@@ -20,6 +21,7 @@ from tests.sweeps.sweep_process import (
     has_validated,
     has_validated_in,
     is_finished,
+    metrics_in_mlflow,
     numbers,
     statuses_in_mlflow,
 )
@@ -138,6 +140,33 @@ def test_whatever_is_killed_of_a_trial_it_goes_on_and_takes_no_other_down(
     assert code == 0, err
     assert is_finished(run_dirs[given_up])
     assert numbers(tmp_path) == quiet
+
+
+def test_what_is_reported_again_after_a_kill_is_decided_once_and_shown_once(
+    quiet: dict[str, Any], start: Start, tmp_path: Path, two_slots: str
+) -> None:
+    """Without a checkpoint the trial begins anew, and comes to each row, rung and step of MLflow's a second time."""
+    sweep = start(tmp_path, "--checkpoint-every-minutes", "10", "--early-stopping", "asha", address=two_slots)
+
+    def is_past_a_rung(run_dir: RunDir) -> bool:
+        return run_dir.result() is None and any(row["step"] > 20 for row in run_dir.rows())
+
+    victim = sweep.wait_until(is_past_a_rung)
+    kill(victim, "process")
+    code, _, err = sweep.finish()
+    assert code == 0, err
+    assert [attempt["from_step"] for attempt in victim.attempts()] == [0, 0]
+    assert len(victim.rows()) > len(victim.journal())
+    found = {trial_id: trial for trial_id, trial in numbers(tmp_path).items() if trial[1] == "finished"}
+    assert found
+    assert found == {trial_id: quiet[trial_id] for trial_id in found}
+    decisions, num_damaged = read_decisions(Storage(tmp_path), "paper_grid-mini")
+    assert num_damaged == 0
+    decided = [(decision.trial_id, decision.rung) for decision in decisions]
+    assert len(decided) == len(set(decided)) >= 2
+    assert set(statuses_in_mlflow(tmp_path).values()) <= {"FINISHED", "KILLED"}
+    shown = metrics_in_mlflow(tmp_path, victim.trial_id, "val/accuracy")
+    assert set(shown) == {(row["step"], row["val/accuracy"]) for row in victim.journal() if "val/accuracy" in row}
 
 
 def test_a_trial_moves_when_its_node_is_lost_and_new_nodes_are_used(
