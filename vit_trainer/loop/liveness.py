@@ -9,6 +9,8 @@ from functools import cache
 from itertools import count
 from typing import Any
 
+from vit_trainer.errors import RunInterruptedError
+
 START_SECONDS = 3600.0
 """For what is done once: data, weights, compilation, the first steps and the first evaluation; also for last writes."""
 USUAL_STEPS = 20
@@ -44,14 +46,19 @@ def wait_for_all(num_processes: int) -> None:
 
     One of them may wait for the outside: a slow bucket, a download, the word after a report. In a collective, NCCL
     would give up after 10 minutes and take all processes with it.
+
+    Raises:
+        RunInterruptedError: whoever started this process is gone, and then the others may never come.
     """
     if num_processes == 1:
         return
     store, numbers = _store()
     name = f"vit_trainer/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}/{next(numbers)}"
-    seconds = 0.0005
+    seconds, parent = 0.0005, os.getppid()
     store.add(name, 1)
     while store.add(name, 0) < num_processes:
+        if os.getppid() != parent:
+            raise RunInterruptedError("whoever started the trial is gone, and so may be others of its processes")
         time.sleep(seconds)
         seconds = min(2 * seconds, 0.5)
         expect_as_before()
