@@ -90,18 +90,18 @@ class Barrier:
         await self._all_here.wait()
 
 
-class AllAtOnce(FormulaActor):
-    """A trial that ends only if all of them run at the same time."""
-
-    def step(self) -> dict[str, Any]:
-        ray.get(ray.get_actor("barrier").come.remote())
-        return super().step()
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_uneven_nodes_have_all_their_gpus_busy(joined: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "off")  # there are no such GPUs
+
+    class AllAtOnce(FormulaActor):  # in here, so that it travels by value: Ray's workers can't import a test
+        """A trial that ends only if all of them run at the same time."""
+
+        def step(self) -> dict[str, Any]:
+            ray.get(ray.get_actor("barrier").come.remote())
+            return super().step()
+
     for num_cpus, num_gpus in ((16, 0), (2, 2), (1, 2)):
         joined.add_node(num_cpus=num_cpus, num_gpus=num_gpus)
     barrier = Barrier.options(name="barrier").remote(4)
