@@ -127,12 +127,13 @@ def test_a_sweep_whose_ray_is_lost_ends_within_a_minute_and_says_how_to_go_on(
         run_dir = sweep.wait_until(has_validated)
         lease = run_dir.lease()
         assert lease is not None
-        os.kill(lease["pid"], signal.SIGSTOP)  # it would be done before anybody notices
+        orphans = [psutil.Process(lease["pid"])]
+        orphans[0].suspend()  # it would be done before anybody notices
         if whose == "own":
             raylet_of(sweep.process).kill()
         else:
             gcs, raylet = (cluster.head_node.all_processes[name][0].process.pid for name in ("gcs_server", "raylet"))
-            orphans = psutil.Process(raylet).children(recursive=True)
+            orphans += psutil.Process(raylet).children(recursive=True)
             os.kill(gcs, signal.SIGKILL)
             os.kill(raylet, signal.SIGKILL)
         code, _, err = sweep.finish(60)
