@@ -14,8 +14,13 @@ from vit_trainer.files.storage import Storage
 
 
 def candidates_per_cell(num_trials: int) -> int:
-    """How many seeds each cell gets: ten where that gives the number of trials."""
+    """How many learning rates each cell gets: ten where that gives the number of trials."""
     return math.gcd(num_trials, 10)
+
+
+def candidate_rates(num_trials: int) -> list[float]:
+    """Learning rates of each cell's candidates."""
+    return [(i + 1) / 1000 for i in range(candidates_per_cell(num_trials))]
 
 
 def formula_cells(num_trials: int, num_reports: int) -> list[Cell]:
@@ -30,15 +35,15 @@ def formula_cells(num_trials: int, num_reports: int) -> list[Cell]:
 
 
 def formula_trials(num_trials: int, num_reports: int) -> list[Trial]:
-    """The candidates of these cells: seeds."""
+    """The candidates of these cells."""
     cells = formula_cells(num_trials, num_reports)
-    return [Trial(cell, 0.01, seed) for cell in cells for seed in range(candidates_per_cell(num_trials))]
+    return [Trial(cell, rate, seed=0) for cell in cells for rate in candidate_rates(num_trials)]
 
 
 def formula_row(config: FinetuneConfig, step: int) -> Row:
-    """What a real trial would report after a step, with the same metrics; seeds differ in how good they are."""
+    """What a real trial would report after a step, with the same metrics; rates differ in how good they are."""
     done = step / config.total_steps
-    best = 0.5 + 0.5 * math.sin(config.seed) ** 2
+    best = 0.5 + 0.5 * math.sin(1000 * config.base_lr) ** 2
     return {
         "step": step,
         "train/loss": math.exp(-done),
@@ -59,12 +64,16 @@ class FormulaActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self._config, location = self._trial_of(config)
-        self._run_dir, self._step = RunDir(location), 0
+        self._run_dir, self._begun = RunDir(location), False
+        self._pause_at = config["assignment"].pause_at if "assignment" in config else None
 
     def step(self) -> dict[str, Any]:
-        if self._step == 0:
+        if not self._begun:
+            self._begun = True
             self._run_dir.open_for_writing(self._config.to_dict())
-            self._run_dir.append({"attempt": 1, "from_step": 0})
+            rows = self._run_dir.journal() if self._pause_at is None else []  # one that has paused goes on
+            self._step = rows[-1]["step"] if rows else 0
+            self._run_dir.append({"attempt": 1, "from_step": self._step})
         row = formula_row(self._config, self._step)
         if self._step == self._config.total_steps:
             metrics = {key: row[key] for key in ("val/accuracy", "train/loss", "runtime_hours", "gpu_hours")}
@@ -73,7 +82,11 @@ class FormulaActor(tune.Trainable):
             self._run_dir.close()
             return {"done": True}
         self._step += 1
-        return self._run_dir.append(formula_row(self._config, self._step))
+        written = self._run_dir.append(formula_row(self._config, self._step))
+        if self._step != self._pause_at:
+            return written
+        self._run_dir.close()
+        return written | {"done": True, "paused": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._run_dir.close()

@@ -290,7 +290,7 @@ def run_raw(num_trials: int, num_reports: int, folder: Path) -> None:
 
 def run_ours(rival: Rival, num_trials: int, num_reports: int, folder: Path) -> float:
     """A sweep as `run_sweep` does it; returns the seconds that MLflow was behind at the end."""
-    from benchmarks.formulas import FormulaActor, candidates_per_cell, formula_cells
+    from benchmarks.formulas import FormulaActor, candidate_rates, formula_cells
     from sweeps.options import SweepOptions
     from sweeps.running.session import Session
     from sweeps.running.tuner import run_trials
@@ -301,8 +301,7 @@ def run_ours(rival: Rival, num_trials: int, num_reports: int, folder: Path) -> f
 
     options = SweepOptions(
         storage=str(folder),
-        seeds=tuple(range(candidates_per_cell(num_trials))),
-        base_lrs=("0.01",),
+        base_lrs=tuple(map(str, candidate_rates(num_trials))),
         early_stopping="asha" if rival == "asha" else None,
     )
     shipper = None

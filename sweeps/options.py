@@ -72,7 +72,7 @@ class SweepOptions:
     max_dollars: float | None = None
     """A limit as --max-gpu-hours, in dollars; what a cloud asks for the head, idle minutes and disks comes on top."""
     early_stopping: Annotated[Literal["asha", "rehearsal"] | None, Parameter(negative_none="no-")] = "asha"
-    """asha: stop candidates that fall behind in their cell. rehearsal: 500 steps of each, then the best one whole."""
+    """asha: a cell's candidates pause at a rung, the best go on. rehearsal: 500 steps of each, then the best whole."""
     search: Literal["grid", "optuna"] = "grid"
     """grid: every candidate of every cell. optuna: a study per cell proposes them, between two --base-lrs if given."""
     num_trials: int | None = None
@@ -85,12 +85,16 @@ class SweepOptions:
     """How often a trial starts again after a process of it died. Lost nodes don't count."""
     gpus_per_trial: Annotated[tuple[str, ...], SEVERAL] = ("1",)
     """GPUs of each trial, or CPU cores where there is no GPU: a number, for some models another (1 ViT-L_16=4)."""
+    grow_gangs: bool | None = None
+    """Whether a trial that would end last goes on with GPUs that would idle; on GPUs, unless --deterministic."""
     reduction_factor: float = 2
-    """At each rung about one candidate in so many goes on, and the next rung is so many times later; above 1."""
+    """At each rung one candidate in so many goes on, and the next rung is so many times later; above 1."""
     grace_fraction: float = 0.25
-    """Where the first rung is, as a fraction of a candidate's steps: none is stopped before it; in (0, 1)."""
-    asha_scope: Literal["cell", "dataset"] = "cell"
-    """Who competes: a cell's candidates, or all of one data set, resolution and schedule; rows may then stay empty."""
+    """Where the first rung is, as a fraction of a candidate's steps; in (0, 1)."""
+    num_rungs: int = 1
+    """Rungs of a grid's candidates at most; those of --search optuna are as many as fit."""
+    keep: int = 2
+    """How many of a cell's candidates --early-stopping rehearsal runs whole; the published rate comes on top."""
 
     def __post_init__(self) -> None:
         for name, kind in (
@@ -119,11 +123,17 @@ class SweepOptions:
         if self.max_failures < 0:
             raise InputError(f"max_failures {self.max_failures} is below 0: give how often to try again, 0 for never")
         _ = self._gpus_of_models  # checks the values
+        self._check_selection()
+        self._check_search()
+
+    def _check_selection(self) -> None:
         if not 1 < self.reduction_factor < math.inf:
             raise InputError(f"reduction_factor {self.reduction_factor} is not above 1: give a number such as 2")
         if not 0 < self.grace_fraction < 1:
             raise InputError(f"grace_fraction {self.grace_fraction} is outside (0, 1): give a fraction such as 0.25")
-        self._check_search()
+        for name in ("num_rungs", "keep"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)} is below 1: give a whole number such as 2")
 
     def _check_search(self) -> None:
         if self.search == "grid":

@@ -11,8 +11,10 @@ from sweeps.machines.node_types import node_types
 from sweeps.machines.prices import cards_of, limit_in_hours, price_of
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import narrowed, planned_trials
+from sweeps.planning.expected_savings import early_stopping_range
+from sweeps.planning.halving import expected_range, halving_of
 from sweeps.planning.order import longest_first
-from sweeps.planning.plan import Plan, make_plan
+from sweeps.planning.plan import Plan, ShareLeft, make_plan
 from sweeps.planning.plan_text import plan_lines
 from sweeps.planning.probed_rates import Workload, measure
 from sweeps.planning.rates import Rates
@@ -211,7 +213,7 @@ def _plan(cells: list[Cell], options: SweepOptions, execution: Execution, rehear
             resources,
             gpus_of=options.gpus_of,
             price=price_of(options.price_per_gpu_hour, kinds),
-            early_stopping=options.early_stopping == "asha",
+            share_left=_share_left(options) if options.early_stopping == "asha" else None,
             saves_weights=execution.save_weights or options.register,
             registered=cells if options.register else (),
             evaluations_of=lambda trial: 1 if trial.cell in rehearsed else execution.num_evaluations,
@@ -222,6 +224,13 @@ def _plan(cells: list[Cell], options: SweepOptions, execution: Execution, rehear
         return plan
     pending = [trial for trial in trials if trial.trial_id not in done]
     return planned(measure(pending, options.opened_storage, seconds=options.probe_seconds, on_gpu=plan.on_gpus))
+
+
+def _share_left(options: SweepOptions) -> ShareLeft:
+    """Of the work of a cell's candidates, what its rungs are expected to leave: a grid's, or those of a search."""
+    if options.search == "grid":
+        return lambda candidates: expected_range(candidates, halving_of(options))
+    return lambda candidates: early_stopping_range(len(candidates), options.reduction_factor, options.grace_fraction)
 
 
 def _check_inputs(cells: list[Cell]) -> None:

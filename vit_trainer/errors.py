@@ -37,6 +37,10 @@ class RunInterruptedError(VitTrainerError):
     """The run was asked to end: its state is kept, and whoever calls it again goes on from there."""
 
 
+class RunPausedError(RunInterruptedError):
+    """A run has come to where it was to wait; its state is kept."""
+
+
 class GangRestartError(VitTrainerError):
     """All processes of the run must start again, from its last checkpoint."""
 

@@ -157,6 +157,7 @@ def _read(runs: Folder, trial_id: str, stamps: dict[str, Stamp], holds: tuple[Ho
         attempts = [line for line in lines if "attempt" in line]
         num_slots = int(attempts[-1]["num_processes"]) if attempts else 1
         progress = TrialProgress(trial, trial_id, num_slots=num_slots).after(lines, holds)
+        progress = replace(progress, is_paused=bool(lines) and "paused" in lines[-1])
         events = [Event(float(line["time"]), f"{trial_id}: {text}") for line in lines if (text := _text(line))]
         if result is not None:
             _check_result(result)
@@ -166,6 +167,8 @@ def _read(runs: Folder, trial_id: str, stamps: dict[str, Stamp], holds: tuple[Ho
             is_held = bool(holds) and holds[-1].until is None
             since = holds[-1].since if is_held else stamps[LEASE].modified_at
             progress = progress.began(max(progress.counted_until, since))
+            begun = max((i for i, line in enumerate(lines) if "attempt" in line), default=0)
+            progress = replace(progress, is_starting=not any("step" in line for line in lines[begun:]))
         times = [float(line["time"]) for line in lines if "step" in line][-2:]
         on_gpus = any(line.get("device") == "cuda" for line in attempts)
         return _Seen(stamps, holds, progress, tuple(events), on_gpus, times[-1] - times[0] if times else 0.0)
@@ -181,7 +184,7 @@ def _text(line: Row) -> str:
     if "attempt" in line:
         begins = f"goes on after step {line['from_step']}" if line["from_step"] else "started"
         return f"{begins} on {line['host']}"
-    return str(line.get("note", ""))
+    return f"paused at step {line['paused']}" if "paused" in line else str(line.get("note", ""))
 
 
 def _check_result(result: dict[str, object]) -> None:

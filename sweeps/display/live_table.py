@@ -30,7 +30,7 @@ DETAILS = range(5)
 """How much cells say: 0 to 2 have every running candidate on one line or two, 3 sums them up, 4 is one line a cell."""
 VIEWS = ((0, True), (0, False), (1, True), (2, True), *((detail, False) for detail in DETAILS[1:]))
 """Details in the order tried, with the speed of running candidates and without."""
-LEGEND = "running: step, validation %, time left{}; done: test %, difference to published"
+LEGEND = "running: step, validation %, time left{}; {}done: test %, difference to published"
 
 
 def is_interactive(console: Console) -> bool:
@@ -92,7 +92,10 @@ class Screen:
                 yield Segment.line()
             room -= len(table)
             if room > 0:
-                yield self._line(LEGEND.format(", images/s, share of peak" if has_speed else ""), "dim")
+                paused = (
+                    "paused: at a rung, best validation %; " if any(each.is_paused for each in standing.trials) else ""
+                )
+                yield self._line(LEGEND.format(", images/s, share of peak" if has_speed else "", paused), "dim")
                 room -= 1
         events = event_lines(standing)
         yield from (self._line(line) for line in summary)
@@ -131,6 +134,8 @@ def summary_lines(standing: Standing) -> list[str]:
     ended = [f"{standing.count(status)} {status}" for status in ("stopped", "failed") if standing.count(status)]
     line = f"{standing.num_done} of {of} trials done" + (f" ({', '.join(ended)})" if ended else "")
     line += f", {len(standing.running)} running"
+    num_paused = sum(each.is_paused for each in standing.trials)
+    line += f", {num_paused} paused" if num_paused else ""
     line += f", {standing.num_silent} silent" if standing.num_silent else ""
     kind, unit = ("GPUs", "GPU-hours") if standing.on_gpus else ("slots", "slot-hours")
     slots = f"{standing.num_slots_in_use}" + (f" of {standing.num_slots}" if standing.num_slots else "")
@@ -231,13 +236,18 @@ def _cell_text(standing: Standing, cell: Cell, detail: int, with_speed: bool = F
     candidates = standing.by_cell[cell]
     running = [each for each in candidates if each.is_running]
     waiting = [each for each in candidates if not each.is_running and each.result is None]
+    paused = [each for each in waiting if each.is_paused]
+    waiting = [each for each in waiting if not each.is_paused]
     texts = _running_lines(running, candidates, standing.now, detail, with_speed)
     lines = [Text(line, style="yellow") for line in texts]
-    is_done = not running and not waiting and bool(candidates)
+    is_done = not running and not waiting and not paused and bool(candidates)
     lines += [Text(line, style="bold green") for line in _finished_lines(standing, cell, detail, is_done=is_done)]
     num_stopped, num_failed = (sum(each.status == status for each in candidates) for status in ("stopped", "failed"))
     others = [Text(f"{num_failed} failed", style="bold red")] if num_failed else []
     others += [Text(f"{num_stopped} stopped", style="dim")] if num_stopped else []
+    if paused:
+        best = _percent(max(each.accuracy or 0.0 for each in paused), 1)
+        others.append(Text(f"{len(paused)} paused {best}", style="dim"))
     if waiting or not candidates:
         step = max((each.step for each in waiting), default=0)
         number = f"{len(waiting)} " if lines or others else ""

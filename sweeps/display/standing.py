@@ -42,6 +42,10 @@ class TrialProgress:
     """Whether the running process has yet to take its first step."""
     stepped_at: float = 0.0
     """Unix seconds of that first step; 0: not known."""
+    expected_share: float = 1.0
+    """Share of its schedule that it is expected to run."""
+    is_paused: bool = False
+    """Whether it waits at a rung for the others of its cell."""
     num_slots: int = 1
     """GPUs, or CPU cores, that it takes when it runs."""
     silent_seconds: float | None = None
@@ -50,7 +54,7 @@ class TrialProgress:
 
     def began(self, at: float) -> "TrialProgress":
         """A process starts, or goes on; at: Unix seconds."""
-        return replace(self, is_running=True, is_starting=True, counted_until=at, result=None)
+        return replace(self, is_running=True, is_starting=True, is_paused=False, counted_until=at, result=None)
 
     def stepped(self, at: float) -> "TrialProgress":
         """The process has taken its first step; at: Unix seconds."""
@@ -80,7 +84,7 @@ class TrialProgress:
 
     def ended(self, result: Result) -> "TrialProgress":
         """The trial has its result."""
-        return replace(self, is_running=False, result=result, hours=max(self.hours, hours_of(result)))
+        return replace(self, is_running=False, is_paused=False, result=result, hours=max(self.hours, hours_of(result)))
 
     def after(self, lines: Iterable[Row], holds: Sequence[Hold] = ()) -> "TrialProgress":
         """What a whole journal says, in the order written, as `RunDir.lines` gives it, and when it held slots."""
@@ -108,7 +112,8 @@ class TrialProgress:
 
     @property
     def work_to_come(self) -> float:
-        return 0.0 if self.result is not None else self.work * (1 - self.step / self.total_steps)
+        left = self.expected_share - self.step / self.total_steps
+        return 0.0 if self.result is not None else self.work * max(0.0, left)
 
     def uncounted_seconds(self, now: float) -> float:
         """Seconds of a running process since the journal's last line, which doesn't count them yet."""

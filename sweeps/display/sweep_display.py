@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -112,6 +112,27 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
         if self.clock() >= self._summary_at + SECONDS_BETWEEN_SUMMARIES:
             self._summary_at = self.clock()
             self._say("; ".join(summary_lines(self.standing())))
+
+    def paused(self, trial_id: str) -> None:
+        """A trial waits at its rung for the others of its cell."""
+        progress = self._progress[trial_id] = replace(self._progress[trial_id], is_running=False, is_paused=True)
+        text = f"paused at step {progress.step}"
+        self._remember(trial_id, text)
+        self._say(f"{trial_id}: {text}")
+
+    def expects(self, shares: Mapping[str, float]) -> None:
+        """How much of its schedule each of some trials is expected to run, by trial id."""
+        for trial_id, share in shares.items():
+            self._progress[trial_id] = replace(self._progress[trial_id], expected_share=share)
+
+    def resized(self, trial_id: str, num_slots: int) -> None:
+        """A trial goes on with another number of GPUs, or CPU cores."""
+        self._progress[trial_id] = replace(self._progress[trial_id], num_slots=num_slots)
+        self.noted(trial_id, f"goes on with {num_slots} {'GPUs' if self._on_gpus else 'slots'} that nobody needs")
+
+    def seconds(self, trial_id: str) -> float:
+        """How long a trial has run, as far as its journal says."""
+        return self._progress[trial_id].seconds
 
     def noted(self, trial_id: str, note: str) -> None:
         """Something that a watcher should know, such as a retry."""

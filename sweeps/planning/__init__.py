@@ -6,7 +6,8 @@ capacity          what a cluster's nodes can hold, which trials fit there, and h
 rates             how fast trials go: from probes, measurements or a card's data sheet
 probed_rates      what probes measured, kept in the storage
 memory_and_disk   what trials take of a GPU's memory and of disks
-expected_savings  how much of the work early stopping is expected to leave
+halving           where a grid's rungs are, how many go on there, and what share of the work that is
+expected_savings  how much of the work the rule that stops at once is expected to leave
 plan              all of this put together
 plan_text         the lines that --plan prints
 """

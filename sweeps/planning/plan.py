@@ -6,7 +6,7 @@ from itertools import groupby
 
 from sweeps.machines.prices import Price
 from sweeps.planning.capacity import Resources, require_fit, wall_hours
-from sweeps.planning.expected_savings import early_stopping_range
+from sweeps.planning.halving import Halving, expected_range
 from sweeps.planning.memory_and_disk import DiskItem, Fit, disk_items, fit_on_card
 from sweeps.planning.order import longest_first
 from sweeps.planning.probed_rates import Workload
@@ -18,6 +18,9 @@ from sweeps.table.cells import Cell, Trial
 
 EXAMPLE_NUM_GPUS = 8
 """For the wall time of a plan that is made where there is no GPU."""
+
+
+ShareLeft = Callable[[Sequence[Trial]], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,13 @@ class CellPlan:
 
     @classmethod
     def of(
-        cls, candidates: Sequence[Trial], hours: Mapping[Trial, float | None], *, early_stopping: bool
+        cls, candidates: Sequence[Trial], hours: Mapping[Trial, float | None], share_left: ShareLeft | None
     ) -> "CellPlan":
         """The part of the cell whose candidates these are; hours: of those that aren't done."""
         remaining = [hours[trial] for trial in candidates if trial in hours]
         known = [each for each in remaining if each is not None]
         total = sum(known) if len(known) == len(remaining) else None
-        share = early_stopping_range(len(candidates)) if early_stopping else None
+        share = share_left(candidates) if share_left is not None else None
         return cls(
             candidates[0].cell,
             tuple(trial.base_lr for trial in candidates),
@@ -109,7 +112,7 @@ def make_plan(
     *,
     gpus_of: Callable[[str], int] = lambda model: 1,
     price: Price | None = None,
-    early_stopping: bool = True,
+    share_left: ShareLeft | None = lambda candidates: expected_range(candidates, Halving()),
     saves_weights: bool = False,
     registered: Collection[Cell] = (),
     evaluations_of: Callable[[Trial], int | None] = lambda trial: None,
@@ -121,6 +124,8 @@ def make_plan(
         done: ids of trials that have their result.
         resources: of the cluster; without GPUs, official models are planned for GPUs that are yet to come.
         gpus_of: GPUs of a trial by its model's name.
+        share_left: of the work of a cell's candidates what early stopping is expected to leave, low and high; None:
+            nothing is stopped.
         saves_weights: whether finished trials keep theirs.
         registered: cells whose best trial the registry gets.
         evaluations_of: a trial's validations; None: as many as its config has.
@@ -142,7 +147,7 @@ def make_plan(
     known_fits = tuple((workload, fit) for workload, fit in fits.items() if fit is not None)
     num_at_once = resources.num_slots // min(sizes.values(), default=1)
     return Plan(
-        cells=tuple(CellPlan.of(candidates, hours, early_stopping=early_stopping) for candidates in by_cell),
+        cells=tuple(CellPlan.of(candidates, hours, share_left) for candidates in by_cell),
         rates=rates,
         on_gpus=on_gpus,
         price=price if on_gpus else None,

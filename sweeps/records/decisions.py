@@ -29,7 +29,7 @@ class Decision:
     """What the group's other candidates had at this rung, in the order they came."""
     cutoff: float | None
     """A candidate below it stops; None for the first at the rung."""
-    action: Literal["goes on", "stops"]
+    action: Literal["goes on", "stays paused", "stops"]
     """What became of the candidate."""
     rule: str
     """The reason as one line, for result.json too."""

@@ -20,6 +20,8 @@ class Assignment:
     """CPU cores that Ray is asked for; how many threads a process has is its node's business."""
     has_gpus: bool = False
     """Whether a process takes a GPU of Ray's, or only CPU cores."""
+    pause_at: int | None = None
+    """Optimiser steps: the trial keeps its state and ends for now at its first validation there; None: it runs on."""
     max_failures: int = 3
     """How often the trial starts again after one of its processes died."""
     versions: dict[str, str] | None = None

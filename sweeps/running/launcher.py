@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 
 from sweeps.running.hang_watch import HangWatch
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.errors import GangRestartError, LeaseLostError, RunInterruptedError
+from vit_trainer.errors import GangRestartError, LeaseLostError, RunInterruptedError, RunPausedError
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.loop.interruption import signals_as_request
 from vit_trainer.loop.liveness import expect_as_before
@@ -54,6 +54,8 @@ class Start:
     """Processes on all nodes; 0: all are on this one."""
     rendezvous: str = ""
     """host:port where the gang meets; empty: a free one of this machine."""
+    pause_at: int | None = None
+    """Optimiser steps: it ends for now with its first validation there; None: it runs to its end."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class End:
     """Go no further."""
 
 
-FINISHED, FAILED, INTERRUPTED, RESTART, LEASE_LOST, HUNG = 0, 3, 4, 5, 6, 7
+FINISHED, FAILED, INTERRUPTED, RESTART, LEASE_LOST, HUNG, PAUSED = 0, 3, 4, 5, 6, 7, 8
 """Exit codes of a trial's process. Any other, or a signal, is the process's death, not the training's failure.
 
 HUNG is the launcher's word for processes that it has killed because one of them took no step for too long.
@@ -194,7 +196,7 @@ def wait_for_all(pids: list[int]) -> tuple[int | None, int]:
             while not ended and time.monotonic() < deadline:
                 time.sleep(0.002)
                 ended, status = os.waitpid(other, os.WNOHANG)
-            if ended and (code := os.waitstatus_to_exitcode(status)) < 0 <= first[1]:
+            if ended and ((code := os.waitstatus_to_exitcode(status)) < 0 <= first[1] or code == PAUSED):
                 first = (pids.index(other), code)
             if ended:
                 waiting.discard(other)
@@ -272,6 +274,9 @@ def _train(start: Start, connection: Connection, rank: int) -> Exited:
                         raise RunInterruptedError("interrupted after a report; its state is kept")
                 except (EOFError, OSError) as error:
                     raise RunInterruptedError("whoever started the trial is gone") from error
+                if start.pause_at is not None and "val/accuracy" in row and row["step"] >= start.pause_at:
+                    run_dir.append({"paused": row["step"]})
+                    raise RunPausedError("paused at its rung; its state is kept")
 
             def asked_to_end() -> bool:
                 """Called after every step."""
@@ -285,7 +290,7 @@ def _train(start: Start, connection: Connection, rank: int) -> Exited:
     except LeaseLostError as error:
         return Exited(LEASE_LOST, str(error))
     except RunInterruptedError as error:
-        return Exited(INTERRUPTED, str(error))
+        return Exited(PAUSED if isinstance(error, RunPausedError) else INTERRUPTED, str(error))
     except GangRestartError as error:
         return Exited(RESTART, str(error), micro_batch_size=error.micro_batch_size)
     except Exception as error:

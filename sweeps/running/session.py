@@ -1,8 +1,11 @@
 """Session: one call of a sweep's command: its trials, what they have come to, and where that is written."""
 
 import logging
+import math
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sweeps.display.sweep_display import SweepDisplay
@@ -14,6 +17,7 @@ from sweeps.records.decisions import Decision, read_decisions, record_decision
 from sweeps.records.hours import hours_billed
 from sweeps.records.parity import NodeParity, record_parity
 from sweeps.records.slots import read_slots, record_slots
+from sweeps.selection.promotion import Leg, races
 from sweeps.selection.rehearsal import is_rehearsal
 from sweeps.table.cells import Cell, Trial
 from vit_trainer.config import Execution
@@ -25,6 +29,9 @@ from vit_trainer.loop.repeatable import require_same
 if TYPE_CHECKING:
     from sweeps.selection.asha_scheduler import PerCellASHA
     from sweeps.selection.studies import Studies
+
+SECONDS_TO_MOVE = 60.0
+"""How long a trial that grows waits for its processes to end where they were."""
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +72,23 @@ class Session:
         done = [trial for trial in trials if results[trial] is not None]  # has nothing to pay any more
         for trial in done + in_order([trial for trial in trials if results[trial] is None]):
             self.trials[trial.trial_id] = trial
+        by_cell = {} if self.studies else races(options, trials)
+        cells_in_order = dict.fromkeys(trial.cell for trial in self.trials.values())
+        self._races = {cell: by_cell[cell] for cell in cells_in_order if cell in by_cell}
+        self._decided = {each.trial_id: (each.rung, each.action) for each in self.decisions()} if self._races else {}
+        self._sizes: dict[str, int] = {}
+        """Slots of those that have grown."""
+        self._growing: dict[str, float] = {}
+        """Since when some are about to move."""
+        self._starts: dict[str, tuple[float, float]] = {}
+        """When those that have not reported yet were started, and the time that they had run before, in seconds."""
+        self._start_seconds: dict[str, float] = {}
+        self._under_way: dict[str, int] = {}
+        """Slots of the trials that were asked for and have neither paused nor ended."""
         self.num_expected = options.num_trials_per_cell * len(cells) if self.studies is not None else len(self.trials)
         """Trials of the whole sweep."""
+        self._is_searched = False
+        """Whether Optuna has proposed all of its trials."""
         self.display = SweepDisplay(cells, self.num_expected, is_quiet=options.quiet)
         self.holding: set[str] = set()
         """Trials that hold slots now."""
@@ -77,8 +99,11 @@ class Session:
         for trial_id, trial in self.trials.items():
             num_slots = options.gpus_of(trial.cell.model)
             self.display.add(trial, num_slots, journals[trial_id], holds.get(trial_id, ()))
+            if (race := self._races.get(trial.cell)) is not None:
+                for row in journals[trial_id]:
+                    race.reported(trial, row)
             if (result := results[trial]) is not None:
-                self.display.ended(trial.trial_id, result)
+                self._has_ended(trial, result)
             elif execution.deterministic:
                 require_same(
                     journals[trial.trial_id],
@@ -110,14 +135,66 @@ class Session:
     def run_dir(self, trial_id: str) -> RunDir:
         return self.options.run_dir(self.trials[trial_id])
 
-    def ask(self) -> Trial | None:
-        """The next trial that Optuna proposes, or None if each cell has its number of them."""
-        assert self.studies is not None
-        trial = self.studies.ask()
-        if trial is not None and trial.trial_id not in self.trials:
-            self.trials[trial.trial_id] = trial
-            self.display.add(trial, self.options.gpus_of(trial.cell.model))
-        return trial
+    def ask(self, num_slots: int) -> Leg | None:
+        """What is to run next, if there is anything; its trial is under way from now on.
+
+        One more than fits may wait for a slot, so that an autoscaler sees it, and no more, so that what is wanted later
+        needn't wait behind them. A gang that waits has the next slots to itself.
+
+        Args:
+            num_slots: GPUs (or CPU cores) of the cluster.
+        """
+        leg = None if sum(self._under_way.values()) > num_slots else self._next_leg()
+        if leg is not None:
+            self._under_way[leg.trial.trial_id] = self.slots_of(leg.trial.trial_id)
+        return leg
+
+    def _next_leg(self) -> Leg | None:
+        if self.studies is not None:
+            trial = self.studies.ask()
+            if trial is None:
+                self._is_searched = True
+                return None
+            if trial.trial_id not in self.trials:
+                self.trials[trial.trial_id] = trial
+                self.display.add(trial, self.options.gpus_of(trial.cell.model))
+            return Leg(trial)
+        leg = next(self._waiting(), None)
+        if leg is not None and (since := self._growing.get(leg.trial.trial_id)) is not None:
+            if self.run_dir(leg.trial.trial_id).lease() and time.monotonic() < since + SECONDS_TO_MOVE:
+                return None  # its processes are still about to end
+            del self._growing[leg.trial.trial_id]
+        return leg
+
+    def _waiting(self) -> Iterator[Leg]:
+        legs = (leg for race in self._races.values() for leg in race.legs)
+        return (leg for leg in legs if leg.trial.trial_id not in self._under_way)
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether anything would run if there were slots for it."""
+        return self.studies is not None or next(self._waiting(), None) is not None
+
+    def slots_of(self, trial_id: str) -> int:
+        """GPUs, or CPU cores, that a trial takes."""
+        return self._sizes.get(trial_id, self.options.gpus_of(self.trials[trial_id].cell.model))
+
+    def grows(self, trial_id: str, num_slots: int) -> None:
+        """A trial is about to end where it runs, and goes on with more slots."""
+        self._sizes[trial_id], self._growing[trial_id] = num_slots, time.monotonic()
+        self.display.resized(trial_id, num_slots)
+
+    def is_growing(self, trial_id: str) -> bool:
+        return trial_id in self._growing
+
+    def seconds_to_start(self, trial_id: str) -> float:
+        """What a trial's last start took before its first step, as far as its first row told."""
+        return self._start_seconds.get(trial_id, math.inf)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to be run, now or later."""
+        return self._is_searched if self.studies is not None else all(race.is_done for race in self._races.values())
 
     def record(self, trial_id: str, result: dict[str, Any]) -> dict[str, Any]:
         """Write a result for a trial whose own process stands still or is gone; returns it with the last metrics."""
@@ -130,13 +207,16 @@ class Session:
         }
         result = {"step": last.get("step", 0), **metrics, **result}
         run_dir.write_result(result)
+        if self.studies is None and result["status"] == "stopped":
+            run_dir.remove_checkpoint()
         run_dir.close()
         return result
 
     def started(self, trial_id: str) -> None:
         """A trial has begun, or goes on: it holds its slots."""
-        num_slots = self.options.gpus_of(self.trials[trial_id].cell.model)
+        num_slots = self.slots_of(trial_id)
         self.budget.started(trial_id, num_slots)
+        self._starts[trial_id] = time.monotonic(), self.display.seconds(trial_id)
         self.display.started(trial_id)
         self.holding.add(trial_id)
         self._record_slots(trial_id, num_slots)
@@ -158,16 +238,63 @@ class Session:
     def reported(self, trial_id: str, row: Row) -> None:
         """A trial has validated."""
         self.budget.reported(trial_id, row)
+        if (start := self._starts.pop(trial_id, None)) is not None:
+            trained = 3600 * row["runtime_hours"] - start[1]
+            self._start_seconds[trial_id] = max(0.0, time.monotonic() - start[0] - trained)
         self.display.reported(trial_id, row)
         self.changed(self.trials[trial_id])
+        if (race := self._races.get(self.trials[trial_id].cell)) is not None:
+            race.reported(self.trials[trial_id], row)
+
+    def paused(self, trial_id: str) -> None:
+        """A trial waits at its rung, its state kept and its slot free."""
+        self._under_way.pop(trial_id, None)
+        self.display.paused(trial_id)
+        self.released(trial_id)
+        self.changed(self.trials[trial_id])
+        self._settle(self.trials[trial_id].cell)
 
     def ended(self, trial_id: str, result: dict[str, Any]) -> None:
         """Show a trial's end to everyone who follows the sweep."""
-        self.display.ended(trial_id, result)
+        trial = self.trials[trial_id]
+        self._under_way.pop(trial_id, None)
+        self._has_ended(trial, result)
         self.released(trial_id)
-        self.changed(self.trials[trial_id])
+        self.changed(trial)
         if self.studies is not None:
             self.studies.tell(trial_id, self.run_dir(trial_id).journal(), result)
+        self._settle(trial.cell)
+
+    def _has_ended(self, trial: Trial, result: dict[str, Any]) -> None:
+        self.display.ended(trial.trial_id, result)
+        if (race := self._races.get(trial.cell)) is not None:
+            race.ended(trial, str(result["status"]))
+
+    def settle(self) -> None:
+        """Write down what follows from the run folders, should an earlier session have ended before it could."""
+        for cell in self._races:
+            self._settle(cell)
+
+    def _settle(self, cell: Cell) -> None:
+        """Keep what whole rungs have decided; once a cell has its number, the others of its candidates are stopped."""
+        if (race := self._races.get(cell)) is None:
+            return
+        self.display.expects({trial.trial_id: share for trial, share in race.shares().items()})
+        decisions = {decision.trial_id: decision for decision in race.decisions()}
+        for trial_id, decision in decisions.items():
+            if self._decided.get(trial_id) != (decision.rung, decision.action):
+                self._decided[trial_id] = decision.rung, decision.action
+                self.record_decision(decision)
+        if not race.is_done:
+            return
+        for trial in race.trials:
+            if self.display.result(trial.trial_id) is None:
+                cause = "its learning rate was not among those that went on"
+                if (last := decisions.get(trial.trial_id)) is not None:
+                    self.record_decision(replace(last, action="stops"))
+                    cause = last.rule
+                self._has_ended(trial, self.record(trial.trial_id, {"status": "stopped", "cause": cause}))
+                self.changed(trial)
 
     def replay(self, asha: "PerCellASHA") -> None:
         """Have ASHA know what an earlier session knew; what it decided and could no longer write is written now."""

@@ -28,6 +28,7 @@ from sweeps.running.launcher import (
     HUNG,
     INTERRUPTED,
     LEASE_LOST,
+    PAUSED,
     Exited,
     Reported,
     Start,
@@ -78,9 +79,10 @@ class TrialActor(tune.Trainable):
 
     The trial begins with the first step, not before: Tune may give it to another actor while this one starts.
 
-    A result is a row of the journal, or `note` with a line for whoever watches (and `starts_again` if the trial's
-    processes do), or `stepped` once they have taken their first step, or `parity` with what nodes came to that are new
-    to the sweep, or `cause` with the failure's, or `refused` with why nothing may run here.
+    A result is a row of the journal with the `node` of the first process, or `note` with a line for whoever watches
+    (and `starts_again` if the trial's processes do), or `stepped` once they have taken their first step, or `parity`
+    with what nodes came to that are new to the sweep, or `cause` with the failure's, or `refused` with why nothing may
+    run here, or `paused`: its state is kept and its slot is free.
     """
 
     _launcher: LauncherClient | None = None
@@ -128,12 +130,14 @@ class TrialActor(tune.Trainable):
             self._begin()
         message = self._launcher.receive()
         if isinstance(message, Reported):
-            return dict(message.row)
+            return dict(message.row) | {"node": ray.get_runtime_context().get_node_id()}
         if isinstance(message, Stepped):
             return {"stepped": True}
         exited = self._exit_of_gang(message)
         if exited.status == FINISHED:
             return {"done": True}
+        if exited.status == PAUSED:
+            return {"done": True, "paused": True}
         if exited.status == LEASE_LOST:
             return {"done": True, "taken_over": exited.cause}
         if exited.status == FAILED:
@@ -193,6 +197,7 @@ class TrialActor(tune.Trainable):
                 first_rank=sum(counts[:i]),
                 world_size=sum(counts),
                 rendezvous=rendezvous,
+                pause_at=assignment.pause_at,
             )
             for i, count in enumerate(counts)
         ]

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 class Follower(Callback):
     """Passes Tune's events on. An error here would end the whole experiment, so it is logged instead."""
 
-    def __init__(self, session: Session, asha: PerCellASHA, ends_early: Callable[[], bool]) -> None:
+    def __init__(self, session: Session, asha: PerCellASHA | None, ends_early: Callable[[], bool]) -> None:
+        """asha: None where nothing is stopped at its rung."""
         self._session, self._asha, self._ends_early = session, asha, ends_early
         self._display = session.display
         self._last_words: dict[str, dict[str, Any]] = {}
@@ -79,6 +80,10 @@ class Follower(Callback):
         with _logged():
             trial_id = trial_id_of(trial)
             result, last_words = self._result(trial_id), self._last_words.get(trial_id, {})
+            if result is None and ("paused" in last_words or self._session.is_growing(trial_id)):
+                self.running.discard(trial_id)
+                self._session.paused(trial_id)
+                return
             if result is None and "taken_over" in last_words:
                 result = {"status": "failed", "step": 0, "cause": last_words["taken_over"]}
             elif result is None and last_words.get("cause"):
@@ -96,7 +101,7 @@ class Follower(Callback):
 
     def _result(self, trial_id: str) -> dict[str, Any] | None:
         """The run folder's, once what ASHA decided is written there too."""
-        decision = self._asha.stop_of(trial_id)
+        decision = self._asha.stop_of(trial_id) if self._asha else None
         if decision is None:
             return self._session.run_dir(trial_id).result()
         return self._session.record(trial_id, {"status": "stopped", "cause": decision.rule})
@@ -106,7 +111,7 @@ class Follower(Callback):
 
     def _ended(self, trial_id: str, result: dict[str, Any]) -> None:
         self.running.discard(trial_id)
-        if result["status"] == "failed":
+        if result["status"] == "failed" and self._asha:
             self._asha.give_up(trial_id)
         self._session.ended(trial_id, result)
 
@@ -128,11 +133,16 @@ class EndEarly(tune.Stopper):
 
 
 class Proposals(Searcher):
-    """Hands Tune a trial whenever it has room for one."""
+    """Hands Tune a trial whenever it has room for one; to Tune, a trial that goes on after a pause is another one."""
 
-    def __init__(self, ask: Callable[[], Assignment | None]) -> None:
+    def __init__(self, ask: Callable[[], Assignment | None], is_over: Callable[[], bool]) -> None:
+        """
+        Args:
+            ask: the next one; None if there is none now.
+            is_over: whether there will never be one again.
+        """
         super().__init__(metric=METRIC, mode="max")
-        self._ask = ask
+        self._ask, self._is_over = ask, is_over
         self._trouble = ""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -141,12 +151,14 @@ class Proposals(Searcher):
     def suggest(self, trial_id: str) -> Any:
         try:
             assignment = self._ask()
+            if assignment is None and self._is_over():
+                return Searcher.FINISHED
         except Exception as error:  # a database that is away for a while
             if (trouble := cause_of(error)) != self._trouble:
                 log.warning("no proposals: %s", trouble)
             self._trouble = trouble
             return None
-        return Searcher.FINISHED if assignment is None else {"assignment": assignment}
+        return None if assignment is None else {"assignment": assignment}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass  # the session tells the study, with what the run folder holds

@@ -10,7 +10,6 @@ import time
 from typing import Any
 
 from ray import tune
-from ray.tune.search import ConcurrencyLimiter
 
 from sweeps.checks.parity_on_nodes import ParityCheck, refusal
 from sweeps.cluster.join import cluster_resources, join_or_start
@@ -21,11 +20,11 @@ from sweeps.planning.candidates import planned_trials
 from sweeps.planning.capacity import Resources, require_fit
 from sweeps.running.assignment import Assignment
 from sweeps.running.early_end import EarlyEnd, Reason
+from sweeps.running.growth import GrowingGangs
 from sweeps.running.session import Session
 from sweeps.running.trial_actor import TrialActor
 from sweeps.running.tune_adapters import EndEarly, Follower, Proposals
 from sweeps.selection.asha_scheduler import PerCellASHA
-from sweeps.table.cells import Trial
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.errors import InputError
 from vit_trainer.files.folder import RemoteFolder
@@ -36,6 +35,8 @@ MAX_LOST_ACTORS = 100
 """How often a trial moves after its actor or node was lost, which is not its fault; but nothing is retried for ever."""
 SECONDS_TO_LEAVE = 5.0
 """How long Tune may take to end once the cluster is lost."""
+SECONDS_BETWEEN_COUNTS = 1.0
+"""How often the cluster's slots are counted anew."""
 SECONDS_TO_KEEP_STATES = 30.0
 """How long an interrupted sweep waits for its trials to write their checkpoints."""
 
@@ -75,25 +76,27 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
     require_same_versions()
     options, resources = session.options, cluster_resources()
     session.display.connected(resources.num_slots, on_gpus=resources.has_gpus)
-    asha = PerCellASHA(
-        session.trials.values(),
-        reduction_factor=options.reduction_factor,
-        grace_fraction=options.grace_fraction,
-        scope=options.asha_scope,
-        record=session.record_decision,
-    )
-    if options.early_stopping == "asha":
+    asha = None
+    if session.studies is not None and options.early_stopping == "asha":
+        asha = PerCellASHA(
+            session.trials.values(),
+            reduction_factor=options.reduction_factor,
+            grace_fraction=options.grace_fraction,
+            record=session.record_decision,
+        )
         session.replay(asha)
     require_fit(planned_trials(options, session.cells), options.gpus_of, resources)
+    session.settle()
     parity = ParityCheck.of(on_gpus=resources.has_gpus)
-    space, search = _candidates(session, resources, asha, parity)
-    if not space and not search:
+    if session.is_over:
         return None
     if parity is not None:
         found = parity.on_living_nodes()
         session.record_parity(found)
         if refused := refusal(found):
             raise InputError(refused)
+    grows = not session.execution.deterministic and asha is None
+    grows = grows and (resources.has_gpus if options.grow_gangs is None else options.grow_gangs)
     with signals_as_request(acknowledge=session.display.ends) as interrupted, LossWatch() as watch:
         ends_early = EarlyEnd(interrupted, session.budget, lambda: bool(watch.loss))
         follower = Follower(session, asha, lambda: ends_early() is not None)
@@ -102,9 +105,11 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
             tune.with_resources(
                 trainable, lambda config: tune.PlacementGroupFactory(config["assignment"].bundles, strategy="PACK")
             ),
-            param_space=space,
             tune_config=tune.TuneConfig(
-                scheduler=asha if options.early_stopping == "asha" else None, reuse_actors=True, **search
+                scheduler=GrowingGangs(session, resources) if grows else asha,
+                reuse_actors=True,
+                search_alg=_proposals(session, resources, asha, parity),
+                num_samples=-1,
             ),
             run_config=tune.RunConfig(
                 storage_path=path,
@@ -130,42 +135,37 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
         return ends_early() if session.pending else None
 
 
-def _candidates(
-    session: Session, resources: Resources, asha: PerCellASHA, parity: ParityCheck | None
-) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Where Tune has its trials from: a grid of assignments, or the studies; both empty where nothing is pending.
+def _proposals(
+    session: Session, resources: Resources, asha: PerCellASHA | None, parity: ParityCheck | None
+) -> Proposals:
+    """Where Tune has its trials from."""
+    num_slots, counted_at = resources.num_slots, time.monotonic()
 
-    Returns:
-        Tuner's param_space, and what its TuneConfig has of a search.
-    """
-
-    def assignment(trial: Trial) -> Assignment:
-        options = session.options
+    def ask() -> Assignment | None:
+        nonlocal num_slots, counted_at
+        if time.monotonic() > counted_at + SECONDS_BETWEEN_COUNTS:
+            num_slots, counted_at = cluster_resources().num_slots, time.monotonic()  # nodes come and go
+        options, leg = session.options, session.ask(num_slots)
+        if leg is None:
+            return None
+        trial = leg.trial
+        if asha is not None:
+            asha.add(trial)
         return Assignment(
             trial.config,
             options.run_dir(trial).location,
             session.execution,
-            processes_of_nodes=resources.processes_of_nodes(options.gpus_of(trial.cell.model)),
+            processes_of_nodes=resources.processes_of_nodes(session.slots_of(trial.trial_id)),
             cpus_per_process=resources.cpus_per_process,
             has_gpus=resources.has_gpus,
+            pause_at=leg.until,
             max_failures=options.max_failures,
             versions=package_versions(),
             parity=parity,
         )
 
-    if session.studies is None:
-        assignments = [assignment(trial) for trial in session.pending]
-        return {"assignment": tune.grid_search(assignments)} if assignments else None, {}
-
-    def ask() -> Assignment | None:
-        trial = session.ask()
-        if trial is None:
-            return None
-        asha.add(trial)
-        return assignment(trial)
-
-    proposals = ConcurrencyLimiter(Proposals(ask), max_concurrent=max(1, resources.num_slots))
-    return None, {"search_alg": proposals, "num_samples": session.num_expected}
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"  # the session knows how many fit
+    return Proposals(ask, lambda: session.is_over)
 
 
 def _fit(tuner: tune.Tuner, watch: LossWatch) -> None:

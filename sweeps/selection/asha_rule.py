@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from sweeps.planning.halving import rungs_of
 from sweeps.records.decisions import METRIC, Decision
 
 WORST = 0.0
@@ -29,11 +30,8 @@ class Rungs:
         self.live: set[str] = set()
         """Candidates that may still end with a number: waiting, running or finished."""
         self._total_steps, self._reduction_factor = total_steps, reduction_factor
-        rungs, rung = set(), float(max(1, _ceil(grace_fraction * total_steps)))
-        while rung < total_steps:
-            rungs.add(_ceil(rung))
-            rung *= reduction_factor
-        self._values: dict[int, dict[str, float | None]] = {step: {} for step in sorted(rungs, reverse=True)}
+        rungs = rungs_of(total_steps, reduction_factor, grace_fraction)
+        self._values: dict[int, dict[str, float | None]] = {step: {} for step in reversed(rungs)}
 
     @property
     def steps(self) -> list[int]:
@@ -106,7 +104,3 @@ class Rungs:
 
 def _counted(value: float | None) -> float:
     return WORST if value is None else value
-
-
-def _ceil(steps: float) -> int:
-    return math.ceil(round(steps, 6))  # 0.07 * 100 is 7.000000000000001

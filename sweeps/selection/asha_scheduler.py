@@ -6,7 +6,7 @@ only with its cell's other candidates, and a cell's last live candidate is never
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -18,12 +18,9 @@ from vit_trainer.files.run_dir import Row
 
 log = logging.getLogger(__name__)
 
-Scope = Literal["cell", "dataset"]
-"""Who competes: the candidates of a cell, or all of the same data set, resolution and schedule."""
-
 
 class PerCellASHA(FIFOScheduler):
-    """ASHA among the candidates of each cell, or of each data set, with rungs in optimiser steps."""
+    """ASHA among the candidates of each cell, with rungs in optimiser steps."""
 
     def __init__(
         self,
@@ -31,7 +28,6 @@ class PerCellASHA(FIFOScheduler):
         *,
         reduction_factor: float = 2,
         grace_fraction: float = 0.25,
-        scope: Scope = "cell",
         record: Callable[[Decision], None] | None = None,
     ) -> None:
         """The flags are those of SweepOptions.
@@ -44,24 +40,23 @@ class PerCellASHA(FIFOScheduler):
         self.decisions: dict[str, Decision] = {}
         """The stops, by trial id."""
         self._reduction_factor, self._grace_fraction = reduction_factor, grace_fraction
-        self._scope, self._record = scope, record
-        self._groups: dict[object, Rungs] = {}
+        self._record = record
+        self._groups: dict[Cell, Rungs] = {}
         self._rungs: dict[str, Rungs] = {}
         for trial in trials:
             self.add(trial)
 
     def add(self, trial: Trial) -> None:
         """Let another candidate take part; it counts as live from now on."""
-        key, name = _group(trial.cell, self._scope)
-        if key not in self._groups:
-            self._groups[key] = Rungs(
-                name,
+        if trial.cell not in self._groups:
+            self._groups[trial.cell] = Rungs(
+                trial.cell.name,
                 total_steps=trial.cell.schedule.total_steps,
                 reduction_factor=self._reduction_factor,
                 grace_fraction=self._grace_fraction,
             )
         trial_id = trial.trial_id
-        self._rungs[trial_id] = self._groups[key]
+        self._rungs[trial_id] = self._groups[trial.cell]
         self._rungs[trial_id].live.add(trial_id)
 
     def decide(self, trial_id: str, row: Row) -> bool:
@@ -161,11 +156,3 @@ class PerCellASHA(FIFOScheduler):
 def trial_id_of(trial: TuneTrial) -> str:
     """Our id of a trial of Tune's: that of the assignment in its config."""
     return str(trial.config["assignment"].trial_id)
-
-
-def _group(cell: Cell, scope: Scope) -> tuple[object, str]:
-    """A key and a name of those who compete."""
-    if scope == "cell":
-        return cell, cell.name
-    key = (cell.dataset, cell.resolution, cell.schedule)
-    return key, f"{cell.dataset} {cell.resolution}px {cell.schedule.total_steps} steps"

@@ -1,4 +1,4 @@
-"""Rehearsal: a cell's candidates are ranked by complete short schedules, and the best then runs whole.
+"""Rehearsal: a cell's candidates are ranked by complete short schedules, and the best then run whole.
 
 Early rungs of a long schedule mislead: high rates look bad until they decay. A rehearsal has its own warm-up and decay.
 It is a sweep of its own, so that it resumes, reports and shares trials as every sweep does.
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import candidates
+from sweeps.planning.halving import is_published
 from sweeps.records.decisions import METRIC, Decision, read_decisions, record_decision
 from sweeps.records.hours import hours_billed
 from sweeps.records.slots import read_slots
@@ -56,7 +57,7 @@ class Rehearsal:
         """
         Args:
             name: of the sweep.
-            cells: those of the sweep; a cell with one learning rate needs no rehearsal.
+            cells: those of the sweep; one with no more learning rates than are kept needs no rehearsal.
 
         Raises:
             InputError: Optuna proposes the candidates.
@@ -66,7 +67,9 @@ class Rehearsal:
         self._sweep, self._options = name, options
         self._rates = {cell: options.base_lrs_of(cell) for cell in cells}
         self._short = {
-            cell: replace(cell, schedule=short(cell.schedule)) for cell, rates in self._rates.items() if len(rates) > 1
+            cell: replace(cell, schedule=short(cell.schedule))
+            for cell, rates in self._rates.items()
+            if len(rates) > options.keep
         }
         self.name = f"{name}-rehearsal"
         """Name of the sweep that runs it."""
@@ -107,27 +110,39 @@ class Rehearsal:
         value = result.get(METRIC) if result.get("status") == "finished" else None
         return float(value) if value is not None and math.isfinite(value) else None
 
-    def best(self, cell: Cell) -> float | None:
-        """The learning rate that a cell of the sweep goes on with; None if none of its rehearsals finished."""
+    def best(self, cell: Cell) -> tuple[float, ...]:
+        """The learning rates that a cell of the sweep goes on with; none if none of its rehearsals finished.
+
+        The best `--keep` of them, and the published one where there is a figure to compare with.
+        """
         if cell not in self._short:
-            return self._rates[cell][0]
+            return self._rates[cell]
         known = {rate: value for rate, value in self.accuracies(cell).items() if value is not None}
-        return max(known, key=lambda rate: known[rate], default=None)
+        ranked = sorted(known, key=lambda rate: -known[rate])
+        return tuple(rate for i, rate in enumerate(ranked) if i < self._options.keep or self._is_published(cell, rate))
+
+    def _is_published(self, cell: Cell, rate: float) -> bool:
+        return is_published(Trial(cell, rate, seed=0))
 
     def whole(self) -> tuple[list[Cell], SweepOptions]:
         """The cells that can go on once the rehearsal is over, and their flags; a budget is what is left of it."""
-        best = {cell: rate for cell in self._rates if (rate := self.best(cell)) is not None}
+        best = {cell: rates for cell in self._rates if (rates := self.best(cell))}
         limit = self._options.max_gpu_hours
         if limit is not None:
             holds = read_slots(self._options.opened_storage)
             used = [hours_billed(self.options.run_dir(t).lines(), holds.get(t.trial_id, ())) for t in self.trials]
             limit = max(limit - sum(used), 1e-9)
-        return list(best), self._fixed({cell: (rate,) for cell, rate in best.items()}, max_gpu_hours=limit)
+        return list(best), self._fixed(best, max_gpu_hours=limit)
 
     def planned(self) -> list[Trial]:
-        """What a plan counts: the short trials, and of each cell a whole one per seed."""
-        rates = {cell: self.best(cell) or rates[0] for cell, rates in self._rates.items()}
-        return self.trials + [Trial(cell, rate, seed) for cell, rate in rates.items() for seed in self._options.seeds]
+        """What a plan counts: the short trials, and of each cell those that are kept, once per seed."""
+        whole = {cell: self.best(cell) or self._expected(cell, rates) for cell, rates in self._rates.items()}
+        return self.trials + [
+            Trial(cell, rate, seed) for cell, rates in whole.items() for rate in rates for seed in self._options.seeds
+        ]
+
+    def _expected(self, cell: Cell, rates: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(rate for i, rate in enumerate(rates) if i < self._options.keep or self._is_published(cell, rate))
 
     def record(self) -> None:
         """Write down what was decided about each candidate and from what, unless it stands there."""
@@ -140,12 +155,13 @@ class Rehearsal:
 
     def _decisions(self, cell: Cell) -> list[Decision]:
         steps, accuracies, best = self._short[cell].schedule.total_steps, self.accuracies(cell), self.best(cell)
-        if best is None:
+        if not best:
             return []
-        highest, decisions = accuracies[best], []
+        highest, decisions = max(value for value in accuracies.values() if value is not None), []
         for rate, value in accuracies.items():
             said = "no number" if value is None else f"{value:.4f}"
-            end = "the best" if rate == best else f"not the best, which is {highest:.4f} of base_lr {best:g}"
+            goes_on = ", ".join(f"{accuracies[other]:.4f} of base_lr {other:g}" for other in best)
+            end = "among those that go on" if rate in best else f"not among those that go on: {goes_on}"
             decisions.append(
                 Decision(
                     Trial(cell, rate, self._options.seeds[0]).trial_id,
@@ -155,7 +171,7 @@ class Rehearsal:
                     value=value,
                     compared=tuple(other for other_rate, other in accuracies.items() if other_rate != rate),
                     cutoff=highest,
-                    action="goes on" if rate == best else "stops",
+                    action="goes on" if rate in best else "stops",
                     rule=f"rehearsal of {steps} steps: {METRIC} {said} is {end}",
                 )
             )

@@ -25,7 +25,7 @@ class RepeatOptions(SweepOptions):
     base_lrs: Annotated[tuple[str, ...], SEVERAL] = ()
     """Learning rates to repeat, or `official`; unless given the storage's best so far, without any the official."""
     early_stopping: Annotated[Literal["asha", "rehearsal"] | None, Parameter(negative_none="no-")] = None
-    """asha: stop seeds that fall behind others of their cell; those left are then the better ones."""
+    """asha, rehearsal: select among the rates, where several are given; seeds are no rivals."""
 
     def base_lrs_of(self, cell: Cell) -> tuple[float, ...]:
         if self.base_lrs:

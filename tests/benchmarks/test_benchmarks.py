@@ -80,14 +80,15 @@ def test_how_long_a_row_takes(tmp_path: Path) -> None:
 
 def test_what_early_stopping_costs_and_keeps(tmp_path: Path) -> None:
     found = figures(tmp_path, "sweep.py", "--num-cells", "200")
-    by_method = {(each["method"], each["correlation"]): each for each in found["selections"]}
-    assert all(
-        each["share_of_all"] == 1 and each["regret"] == 0 for (name, _), each in by_method.items() if name == "all"
-    )
-    assert by_method["rehearsal", 1.0]["best_kept"] == by_method["ASHA per cell", 1.0]["best_kept"] == 1
-    assert by_method["rehearsal", 0.8]["share_of_all"] == pytest.approx(0.3)
-    assert 0.55 < by_method["ASHA per cell", 0.8]["share_of_all"] < 0.7
-    assert 0 < by_method["ASHA per cell", 0.8]["regret"] < by_method["rehearsal", 0.8]["regret"]
+    of = {(each["method"], each["world"]): each for each in found["selections"]}
+    assert all(each["share_of_all"] == 1 and each["regret"] == 0 for (name, _), each in of.items() if name == "all")
+    assert of["best two", "1"]["best_kept"] == of["stopping at once", "1"]["best_kept"] == 1
+    for name, share in (("best two", 0.625), ("rehearsal, best one", 0.3), ("rehearsal, best two", 0.55)):
+        assert of[name, "0.8"]["share_of_all"] == pytest.approx(share)
+    assert 0.625 < of["best two and published", "0.8"]["share_of_all"] < 0.75
+    regrets = [of[name, "0.8"]["regret"] for name in ("best two and published", "best two", "stopping at once")]
+    assert 0 < regrets[0] < regrets[1] < regrets[2]
+    assert of["best two, rungs at 1/4 and 1/2", "0.8"]["regret"] > regrets[0]
     ours = [span["over_least"] for span in found["makespans"] if span["order"].startswith("longest cell first")]
     assert max(ours) < 1.05
 

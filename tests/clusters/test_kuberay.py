@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sweeps.checks.cluster_file_promises import broken_in_kubernetes
-from sweeps.machines.node_types import NodeType, node_types
+from sweeps.machines.node_types import node_types
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "clusters" / "kuberay.yaml").read_text()
@@ -95,8 +95,13 @@ def test_a_sweep_on_the_head_counts_the_workers_that_may_come(tmp_path: Path) ->
     file = tmp_path / path["subPath"]
     file.write_text(OBJECTS["ConfigMap"]["data"][path["subPath"]])
     limits = ray_container(WORKER)["resources"]["limits"]
-    expected = NodeType(GROUP["groupName"], int(limits["cpu"]), int(limits["nvidia.com/gpu"]), GROUP["maxReplicas"])
-    assert node_types(file) == [expected]
+    (found,) = node_types(file)
+    assert (found.name, found.num_cpus, found.num_gpus, found.max_workers) == (
+        GROUP["groupName"],
+        int(limits["cpu"]),
+        int(limits["nvidia.com/gpu"]),
+        GROUP["maxReplicas"],
+    )
 
 
 def test_the_image_has_the_projects_ray_and_everything_that_is_copied_exists() -> None:

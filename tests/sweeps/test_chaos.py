@@ -16,14 +16,12 @@ import psutil
 import pytest
 
 from sweeps.records.decisions import Decision
-from sweeps.selection.asha_rule import Rungs
 from sweeps.table.cells import MINI
 from tests.sweeps.sweep_process import SCRIPT, statuses_in_mlflow
 from vit_trainer.files.run_dir import RunDir
 
-# The second rate is the worse one at every rung of every cell (seen without early stopping). So the first never stops
-# whichever comes to a rung first, which chaos changes, and the table must be equal to the last bit.
-MINIATURE = ("--preset", "mini", "--base-lrs", "0.003", "0.1", "--max-failures", "100")
+# Who comes to a rung first is changed by chaos and decides nothing: the table must be equal to the last bit.
+MINIATURE = ("--preset", "mini", "--max-failures", "100")
 MINIATURE += ("--checkpoint-every-minutes", "0.001")  # a miniature is over before the first one would be due
 
 
@@ -170,23 +168,21 @@ def assert_nothing_changed(storage: Path, quiet_storage: Path, num_trials: int) 
     assert set(of_trials) == {"FINISHED", "KILLED"}
     assert list(statuses.values()) == ["FINISHED"] * (num_trials // 2)  # the cells
 
-    # Every decision has its reason on record, and is what the rule says of what it was compared with.
-    lines = (storage / "sweeps" / "paper_grid-mini" / "decisions.jsonl").read_text().splitlines()
-    decisions = [Decision.from_dict(json.loads(line)) for line in lines]
-    assert len({(decision.trial_id, decision.rung) for decision in decisions}) == len(decisions)
+    # The same was decided, for the same reasons, and each reason is on record once.
+    assert sorted(decisions(storage)) == sorted(decisions(quiet_storage))
     for run_dir in run_dirs(storage):
         result = run_dir.result() or {}
-        own = [decision for decision in decisions if decision.trial_id == run_dir.trial_id]
-        total_steps = (run_dir.config() or {})["total_steps"]
-        rungs = Rungs("", total_steps=total_steps, reduction_factor=2, grace_fraction=0.25).steps
-        reached = {rung for rung in rungs if rung <= min(result["step"], total_steps - 1)}
-        assert {decision.rung for decision in own} == reached
-        stops = [decision for decision in own if decision.action == "stops"]
-        assert (result["status"] == "stopped") == (len(stops) == 1)
-        for decision in own:
-            assert decision.action == "goes on" or decision.value is not None
-            below = decision.cutoff is not None and (decision.value or 0.0) < decision.cutoff
-            assert (decision.action == "stops") == below, decision.rule
-            assert "ASHA at step" in decision.rule
-        for stop in stops:
-            assert result["cause"] == stop.rule
+        own = [decision for decision in decisions(storage) if decision[0] == run_dir.trial_id]
+        expected = ["stays paused", "stops"] if result["status"] == "stopped" else ["goes on"]
+        assert [action for _, action, _ in own] == expected
+        if result["status"] == "stopped":
+            assert own[-1][2] == result["cause"]
+            with run_dir.checkpoint() as checkpoint:
+                assert checkpoint is None, "a cell that is done needs its losers' states no more"
+
+
+def decisions(storage: Path) -> list[tuple[str, str, str]]:
+    """(trial id, action, rule) of each that is on record."""
+    lines = (storage / "sweeps" / "paper_grid-mini" / "decisions.jsonl").read_text().splitlines()
+    found = [Decision.from_dict(json.loads(line)) for line in lines]
+    return [(each.trial_id, each.action, each.rule) for each in found]

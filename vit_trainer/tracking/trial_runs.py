@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MLFLOW_STATUS = {
     "running": "RUNNING",
+    "paused": "SCHEDULED",
     "finished": "FINISHED",
     "stopped": "KILLED",
     "interrupted": "KILLED",
@@ -142,6 +143,8 @@ class Shipper:
                 raise InputError(f"{run_dir.location}/result.json has the unknown status {outcome!r}: move it away")
         elif not driver_ended and run_dir.has_writer():
             outcome = "running"
+        elif lines and "paused" in lines[-1]:
+            outcome = "paused"
 
         change: Change = "unchanged"
         shipped = self._shipped.get(trial_id)

@@ -50,30 +50,6 @@ def test_cells_are_never_compared() -> None:
     assert asha.decisions == {}
 
 
-def test_scope_dataset_compares_models_and_dropouts_but_no_other_schedule_or_data_set() -> None:
-    trials = [trial for cell in (EASY, OTHER_MODEL, LONGER, HARD) for trial in candidates(cell, 1)]
-    record: list[Decision] = []
-    asha = PerCellASHA(trials, scope="dataset", record=record.append)
-    assert asha.decide(trials[0].trial_id, row(20, 0.9))
-    assert not asha.decide(trials[1].trial_id, row(20, 0.8))
-    assert asha.decide(trials[2].trial_id, row(40, 0.1))
-    assert asha.decide(trials[3].trial_id, row(20, 0.1))
-    assert [decision.group for decision in record] == [
-        "digits-even 32px 80 steps",
-        "digits-even 32px 80 steps",
-        "digits-even 32px 160 steps",
-        "digits-odd 32px 80 steps",
-    ]
-
-
-def test_the_last_live_candidate_of_a_data_set_goes_on_too() -> None:
-    good, bad = (trial for cell in (EASY, OTHER_MODEL) for trial in candidates(cell, 1))
-    asha = PerCellASHA([good, bad], scope="dataset")
-    assert asha.decide(good.trial_id, row(20, 0.9))
-    asha.give_up(good.trial_id)
-    assert asha.decide(bad.trial_id, row(20, 0.1))
-
-
 def test_the_worse_of_two_stops_and_the_reason_is_on_record() -> None:
     first, second = candidates(EASY, 2)
     asha = PerCellASHA([first, second])
