@@ -12,6 +12,7 @@ import pytest
 
 os.environ["RAY_ADDRESS"] = "local"  # never join a cluster that happens to run on this machine
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # no test depends on the network, nor waits for it at the end
+os.environ["RAY_AUTH_MODE"] = "disabled"  # else a Ray that one test starts has later ones ask older clusters for tokens
 # A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 gc.disable()  # until everything is imported

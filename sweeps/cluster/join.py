@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 
 import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
@@ -12,6 +13,10 @@ from sweeps.cluster.own_ray import init, start_ray
 from sweeps.machines.node_types import NodeType, nodes_to_come, types_of_cluster
 from sweeps.planning.capacity import Resources
 from vit_trainer.errors import InputError, reason_of
+
+
+SECONDS_FOR_NODE = 10.0
+"""How long a cluster's node on this machine may take to come, after its head has."""
 
 
 def join() -> bool:
@@ -25,7 +30,11 @@ def join() -> bool:
     address = meant_cluster()
     if address is None:
         return False
-    if not find_node_ids():  # Ray itself would look for a minute
+    deadline = time.monotonic() + SECONDS_FOR_NODE
+    while not find_node_ids():  # Ray itself would look for a minute
+        if time.monotonic() < deadline:
+            time.sleep(0.2)
+            continue
         raise InputError(f"no node of the Ray cluster at {address} is on this machine: `ray job submit` it, {ELSE_OWN}")
     if not named_address():  # this machine's own, whose token it is
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
