@@ -14,7 +14,6 @@ from sweeps.machines.node_types import NodeType, nodes_to_come, types_of_cluster
 from sweeps.planning.capacity import Resources
 from vit_trainer.errors import InputError, reason_of
 
-
 SECONDS_FOR_NODE = 10.0
 """How long a cluster's node on this machine may take to come, after its head has."""
 

@@ -127,7 +127,7 @@ def test_gangs_of_several_sizes_share_a_cluster_without_waiting_for_ever(
     sweep = start(tmp_path, *models, address=cluster.address)
     code, _, err = sweep.finish()
     assert code == 0, err
-    sizes = {run_dir.trial_id: run_dir.attempts()[-1]["num_processes"] for run_dir in sweep.run_dirs()}
+    sizes = {run_dir.trial_id: run_dir.attempts()[0]["num_processes"] for run_dir in sweep.run_dirs()}  # one may grow
     assert sorted(sizes.values()) == [1, 1, 2, 2]
     assert all((size == 2) == trial_id.startswith("ViT-L_32-mini") for trial_id, size in sizes.items())
     import ray

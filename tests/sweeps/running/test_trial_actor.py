@@ -60,7 +60,9 @@ def test_a_gang_over_two_nodes_that_hangs_ends_as_one_and_goes_on(actor_of: Acto
     actor = actor_of(2).remote(config={"assignment": assignment})
     first = actor.train.remote()
     while not (rows := RunDir(tmp_path).rows()) or rows[-1]["step"] < 10:
-        assert not ray.wait([first], timeout=0.005)[0]
+        if ray.wait([first], timeout=0.005)[0]:
+            assert ray.get(first)["stepped"]
+            first = actor.train.remote()
     launchers = [each for each in psutil.Process().children(recursive=True) if "launcher" in " ".join(each.cmdline())]
     trained = [each for each in launchers if each.ppid() in {launcher.pid for launcher in launchers}]
     (other,) = [each for each in trained if each.pid != (RunDir(tmp_path).lease() or {})["pid"]]
