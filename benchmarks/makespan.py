@@ -5,6 +5,7 @@ The sweep's own scheduler and Ray Tune's controller on made-up nodes; the trials
 Command: python benchmarks/makespan.py
 """
 
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -118,10 +119,12 @@ def makespan(cells: list[Cell], gpus_of_nodes: list[int], seconds_per_hour: floa
     import ray
     from ray.cluster_utils import Cluster
 
+    from sweeps.checks.parity_on_nodes import SWITCH
     from sweeps.cluster.own_ray import init
     from sweeps.running.session import Session
     from sweeps.running.tuner import run_trials
 
+    os.environ[SWITCH] = "off"  # these GPUs are only counted
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         for num_gpus in gpus_of_nodes:
