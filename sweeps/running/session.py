@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from sweeps.selection.asha_scheduler import PerCellASHA
     from sweeps.selection.studies import Studies
 
-SECONDS_TO_MOVE = 60.0
-"""How long a trial that grows waits for its processes to end where they were."""
-
 log = logging.getLogger(__name__)
 
 
@@ -78,8 +75,8 @@ class Session:
         self._decided = {each.trial_id: (each.rung, each.action) for each in self.decisions()} if self._races else {}
         self._sizes: dict[str, int] = {}
         """Slots of those that have grown."""
-        self._growing: dict[str, float] = {}
-        """Since when some are about to move."""
+        self._growing: set[str] = set()
+        """Those that are about to end where they run, to go on with more."""
         self._starts: dict[str, tuple[float, float]] = {}
         """When those that have not reported yet were started, and the time that they had run before, in seconds."""
         self._start_seconds: dict[str, float] = {}
@@ -159,12 +156,7 @@ class Session:
                 self.trials[trial.trial_id] = trial
                 self.display.add(trial, self.options.gpus_of(trial.cell.model))
             return Leg(trial)
-        leg = next(self._waiting(), None)
-        if leg is not None and (since := self._growing.get(leg.trial.trial_id)) is not None:
-            if self.run_dir(leg.trial.trial_id).lease() and time.monotonic() < since + SECONDS_TO_MOVE:
-                return None  # its processes are still about to end
-            del self._growing[leg.trial.trial_id]
-        return leg
+        return next(self._waiting(), None)
 
     def _waiting(self) -> Iterator[Leg]:
         legs = (leg for race in self._races.values() for leg in race.legs)
@@ -181,7 +173,8 @@ class Session:
 
     def grows(self, trial_id: str, num_slots: int) -> None:
         """A trial is about to end where it runs, and goes on with more slots."""
-        self._sizes[trial_id], self._growing[trial_id] = num_slots, time.monotonic()
+        self._sizes[trial_id] = num_slots
+        self._growing.add(trial_id)
         self.display.resized(trial_id, num_slots)
 
     def is_growing(self, trial_id: str) -> bool:
@@ -214,6 +207,7 @@ class Session:
 
     def started(self, trial_id: str) -> None:
         """A trial has begun, or goes on: it holds its slots."""
+        self._growing.discard(trial_id)
         num_slots = self.slots_of(trial_id)
         self.budget.started(trial_id, num_slots)
         self._starts[trial_id] = time.monotonic(), self.display.seconds(trial_id)
