@@ -28,7 +28,7 @@ from vit_trainer.cards import CARDS
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution
 from vit_trainer.errors import InputError
-from vit_trainer.files.run_dir import RunDir
+from vit_trainer.files.run_dir import Row, RunDir
 
 app = new_app("Runs the paper's grid with trials that only wait.", name="makespan.py")
 
@@ -53,7 +53,7 @@ class WaitingActor(tune.Trainable):
 
     _run_dir: RunDir
     _step: int
-    _seconds: float
+    _hours: tuple[float, float]
 
     def setup(self, config: dict[str, Any]) -> None:
         assignment = config["assignment"]
@@ -70,7 +70,8 @@ class WaitingActor(tune.Trainable):
             self._begun = True
             self._run_dir.open_for_writing(config.to_dict())
             rows = self._run_dir.journal()
-            self._step, self._seconds = (rows[-1]["step"], 3600 * rows[-1]["runtime_hours"]) if rows else (0, 0.0)
+            last: Row = rows[-1] if rows else {"step": 0, "runtime_hours": 0.0, "gpu_hours": 0.0}
+            self._step, self._hours = last["step"], (last["runtime_hours"], last["gpu_hours"])
             num_processes = sum(assignment.processes_of_nodes)
             attempt = {"attempt": len(self._run_dir.attempts()) + 1, "from_step": self._step}
             self._run_dir.append(attempt | {"host": "", "device": "cuda", "num_processes": num_processes})
@@ -88,9 +89,9 @@ class WaitingActor(tune.Trainable):
         self._step = min(self._step + config.total_steps // NUM_EVALUATIONS, config.total_steps)
         seconds = 3600 * hours / NUM_EVALUATIONS / size * second
         time.sleep(seconds)
-        self._seconds += seconds
+        self._hours = self._hours[0] + seconds / 3600, self._hours[1] + seconds * size / 3600
         row = {"step": self._step, "train/loss": 1.0, "val/accuracy": (config.base_lr * 1000) % 1}
-        row |= {"runtime_hours": self._seconds / 3600, "gpu_hours": self._seconds * size / 3600}
+        row |= dict(zip(("runtime_hours", "gpu_hours"), self._hours, strict=True))
         written = self._run_dir.append(row) | {"node": ray.get_runtime_context().get_node_id()}
         if assignment.pause_at is None or self._step < assignment.pause_at or self._step == config.total_steps:
             return written
