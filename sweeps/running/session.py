@@ -84,6 +84,8 @@ class Session:
         """Slots of the trials that were asked for and have neither paused nor ended."""
         self.num_expected = options.num_trials_per_cell * len(cells) if self.studies is not None else len(self.trials)
         """Trials of the whole sweep."""
+        self._lost: list[Trial] = []
+        """Of a search's, those whose actor was lost; they are to be asked for again."""
         self._is_searched = False
         """Whether Optuna has proposed all of its trials."""
         self.display = SweepDisplay(cells, self.num_expected, is_quiet=options.quiet)
@@ -148,7 +150,7 @@ class Session:
 
     def _next_leg(self) -> Leg | None:
         if self.studies is not None:
-            trial = self.studies.ask()
+            trial = self._lost.pop() if self._lost else self.studies.ask()
             if trial is None:
                 self._is_searched = True
                 return None
@@ -187,7 +189,11 @@ class Session:
     @property
     def is_over(self) -> bool:
         """Whether nothing more is to be run, now or later."""
-        return self._is_searched if self.studies is not None else all(race.is_done for race in self._races.values())
+        return (
+            self._is_searched and not self._lost
+            if self.studies is not None
+            else all(race.is_done for race in self._races.values())
+        )
 
     def record(self, trial_id: str, result: dict[str, Any]) -> dict[str, Any]:
         """Write a result for a trial whose own process stands still or is gone; returns it with the last metrics."""
@@ -247,6 +253,14 @@ class Session:
         self.released(trial_id)
         self.changed(self.trials[trial_id])
         self._settle(self.trials[trial_id].cell)
+
+    def lost(self, trial_id: str) -> None:
+        """A trial's actor is gone; it goes on as soon as it is asked for again."""
+        self._under_way.pop(trial_id, None)
+        self.display.noted(trial_id, "its node or actor was lost; goes on from its last checkpoint")
+        self.released(trial_id)
+        if self.studies is not None:
+            self._lost.append(self.trials[trial_id])
 
     def ended(self, trial_id: str, result: dict[str, Any]) -> None:
         """Show a trial's end to everyone who follows the sweep."""

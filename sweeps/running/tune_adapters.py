@@ -1,6 +1,7 @@
 """Tune adapters: what Ray Tune calls while it runs trials, to follow its events, stop it, and propose trials."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,9 @@ from vit_trainer.errors import cause_of
 
 log = logging.getLogger(__name__)
 
+MAX_LOST_ACTORS = 100
+"""How often a trial moves after its actor or node was lost, which is not its fault; but nothing is retried for ever."""
+
 
 class Follower(Callback):
     """Passes Tune's events on. An error here would end the whole experiment, so it is logged instead."""
@@ -31,6 +35,8 @@ class Follower(Callback):
         self._display = session.display
         self._last_words: dict[str, dict[str, Any]] = {}
         self._idle = Idle(session.display.warned)
+        self.num_lost: Counter[str] = Counter()
+        """How often actors of trials were lost for which Tune asks for others."""
         self.running: set[str] = set()
         """Trials that may have a process somewhere."""
         self.refused = ""
@@ -95,9 +101,17 @@ class Follower(Callback):
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         with _logged():
             trial_id = trial_id_of(trial)
-            log_file = trial.pickled_error_file or trial.error_file
-            cause = f"its actor was lost {trial.num_failures} times; see {log_file}"
-            self._ended(trial_id, self._record_failure(trial_id, cause))
+            self.num_lost[trial_id] += trial.num_failures
+            if (result := self._result(trial_id)) is not None:
+                self._ended(trial_id, result)
+            elif self.num_lost[trial_id] <= MAX_LOST_ACTORS:
+                # Tune gives a trial up whose actor is lost before it is there; another trial of Tune's goes on with it.
+                self.running.discard(trial_id)
+                self._session.lost(trial_id)
+            else:
+                log_file = trial.pickled_error_file or trial.error_file
+                cause = f"its actor was lost {self.num_lost[trial_id]} times; see {log_file}"
+                self._ended(trial_id, self._record_failure(trial_id, cause))
 
     def _result(self, trial_id: str) -> dict[str, Any] | None:
         """The run folder's, once what ASHA decided is written there too."""

@@ -23,7 +23,7 @@ from sweeps.running.early_end import EarlyEnd, Reason
 from sweeps.running.growth import GrowingGangs
 from sweeps.running.session import Session
 from sweeps.running.trial_actor import TrialActor
-from sweeps.running.tune_adapters import EndEarly, Follower, Proposals
+from sweeps.running.tune_adapters import MAX_LOST_ACTORS, EndEarly, Follower, Proposals
 from sweeps.selection.asha_scheduler import PerCellASHA
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.errors import InputError
@@ -31,8 +31,6 @@ from vit_trainer.files.folder import RemoteFolder
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.loop.interruption import signals_as_request
 
-MAX_LOST_ACTORS = 100
-"""How often a trial moves after its actor or node was lost, which is not its fault; but nothing is retried for ever."""
 SECONDS_TO_LEAVE = 5.0
 """How long Tune may take to end once the cluster is lost."""
 SECONDS_BETWEEN_COUNTS = 1.0
