@@ -342,14 +342,15 @@ def test_a_training_is_watched_from_another_terminal(tmp_path: Path, start_watch
     terminal = start_watch(100, 30)
     terminal.wait_for(lambda text: "no trial has begun in" in text)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    arguments = ["--total-steps", "800", "--warmup-steps", "10", "--storage", str(tmp_path)]
+    arguments = ["--total-steps", "4000", "--warmup-steps", "10", "--storage", str(tmp_path)]
     training = subprocess.Popen([*TRAIN, *arguments], env=environment, stdout=subprocess.DEVNULL, cwd=ROOT)
     try:
-        text = terminal.wait_for(lambda text: re.search(r"lr0.003 \d+/800 \d+\.\d\d \S+ left", text) is not None, 120)
+        running = re.compile(r"lr0.003 [\d.k]+/4k \d+\.\d\d \S+ left")
+        text = terminal.wait_for(lambda text: running.search(text) is not None, 120)
         assert "slots in use: 1; slot-hours: " in text
         terminal.resize(40, 20)
         terminal.wait_for(
-            lambda text: re.search(r"^ViT-B_32-mini \S+ \d\d\.\d \d+[sm]$", text, re.MULTILINE) is not None
+            lambda text: re.search(r"^ViT-B_32-mini \S+ \d\d\.\d \d+[sm]( \d+/s)?$", text, re.MULTILINE) is not None
         )
         terminal.resize(100, 30)
         terminal.wait_for(lambda text: text.count("0 of 1 begun trials done, 1 running") == 1)
