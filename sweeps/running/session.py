@@ -289,20 +289,26 @@ class Session:
             return
         self.display.expects({trial.trial_id: share for trial, share in race.shares().items()})
         decisions = {decision.trial_id: decision for decision in race.decisions()}
-        for trial_id, decision in decisions.items():
-            if self._decided.get(trial_id) != (decision.rung, decision.action):
-                self._decided[trial_id] = decision.rung, decision.action
-                self.record_decision(decision)
+        for decision in decisions.values():
+            self._keep(decision)
         if not race.is_done:
             return
         for trial in race.trials:
             if self.display.result(trial.trial_id) is None:
                 cause = "its learning rate was not among those that went on"
                 if (last := decisions.get(trial.trial_id)) is not None:
-                    self.record_decision(replace(last, action="stops"))
+                    self._keep(replace(last, action="stops"))
                     cause = last.rule
                 self._has_ended(trial, self.record(trial.trial_id, {"status": "stopped", "cause": cause}))
                 self.changed(trial)
+
+    def _keep(self, decision: Decision) -> None:
+        """Write a decision down, unless it is on record; who was stopped has stayed paused before."""
+        before, now = self._decided.get(decision.trial_id), (decision.rung, decision.action)
+        if before == now or (before == (decision.rung, "stops") and decision.action == "stays paused"):
+            return
+        self._decided[decision.trial_id] = now
+        self.record_decision(decision)
 
     def replay(self, asha: "PerCellASHA") -> None:
         """Have ASHA know what an earlier session knew; what it decided and could no longer write is written now."""
