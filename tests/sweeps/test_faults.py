@@ -145,7 +145,7 @@ def test_whatever_is_killed_of_a_trial_it_goes_on_and_takes_no_other_down(
 def test_what_is_reported_again_after_a_kill_is_decided_once_and_shown_once(
     quiet: dict[str, Any], start: Start, tmp_path: Path, two_slots: str
 ) -> None:
-    """Without a checkpoint the trial begins anew, and comes to each row, rung and step of MLflow's a second time."""
+    """Without a later checkpoint the trial begins again at its rung, and comes to each row after it a second time."""
     sweep = start(tmp_path, "--checkpoint-every-minutes", "10", "--early-stopping", "asha", address=two_slots)
 
     def is_past_a_rung(run_dir: RunDir) -> bool:
@@ -155,14 +155,14 @@ def test_what_is_reported_again_after_a_kill_is_decided_once_and_shown_once(
     kill(victim, "process")
     code, _, err = sweep.finish()
     assert code == 0, err
-    assert [attempt["from_step"] for attempt in victim.attempts()] == [0, 0]
+    assert [attempt["from_step"] for attempt in victim.attempts()] == [0, 20, 20]
     assert len(victim.rows()) > len(victim.journal())
     found = {trial_id: trial for trial_id, trial in numbers(tmp_path).items() if trial[1] == "finished"}
     assert found
     assert found == {trial_id: quiet[trial_id] for trial_id in found}
     decisions, num_damaged = read_decisions(Storage(tmp_path), "paper_grid-mini")
     assert num_damaged == 0
-    decided = [(decision.trial_id, decision.rung) for decision in decisions]
+    decided = [(decision.trial_id, decision.rung, decision.action) for decision in decisions]
     assert len(decided) == len(set(decided)) >= 2
     assert set(statuses_in_mlflow(tmp_path).values()) <= {"FINISHED", "KILLED"}
     shown = metrics_in_mlflow(tmp_path, victim.trial_id, "val/accuracy")
