@@ -52,7 +52,7 @@ class GrowingGangs(FIFOScheduler):
         own = left.get(trial_id)
         if session.has_waiting or own is None or any((other or 0.0) > own for other in left.values()):
             return None
-        kind = "GPU" if self._resources.gpus_of_nodes else "CPU"
+        kind = "GPU" if self._resources.has_gpus else "CPU"
         free = ray._private.state.available_resources_per_node()
         room = max((int(there.get(kind, 0)) + (size if name == node else 0) for name, there in free.items()), default=0)
         batch, micro_batch = trial.config.global_batch_size, session.execution.micro_batch_size or 1
