@@ -76,17 +76,21 @@ class FormulaActor(tune.Trainable):
             self._run_dir.append({"attempt": 1, "from_step": self._step})
         row = formula_row(self._config, self._step)
         if self._step == self._config.total_steps:
-            metrics = {key: row[key] for key in ("val/accuracy", "train/loss", "runtime_hours", "gpu_hours")}
-            result = {"status": "finished", "step": self._step, "test/accuracy": row["val/accuracy"], **metrics}
-            self._run_dir.write_result(result)
-            self._run_dir.close()
-            return {"done": True}
+            return self._finished(row)
         self._step += 1
         written = self._run_dir.append(formula_row(self._config, self._step))
         if self._step != self._pause_at:
             return written
         self._run_dir.close()
         return written | {"done": True, "paused": True}
+
+    def _finished(self, last: Row) -> dict[str, Any]:
+        """Write what a trial with this last row has come to."""
+        metrics = {key: last[key] for key in ("val/accuracy", "train/loss", "runtime_hours", "gpu_hours")}
+        result = {"status": "finished", "step": last["step"], "test/accuracy": last["val/accuracy"], **metrics}
+        self._run_dir.write_result(result)
+        self._run_dir.close()
+        return {"done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._run_dir.close()

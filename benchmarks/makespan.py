@@ -17,8 +17,7 @@ from typing import Any
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ray import tune
-
+from benchmarks.formulas import FormulaActor
 from benchmarks.provenance import write_json
 from sweeps.options import SweepOptions
 from sweeps.planning.rates import Rates
@@ -48,10 +47,9 @@ class Makespan:
     """How often a trial went on with more GPUs."""
 
 
-class WaitingActor(tune.Trainable):
+class WaitingActor(FormulaActor):
     """Takes as long as the plan says for its assignment's trial, divided by its GPUs, and leaves its files."""
 
-    _run_dir: RunDir
     _step: int
     _hours: tuple[float, float]
 
@@ -77,12 +75,7 @@ class WaitingActor(tune.Trainable):
             self._run_dir.append(attempt | {"host": "", "device": "cuda", "num_processes": num_processes})
             time.sleep(60 * START_MINUTES * second)
         if self._step == config.total_steps:
-            row = self._run_dir.journal()[-1]
-            metrics = {key: row[key] for key in ("val/accuracy", "train/loss", "runtime_hours", "gpu_hours")}
-            result = {"status": "finished", "step": self._step, "test/accuracy": row["val/accuracy"], **metrics}
-            self._run_dir.write_result(result)
-            self._run_dir.close()
-            return {"done": True}
+            return self._finished(self._run_dir.journal()[-1])
         hours = Rates(CARDS["A100-40GB"]).hours(Trial(cell_of(config.to_dict()), config.base_lr, config.seed))
         assert hours is not None
         size = sum(assignment.processes_of_nodes)
@@ -98,14 +91,6 @@ class WaitingActor(tune.Trainable):
         self._run_dir.append({"paused": self._step})
         self._run_dir.close()
         return written | {"done": True, "paused": True}
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._run_dir.close()
-        self.setup(new_config)
-        return True
-
-    def cleanup(self) -> None:
-        self._run_dir.close()
 
 
 def makespan(cells: list[Cell], gpus_of_nodes: list[int], seconds_per_hour: float, **flags: Any) -> Makespan:

@@ -254,11 +254,15 @@ class Session:
         self.changed(self.trials[trial_id])
         self._settle(self.trials[trial_id].cell)
 
+    def moves(self, trial_id: str) -> None:
+        """A trial's actor is gone, and it goes on in another."""
+        self.display.noted(trial_id, "its node or actor was lost; goes on from its last checkpoint")
+        self.released(trial_id)
+
     def lost(self, trial_id: str) -> None:
         """A trial's actor is gone; it goes on as soon as it is asked for again."""
         self._under_way.pop(trial_id, None)
-        self.display.noted(trial_id, "its node or actor was lost; goes on from its last checkpoint")
-        self.released(trial_id)
+        self.moves(trial_id)
         if self.studies is not None:
             self._lost.append(self.trials[trial_id])
 

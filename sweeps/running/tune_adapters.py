@@ -79,8 +79,7 @@ class Follower(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         with _logged():
-            self._display.noted(trial_id_of(trial), "its node or actor was lost; goes on from its last checkpoint")
-            self._session.released(trial_id_of(trial))
+            self._session.moves(trial_id_of(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         with _logged():

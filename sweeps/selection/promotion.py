@@ -150,7 +150,8 @@ class Race:
                 yield rung, kept, among, []
                 return
             alive = [each for each in among if not self._is_out(each)]
-            ranked = sorted(alive, key=lambda each: -self._mean(each, alive, rung))  # stable
+            means = self._means(alive, rung)
+            ranked = sorted(alive, key=lambda each: -means[each])  # stable
             going_on = [each for each in alive if each in ranked[:kept] or each in self._certain]
             yield rung, kept, ranked, going_on
             among = going_on
@@ -170,23 +171,25 @@ class Race:
     def _is_out(self, contender: Trial) -> bool:
         return all(self._statuses.get(trial) == "failed" for trial in self._contenders[contender])
 
-    def _mean(self, contender: Trial, among: list[Trial], rung: int) -> float:
-        """What a contender has at a rung: the mean over the seeds that all of them have there, without any its own."""
+    def _means(self, among: list[Trial], rung: int) -> dict[Trial, float]:
+        """What contenders have at a rung: the mean over the seeds that all have there, or else over their own."""
         there = {
             each: {
                 trial.seed: self._values[trial][rung] for trial in self._contenders[each] if rung in self._values[trial]
             }
             for each in among
         }
-        shared = set.intersection(*(set(values) for values in there.values()))
-        own = [value for seed, value in there[contender].items() if seed in shared or not shared]
-        return math.fsum(own) / len(own) if own else WORST
+        shared = set.intersection(*map(set, there.values())) if there else set()
+        own = {
+            each: [v for seed, v in values.items() if seed in shared or not shared] for each, values in there.items()
+        }
+        return {each: math.fsum(values) / len(values) if values else WORST for each, values in own.items()}
 
     def _last_value(self, trial: Trial) -> float:
         return self._values[trial].get(max(self._values[trial], default=0), WORST)
 
     def _decision(self, contender: Trial, rung: int, kept: int, ranked: list[Trial], going_on: list[Trial]) -> Decision:
-        values = {each: self._mean(each, ranked, rung) for each in ranked}
+        values = self._means(ranked, rung)
         rank, goes_on = ranked.index(contender) + 1, contender in going_on
         why = f"number {rank} of {len(ranked)}, of which the best {kept} {'goes' if kept == 1 else 'go'} on"
         if goes_on and rank > kept:

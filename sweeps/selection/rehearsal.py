@@ -119,10 +119,13 @@ class Rehearsal:
             return self._rates[cell]
         known = {rate: value for rate, value in self.accuracies(cell).items() if value is not None}
         ranked = sorted(known, key=lambda rate: -known[rate])
-        return tuple(rate for i, rate in enumerate(ranked) if i < self._options.keep or self._is_published(cell, rate))
+        return self._kept(cell, ranked)
 
-    def _is_published(self, cell: Cell, rate: float) -> bool:
-        return is_published(Trial(cell, rate, seed=0))
+    def _kept(self, cell: Cell, ranked: Sequence[float]) -> tuple[float, ...]:
+        """Of rates in their order the first `--keep`, and the published one."""
+        return tuple(
+            rate for i, rate in enumerate(ranked) if i < self._options.keep or is_published(Trial(cell, rate, seed=0))
+        )
 
     def whole(self) -> tuple[list[Cell], SweepOptions]:
         """The cells that can go on once the rehearsal is over, and their flags; a budget is what is left of it."""
@@ -136,13 +139,10 @@ class Rehearsal:
 
     def planned(self) -> list[Trial]:
         """What a plan counts: the short trials, and of each cell those that are kept, once per seed."""
-        whole = {cell: self.best(cell) or self._expected(cell, rates) for cell, rates in self._rates.items()}
+        whole = {cell: self.best(cell) or self._kept(cell, rates) for cell, rates in self._rates.items()}
         return self.trials + [
             Trial(cell, rate, seed) for cell, rates in whole.items() for rate in rates for seed in self._options.seeds
         ]
-
-    def _expected(self, cell: Cell, rates: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(rate for i, rate in enumerate(rates) if i < self._options.keep or self._is_published(cell, rate))
 
     def record(self) -> None:
         """Write down what was decided about each candidate and from what, unless it stands there."""
