@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ def actor_class(actor_of: ActorClass) -> Any:
     return actor_of(1)
 
 
+def _command(process: psutil.Process) -> str:
+    """Empty once it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
+
+
 @pytest.mark.slow
 def test_a_gang_over_two_nodes_that_hangs_ends_as_one_and_goes_on(actor_of: ActorClass, tmp_path: Path) -> None:
     """Its parts have launchers of their own, as on two nodes."""
@@ -63,7 +71,7 @@ def test_a_gang_over_two_nodes_that_hangs_ends_as_one_and_goes_on(actor_of: Acto
         if ray.wait([first], timeout=0.005)[0]:
             assert ray.get(first)["stepped"]
             first = actor.train.remote()
-    launchers = [each for each in psutil.Process().children(recursive=True) if "launcher" in " ".join(each.cmdline())]
+    launchers = [each for each in psutil.Process().children(recursive=True) if "launcher" in _command(each)]
     trained = [each for each in launchers if each.ppid() in {launcher.pid for launcher in launchers}]
     (other,) = [each for each in trained if each.pid != (RunDir(tmp_path).lease() or {})["pid"]]
     os.kill(other.pid, signal.SIGSTOP)
