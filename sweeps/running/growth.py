@@ -10,6 +10,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from sweeps.planning.capacity import Resources
+from sweeps.records.decisions import METRIC
 from sweeps.running.session import Session
 from sweeps.selection.asha_scheduler import trial_id_of
 
@@ -35,7 +36,11 @@ class GrowingGangs(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         trial_id = trial_id_of(trial)
         try:
-            size = self._larger(trial_id, result) if "val/accuracy" in result else None
+            may_grow = METRIC in result and self._ends_last(trial_id)
+            size = self._larger(trial_id, result) if may_grow else None
+            if may_grow and size is None:
+                # An actor that waits for its next trial holds its slot: the next validation will find that free.
+                tune_controller._cleanup_cached_actors(force_all=True)
         except Exception:  # it would end the whole experiment
             log.exception("growing %s failed", trial_id)
             size = None
@@ -44,14 +49,24 @@ class GrowingGangs(FIFOScheduler):
         self._session.grows(trial_id, size)
         return str(TrialScheduler.STOP)
 
+    def _ends_last(self, trial_id: str) -> bool:
+        """Whether nothing waits or starts, and no other trial has longer to go."""
+        left = self._seconds_left()
+        own = left.get(trial_id)
+        return (
+            self._session.is_settled
+            and own is not None
+            and all(other is not None and other <= own for other in left.values())
+        )
+
+    def _seconds_left(self) -> dict[str, float | None]:
+        now = time.time()
+        return {each.trial_id: each.seconds_left(now) for each in self._session.display.standing().running}
+
     def _larger(self, trial_id: str, result: Mapping[str, Any]) -> int | None:
         """With how many slots a trial had better go on; None: with those that it has."""
-        session, now = self._session, time.time()
+        session, own = self._session, self._seconds_left()[trial_id] or 0.0
         trial, size, node = session.trials[trial_id], session.slots_of(trial_id), result.get("node")
-        left = {each.trial_id: each.seconds_left(now) for each in session.display.standing().running}
-        own = left.get(trial_id)
-        if session.has_waiting or own is None or any((other or 0.0) > own for other in left.values()):
-            return None
         kind = "GPU" if self._resources.has_gpus else "CPU"
         free = ray._private.state.available_resources_per_node()
         room = max((int(there.get(kind, 0)) + (size if name == node else 0) for name, there in free.items()), default=0)

@@ -165,9 +165,10 @@ class Session:
         return (leg for leg in legs if leg.trial.trial_id not in self._under_way)
 
     @property
-    def has_waiting(self) -> bool:
-        """Whether anything would run if there were slots for it."""
-        return self.studies is not None or next(self._waiting(), None) is not None
+    def is_settled(self) -> bool:
+        """Whether nothing waits for slots, or is about to leave or take some."""
+        is_waiting = self.studies is not None or next(self._waiting(), None) is not None
+        return not is_waiting and not self._growing and set(self._under_way) == self.holding
 
     def slots_of(self, trial_id: str) -> int:
         """GPUs, or CPU cores, that a trial takes."""

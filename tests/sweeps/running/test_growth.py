@@ -13,7 +13,7 @@ import json, sys
 from benchmarks.makespan import makespan
 from sweeps.table.cells import official_cell
 cells = [official_cell("ViT-B_16", "cifar10"), official_cell("ViT-B_32", "cifar10")]
-found = [makespan(cells, [4], 8.0, base_lrs=("official",), grow_gangs=grows) for grows in (True, False)]
+found = [makespan(cells, [4], 8.0, base_lrs=(0.01, 0.03), grow_gangs=grows) for grows in (True, False)]
 print(json.dumps([vars(each) for each in found]))
 """
 
@@ -25,5 +25,5 @@ def test_a_trial_that_would_end_last_goes_on_with_the_gpus_that_would_idle() -> 
     growing, fixed = json.loads(done.stdout.splitlines()[-1])
     assert growing["num_moves"] >= 1
     assert fixed["num_moves"] == 0
-    assert growing["hours"] < 0.8 * fixed["hours"]
+    assert growing["hours"] < 0.9 * fixed["hours"]
     assert growing["gpu_hours"] == pytest.approx(fixed["gpu_hours"], rel=0.02)
