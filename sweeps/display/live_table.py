@@ -303,12 +303,11 @@ def _candidate_lines(progress: TrialProgress, now: float, detail: int, *, severa
 
 
 def _finished_lines(standing: Standing, cell: Cell, detail: int, *, is_done: bool) -> list[str]:
-    accuracy = standing.accuracy(cell)
-    if accuracy is None:
+    chosen, difference = standing.chosen(cell), standing.difference(cell)
+    if chosen is None:
         return []
-    difference = standing.difference(cell)
     points = "" if difference is None else f"{100 * difference:+.2f}"
-    number = _percent(accuracy, 2)
+    number = _percent(chosen.accuracy, 2)
     if not is_done:
         candidates = standing.by_cell[cell]
         return [f"{number} {sum(each.result is not None for each in candidates)}/{len(candidates)}"]

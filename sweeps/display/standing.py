@@ -1,6 +1,5 @@
 """Standing: how a sweep and each of its trials stand, from its events or from run folders alone."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -10,9 +9,9 @@ from sweeps.records.hours import hours_billed, hours_of, kept_rows
 from sweeps.records.slots import Hold
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.published import published_for
-from sweeps.table.verdict import achieved_accuracies
 from vit_trainer.architectures import MODELS
 from vit_trainer.files.run_dir import Result, Row
+from vit_trainer.tracking.chosen import Chosen, Finished, choose
 
 
 @dataclass(frozen=True)
@@ -167,20 +166,18 @@ class Standing:
             groups[progress.trial.cell].append(progress)
         return groups
 
-    def accuracy(self, cell: Cell) -> float | None:
-        """What a cell has achieved so far on the test images, a fraction: the mean over its chosen seeds."""
-        finished = [
-            (each.trial, each.result)
+    def chosen(self, cell: Cell) -> Chosen | None:
+        """A cell's candidate that counts so far; None if nothing is finished."""
+        return choose(
+            Finished(each.trial_id, each.trial.recipe, each.trial.seed, result["val/accuracy"], result["test/accuracy"])
             for each in self.by_cell[cell]
-            if each.result is not None and each.status == "finished"
-        ]
-        accuracies = achieved_accuracies(finished)
-        return math.fsum(accuracies) / len(accuracies) if accuracies else None
+            if (result := each.result) is not None and each.status == "finished"
+        )
 
     def difference(self, cell: Cell) -> float | None:
         """What a cell has achieved minus what is published, a fraction; None without either."""
-        accuracy, figure = self.accuracy(cell), published_for(cell)
-        return None if accuracy is None or figure is None else accuracy - figure.accuracy
+        chosen, figure = self.chosen(cell), published_for(cell)
+        return None if chosen is None or figure is None else chosen.accuracy - figure.accuracy
 
     def count(self, status: str) -> int:
         """Trials whose result has this status."""

@@ -17,6 +17,7 @@ from sweeps.records.slots import Hold
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.labels import Labels
 from vit_trainer.files.run_dir import Result, Row
+from vit_trainer.tracking.chosen import Chosen
 
 SECONDS_BETWEEN_SUMMARIES = 600.0
 """How often the log says how the sweep stands, where there is no live table; at the next report after that."""
@@ -198,13 +199,13 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
             table.add_column("\n".join(column), justify="right")
         for row in dict.fromkeys(row for row, _ in by_place):
             cells = [by_place.get((row, column)) for column in columns]
-            entries = ["" if cell is None else _percent(standing.accuracy(cell)) for cell in cells]
+            entries = ["" if cell is None else _percent(standing.chosen(cell)) for cell in cells]
             table.add_row(", ".join(row), *entries)
         return table
 
 
-def _percent(accuracy: float | None) -> str:
-    return "-" if accuracy is None else f"{100 * accuracy:.2f}"
+def _percent(chosen: Chosen | None) -> str:
+    return "-" if chosen is None else f"{100 * chosen.accuracy:.2f}"
 
 
 def outcome(result: Result) -> str:

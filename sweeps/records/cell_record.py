@@ -1,14 +1,15 @@
 """CellRecord: one cell of the table, everything that was run for it, and what was published for it."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 
 from sweeps.records.trial_record import TrialRecord
 from sweeps.table.cells import Cell
 from sweeps.table.published import PublishedFigure
-from sweeps.table.verdict import Verdict, chosen_seeds, verdict_on
+from sweeps.table.verdict import Verdict, verdict_on
+from vit_trainer.tracking.chosen import Chosen, Finished, choose
 
 
 @dataclass(frozen=True)
@@ -28,27 +29,34 @@ class CellRecord:
     """Whether a published table has the cell's row without a figure."""
 
     @cached_property
-    def chosen(self) -> tuple[TrialRecord, ...]:
-        """The candidate that counts, each of its seeds: the best on the validation images; none if none is finished."""
-        by_trial = {each.trial: each for each in self.trials if each.status == "finished"}
-        return tuple(
-            by_trial[trial] for trial, _ in chosen_seeds((each.trial, each.result or {}) for each in by_trial.values())
+    def choice(self) -> Chosen | None:
+        """The candidate that counts; None if none is finished."""
+        return choose(
+            Finished.of(each.trial_id, each.config, each.result)
+            for each in self.trials
+            if each.result is not None and each.status == "finished"
         )
+
+    @cached_property
+    def chosen(self) -> tuple[TrialRecord, ...]:
+        """The candidate that counts, each of its seeds; none if none is finished."""
+        by_id = {each.trial_id: each for each in self.trials}
+        return tuple(by_id[each.trial_id] for each in self.choice.trials) if self.choice else ()
 
     @property
     def accuracies(self) -> list[float]:
         """Accuracies on the test images, of the chosen candidate's seeds; fractions."""
-        return [trial.result["test/accuracy"] for trial in self.chosen if trial.result is not None]
+        return self.choice.accuracies if self.choice else []
 
     @property
     def accuracy(self) -> float | None:
         """What the cell achieved: the mean over seeds, a fraction."""
-        return _mean(self.accuracies)
+        return self.choice.accuracy if self.choice else None
 
     @property
     def validation_accuracy(self) -> float | None:
-        """The accuracy by which the candidate was chosen: the mean over seeds, a fraction."""
-        return _mean([trial.result["val/accuracy"] for trial in self.chosen if trial.result is not None])
+        """The chosen candidate's accuracy on the validation images: the mean over seeds, a fraction."""
+        return self.choice.validation if self.choice else None
 
     @cached_property
     def verdict(self) -> Verdict | None:
@@ -110,8 +118,8 @@ class CellRecord:
     @property
     def num_stopped_seeds(self) -> int:
         """Seeds of the chosen candidate that early stopping ended: those left are the better ones."""
-        seeds = {replace(each.trial, seed=0) for each in self.chosen}
-        return sum(each.status == "stopped" and replace(each.trial, seed=0) in seeds for each in self.trials)
+        recipes = {each.trial.recipe for each in self.chosen}
+        return sum(each.status == "stopped" and each.trial.recipe in recipes for each in self.trials)
 
 
 def _mean(values: list[float]) -> float | None:

@@ -14,6 +14,7 @@ from sweeps.table.cells import Cell, cell_of
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.datasets import dataset_id
 from vit_trainer.errors import InputError, reason_of
+from vit_trainer.tracking.chosen import Chosen, Finished, choose
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,24 @@ class RepeatOptions(SweepOptions):
     def base_lrs_of(self, cell: Cell) -> tuple[float, ...]:
         if self.base_lrs:
             return super().base_lrs_of(cell)
-        tried = self._tried(cell)
-        if not tried:
-            return (FinetuneConfig.official(cell.model, cell.dataset).base_lr,)
-        return (max(tried, key=lambda trial: (trial.result or {})["val/accuracy"]).base_lr,)
+        chosen = self._chosen(cell)
+        return (chosen.base_lr if chosen else FinetuneConfig.official(cell.model, cell.dataset).base_lr,)
 
     def explained(self, cells: Sequence[Cell]) -> list[str]:
         """A line per cell: which learning rate is repeated, and why."""
         lines = []
         for cell in cells:
-            rates, number = ", ".join(f"{rate:g}" for rate in self.base_lrs_of(cell)), len(self._tried(cell))
-            why = f"the best of {number} that finished" if number else "the official one: no trial of it has finished"
+            rates, chosen = ", ".join(f"{rate:g}" for rate in self.base_lrs_of(cell)), self._chosen(cell)
+            why = chosen.why if chosen else "the official one: no trial of it has finished"
             lines.append(f"{cell.name}: base_lr {rates}, {'as given' if self.base_lrs else why}")
         return lines
 
-    def _tried(self, cell: Cell) -> list[TrialRecord]:
-        """A cell's finished trials of the lowest seed that has any: so repeating changes nothing about the choice."""
-        own = [trial for trial in self._finished if cell_of(trial.config) == _as_recorded(cell)]
-        return [trial for trial in own if trial.seed == min(each.seed for each in own)]
+    def _chosen(self, cell: Cell) -> Chosen | None:
+        return choose(
+            Finished.of(each.trial_id, each.config, each.result)
+            for each in self._finished
+            if cell_of(each.config) == _as_recorded(cell) and each.result is not None
+        )
 
     @cached_property
     def _finished(self) -> list[TrialRecord]:

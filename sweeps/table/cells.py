@@ -61,20 +61,26 @@ class Trial:
     """Optimiser steps of linear warm-up; None: the cell's."""
 
     @property
+    def recipe(self) -> tuple[float, float, int]:
+        """(base_lr, dropout, warmup_steps): trials of a cell that share it are seeds of one candidate."""
+        dropout = self.cell.dropout if self.dropout is None else self.dropout
+        assert dropout is not None, "a cell whose dropout is searched has trials that give one"
+        warmup_steps = self.cell.schedule.warmup_steps if self.warmup_steps is None else self.warmup_steps
+        return self.base_lr, dropout, warmup_steps
+
+    @property
     def config(self) -> FinetuneConfig:
         """What train() is called with; raises InputError for values that make no sense."""
-        cell = self.cell
-        dropout = cell.dropout if self.dropout is None else self.dropout
-        assert dropout is not None, "a cell whose dropout is searched has trials that give one"
+        cell, (base_lr, dropout, warmup_steps) = self.cell, self.recipe
         return FinetuneConfig(
             model=cell.model,
             dataset=cell.dataset,
             upstream=cell.upstream,
             resolution=cell.resolution,
             dropout=dropout,
-            base_lr=self.base_lr,
+            base_lr=base_lr,
             total_steps=cell.schedule.total_steps,
-            warmup_steps=cell.schedule.warmup_steps if self.warmup_steps is None else self.warmup_steps,
+            warmup_steps=warmup_steps,
             global_batch_size=cell.schedule.global_batch_size,
             seed=self.seed,
         )

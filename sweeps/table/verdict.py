@@ -1,13 +1,11 @@
 """Verdict: whether a cell's result is the published one, given how much runs differ. The method: docs/verdict.md."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
 
-from sweeps.table.cells import Trial
 from sweeps.table.published import PublishedFigure, replicates
 from vit_trainer.errors import InputError
 
@@ -80,7 +78,7 @@ def verdict_on(figure: PublishedFigure, accuracies: Sequence[float], margin: flo
 
     Args:
         figure: what was published.
-        accuracies: test accuracies (fractions) of our runs, one per seed; see `achieved_accuracies`.
+        accuracies: test accuracies (fractions) of our runs, one per seed; see `Chosen.accuracies`.
         margin: the difference (fraction) that still counts as the same; None: that of MARGINS.
 
     Raises:
@@ -89,34 +87,6 @@ def verdict_on(figure: PublishedFigure, accuracies: Sequence[float], margin: flo
     spread = spread_of(figure.cell.dataset)
     margin = MARGINS[figure.cell.dataset] if margin is None else margin
     return judge(accuracies, figure.accuracy, figure.num_seeds, spread, margin)
-
-
-def achieved_accuracies(finished: Iterable[tuple[Trial, Mapping[str, Any]]]) -> list[float]:
-    """Test accuracies of a cell's chosen candidate, one per seed; their mean is what the cell achieved.
-
-    Args:
-        finished: the cell's finished trials, each with the content of its result.json.
-    """
-    return [result["test/accuracy"] for _, result in chosen_seeds(finished)]
-
-
-def chosen_seeds(
-    finished: Iterable[tuple[Trial, Mapping[str, Any]]],
-) -> list[tuple[Trial, Mapping[str, Any]]]:
-    """A cell's chosen candidate, each of its seeds; empty if nothing is finished.
-
-    Chosen is what has the best mean validation accuracy over its seeds: a learning rate, with its dropout and warm-up
-    where these are searched too.
-
-    Args:
-        finished: as for `achieved_accuracies`.
-    """
-    by_candidate: dict[tuple[object, ...], list[tuple[Trial, Mapping[str, Any]]]] = {}
-    for trial, result in finished:
-        by_candidate.setdefault((trial.base_lr, trial.dropout, trial.warmup_steps), []).append((trial, result))
-    return max(
-        by_candidate.values(), key=lambda seeds: _mean([result["val/accuracy"] for _, result in seeds]), default=[]
-    )
 
 
 @lru_cache

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from sweeps.running.session import Session
 from sweeps.table.cells import Cell, Trial
-from sweeps.table.verdict import chosen_seeds
 from vit_trainer.errors import InputError
 from vit_trainer.inference.served_model import save_served_model
 from vit_trainer.tracking.trial_runs import Shipper
@@ -32,12 +31,13 @@ def register_best(session: Session, tracking_uri: str) -> list[str]:
 
     client = MlflowClient(tracking_uri)
     shipper = Shipper(tracking_uri, session.name, session.options.opened_storage.mlflow_artifacts, {})
-    lines = []
+    lines, standing = [], session.display.standing()
     for cell in session.cells:
-        trial = _best(session, cell)
-        if trial is None:
+        chosen = standing.chosen(cell)
+        if chosen is None:
             lines.append(f"not registered: {cell.name}: no trial is finished")
             continue
+        trial = session.trials[chosen.trials[0].trial_id]
         run_id = shipper.run_of(trial.trial_id)
         try:
             if run_id is None:
@@ -77,12 +77,3 @@ def _registered(client: "MlflowClient", session: Session, cell: Cell, trial: Tri
 def _newest_first(client: "MlflowClient", name: str) -> Iterable:  # type: ignore[type-arg]
     versions = client.search_model_versions(f"name='{name}'")
     return sorted(versions, key=lambda version: -int(version.version))
-
-
-def _best(session: Session, cell: Cell) -> Trial | None:
-    finished = []
-    for trial_id, trial in session.trials.items():
-        result = session.display.result(trial_id)
-        if trial.cell == cell and result is not None and result["status"] == "finished":
-            finished.append((trial, result))
-    return next((trial for trial, _ in chosen_seeds(finished)), None)

@@ -295,6 +295,8 @@ def test_seeds_repeat_the_rate_that_did_best_and_keep_to_it(tmp_path: Path) -> N
         write_finished(tmp_path, Trial(B16, 0.003, seed), 0.95)  # their mean is below what 0.01 had
     again = RepeatOptions(storage=str(tmp_path))
     assert again.base_lrs_of(B16) == (0.003,)
+    (record,) = gather(Storage(tmp_path)).cells
+    assert [(trial.base_lr, trial.seed) for trial in record.chosen] == [(0.003, seed) for seed in (0, 1, 2)]
     assert session(tmp_path, "seeds-paper", [B16], seeds=(0, 1, 2), base_lrs=("0.003",)).num_done == 3
     assert RepeatOptions(storage=str(tmp_path), base_lrs=("0.06",)).base_lrs_of(B16) == (0.06,)
 

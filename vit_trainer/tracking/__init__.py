@@ -2,6 +2,7 @@
 
 trial_runs   a trial's folder becomes its MLflow run, as often as one likes
 cell_runs    the run of a cell, above those of its trials
+chosen       which candidate of a cell counts, and what it came to
 experiment   what MLflow's client is asked for
 background   the thread that ships while trials go on
 catalogue    what is to be said of a sweep's trials beyond their folders

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeps.table.cells import PAPER, Cell, Schedule, Trial, cells_of
+from sweeps.table.cells import PAPER, Cell, Schedule, cells_of
 from sweeps.table.published import published_figures, published_for, replicates
 from sweeps.table.verdict import (
     MARGINS,
@@ -20,7 +20,6 @@ from sweeps.table.verdict import (
     Spread,
     Status,
     Verdict,
-    achieved_accuracies,
     judge,
     pooled,
     spread_of,
@@ -239,37 +238,6 @@ def test_what_the_documentation_says_of_the_tables() -> None:
         assert without is not None
         assert with_dropout is not None
         assert abs(without.accuracy - with_dropout.accuracy) > MARGINS["imagenet2012"]
-
-
-# What a cell achieved.
-
-
-def result(validation: float, test: float) -> dict[str, float]:
-    return {"val/accuracy": validation, "test/accuracy": test}
-
-
-def test_the_chosen_rate_is_the_best_on_validation_and_all_of_its_seeds_count() -> None:
-    finished = [
-        (Trial(B16, 0.01, 0), result(0.95, 0.90)),
-        (Trial(B16, 0.01, 1), result(0.91, 0.99)),
-        (Trial(B16, 0.03, 0), result(0.94, 0.92)),
-        (Trial(B16, 0.03, 1), result(0.94, 0.94)),
-    ]
-    assert achieved_accuracies(finished) == [0.92, 0.94]
-
-
-def test_searched_candidates_are_not_seeds_of_each_other() -> None:
-    searched = replace(B16, dropout=None)
-    finished = [
-        (Trial(searched, 0.03, 0, dropout=0.0), result(0.95, 0.90)),
-        (Trial(searched, 0.03, 0, dropout=0.1), result(0.96, 0.91)),
-        (Trial(searched, 0.03, 0, dropout=0.1, warmup_steps=10), result(0.94, 0.92)),
-    ]
-    assert achieved_accuracies(finished) == [0.91]
-
-
-def test_a_cell_without_a_finished_trial_achieved_nothing() -> None:
-    assert achieved_accuracies([]) == []
 
 
 # Bad input.
