@@ -9,6 +9,7 @@ Command: python sweeps/doctor.py --cluster clusters/a100.yaml
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,13 +19,15 @@ from rich.console import Console
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from sweeps.checks.finding import Finding, fail
+from sweeps.checks.finding import Finding, fail, warn
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import grid_of
+from sweeps.records.left_states import left_behind
 from sweeps.table.cells import cells_of
 from vit_trainer.command_line import new_app, run
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.folder import is_uri
+from vit_trainer.files.storage import Storage
 
 app = new_app("Checks what a sweep needs: a line per check, exit code 1 if one has failed.", name="doctor.py")
 
@@ -103,6 +106,9 @@ def _check_nodes(options: SweepOptions) -> Iterator[Finding]:
     inputs = dict.fromkeys((cell.model, cell.upstream) for cell in cells)
     storage = options.storage if is_uri(options.storage) else str(Path(options.storage).expanduser().resolve())
     yield from check_nodes(storage, inputs, dict.fromkeys(cell.dataset for cell in cells))
+    with suppress(OSError):  # said above
+        if left := left_behind(Storage(storage)):
+            yield warn("checkpoints", left)
 
 
 if __name__ == "__main__":

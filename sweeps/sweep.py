@@ -19,6 +19,7 @@ from sweeps.planning.plan_text import plan_lines
 from sweeps.planning.probed_rates import Workload, measure
 from sweeps.planning.rates import Rates
 from sweeps.records.commands import read_commands, record_command
+from sweeps.records.left_states import left_behind
 from sweeps.records.predicted_hours import with_predicted_hours
 from sweeps.records.slots import read_slots
 from sweeps.records.trial_record import TrialRecord, read_trial
@@ -106,7 +107,9 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
         options = replace(options, max_gpu_hours=limit_in_hours(options.max_gpu_hours, options.max_dollars, price))
     rehearsal = Rehearsal(name, cells, options) if options.early_stopping == "rehearsal" else None
     if options.plan:
-        print("\n".join(plan_lines(_plan(cells, options, execution, rehearsal))))
+        plan = _plan(cells, options, execution, rehearsal)
+        left = left_behind(options.opened_storage, {trial.trial_id for trial in plan.trials})
+        print("\n".join([*plan_lines(plan), *([f"left: {left}"] if left else [])]))
         return 0
     _check_storage(options)
     if options.register:
@@ -214,6 +217,7 @@ def _plan(cells: list[Cell], options: SweepOptions, execution: Execution, rehear
             gpus_of=options.gpus_of,
             price=price_of(options.price_per_gpu_hour, kinds),
             share_left=_share_left(options) if options.early_stopping == "asha" else None,
+            pauses=options.early_stopping == "asha" and options.search == "grid",
             saves_weights=execution.save_weights or options.register,
             registered=cells if options.register else (),
             evaluations_of=lambda trial: 1 if trial.cell in rehearsed else execution.num_evaluations,

@@ -64,21 +64,28 @@ class DiskItem:
 
 
 def disk_items(
-    trials: Sequence[Trial], num_at_once: int, *, saves_weights: bool = False, registered: Collection[Cell] = ()
+    trials: Sequence[Trial],
+    num_at_once: int,
+    *,
+    num_paused: int = 0,
+    saves_weights: bool = False,
+    registered: Collection[Cell] = (),
 ) -> list[DiskItem]:
     """What a sweep writes, and what it reads.
 
     Args:
         trials: those that will run.
         num_at_once: how many run at a time: each holds a checkpoint, and a second while that one is replaced.
+        num_paused: how many at most wait at a rung meanwhile, each with a checkpoint.
         saves_weights: whether finished trials keep theirs, in float32.
         registered: cells of whose best trial the registry gets a copy.
     """
     configs = [trial.config for trial in trials]
     counts = sorted((num_parameters(config) for config in configs), reverse=True)
     num_rows = sum(config.total_steps // JOURNAL_ROWS_EVERY_STEPS + config.num_evaluations for config in configs)
+    num_held = sum(counts[:num_at_once]) + sum(counts[: num_at_once + num_paused])
     items = [
-        DiskItem("checkpoints at most", 2.0 * CHECKPOINT_BYTES_PER_PARAMETER * sum(counts[:num_at_once])),
+        DiskItem("checkpoints at most", float(CHECKPOINT_BYTES_PER_PARAMETER * num_held)),
         DiskItem("journals", float(JOURNAL_BYTES_PER_ROW * num_rows)),
     ]
     if saves_weights:

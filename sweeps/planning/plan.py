@@ -72,6 +72,7 @@ class Plan:
 
     cells: tuple[CellPlan, ...]
     """In the order that they start in."""
+    trials: tuple[Trial, ...]
     rates: Rates
     on_gpus: bool
     price: Price | None
@@ -113,6 +114,7 @@ def make_plan(
     gpus_of: Callable[[str], int] = lambda model: 1,
     price: Price | None = None,
     share_left: ShareLeft | None = lambda candidates: expected_range(candidates, Halving()),
+    pauses: bool = False,
     saves_weights: bool = False,
     registered: Collection[Cell] = (),
     evaluations_of: Callable[[Trial], int | None] = lambda trial: None,
@@ -126,6 +128,7 @@ def make_plan(
         gpus_of: GPUs of a trial by its model's name.
         share_left: of the work of a cell's candidates what early stopping is expected to leave, low and high; None:
             nothing is stopped.
+        pauses: whether candidates wait at their rungs until their cell is done.
         saves_weights: whether finished trials keep theirs.
         registered: cells whose best trial the registry gets.
         evaluations_of: a trial's validations; None: as many as its config has.
@@ -148,12 +151,21 @@ def make_plan(
     num_at_once = resources.num_slots // min(sizes.values(), default=1)
     return Plan(
         cells=tuple(CellPlan.of(candidates, hours, share_left) for candidates in by_cell),
+        trials=tuple(trials),
         rates=rates,
         on_gpus=on_gpus,
         price=price if on_gpus else None,
         wall=_wall_time(hours, gpus_of, resources, is_example=is_example),
         memory=known_fits if on_gpus else (),
-        disk=tuple(disk_items(pending, num_at_once, saves_weights=saves_weights, registered=registered)),
+        disk=tuple(
+            disk_items(
+                pending,
+                num_at_once,
+                num_paused=num_at_once * (max(map(len, by_cell), default=1) - 1) if pauses else 0,
+                saves_weights=saves_weights,
+                registered=registered,
+            )
+        ),
     )
 
 

@@ -9,5 +9,6 @@ decisions        what was decided about candidates, and from what
 slots            since when and until when trials held GPUs
 hours            what trials took, what early stopping saved and faults lost
 predicted_hours  what a plan would have said of trials that have run
+left_states      checkpoints that no sweep works at any more
 budget           the hours that a sweep may take, and those that it has taken
 """

@@ -356,13 +356,14 @@ def test_a_model_that_does_not_fit_with_one_image_is_refused() -> None:
         fit_on_card(FinetuneConfig.official("ViT-H_14", "cifar100"), small)
 
 
-def test_disk_holds_two_checkpoints_of_each_trial_that_runs_at_once() -> None:
+def test_disk_holds_two_checkpoints_of_each_trial_that_runs_and_one_of_each_that_waits() -> None:
     trials = [trial for trial in PAPER_TRIALS if trial.cell.model == "ViT-B_16" and trial.cell.dataset == "cifar10"]
     sizes = {
         item.name: item.num_bytes for item in disk_items(trials, 3, saves_weights=True, registered=[trials[0].cell])
     }
     parameters = MODELS["ViT-B_16"].num_parameters(384) + 769 * 10
     assert sizes["checkpoints at most"] == 3 * 2 * 6 * parameters
+    assert disk_items(trials, 3, num_paused=4)[0].num_bytes == (3 * 2 + 4) * 6 * parameters
     assert sizes["weights of 8 trials"] == 8 * 4 * parameters
     assert sizes["1 registered models"] == 4 * parameters
     assert sizes["cifar10"] == 186e6

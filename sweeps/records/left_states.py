@@ -1,0 +1,83 @@
+"""Left states: checkpoints that no sweep works at any more; they cost room and nothing else."""
+
+import shlex
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sweeps.records.commands import read_commands
+from sweeps.records.trial_record import TrialRecord, read_trial
+from vit_trainer.files.run_dir import CHECKPOINT
+from vit_trainer.files.storage import Storage
+from vit_trainer.tracking.catalogue import catalogues
+
+IDLE_HOURS = 24.0
+"""A sweep of which nothing was written for so long counts as left."""
+
+
+@dataclass(frozen=True)
+class LeftState:
+    """A checkpoint of a trial that nobody runs."""
+
+    trial_id: str
+    num_bytes: int
+    written_at: float
+    """Unix seconds, by the storage's clock."""
+
+
+def left_states(storage: Storage, *, idle_hours: float = IDLE_HOURS) -> list[LeftState]:
+    """The checkpoints of a storage whose sweep was left, or that their sweep's last command left out, oldest first.
+
+    Paused candidates of a sweep that runs are not among them, and nothing that a process writes.
+
+    Args:
+        idle_hours: how long nothing of a sweep (or of a trial that belongs to none) was written.
+
+    Raises:
+        OSError: the storage can't be read.
+    """
+    last: dict[str, float] = {}
+    states: dict[str, LeftState] = {}
+    for name, stamp in storage.runs.stamps().items():
+        trial_id, _, file = name.partition("/")
+        last[trial_id] = max(last.get(trial_id, 0.0), stamp.modified_at)
+        if file == CHECKPOINT:
+            states[trial_id] = LeftState(trial_id, stamp.num_bytes, stamp.modified_at)
+    written = {trial_id for trial_id in last if storage.run_dir(trial_id).has_writer()}
+    since = time.time() - 3600 * idle_hours
+    alive = written | {trial_id for trial_id, at in last.items() if at > since}
+    wanted = set(written)
+    grouped: set[str] = set()
+    for sweep, catalogue in catalogues(storage).items():
+        grouped |= set(catalogue.entries)
+        own = states.keys() & catalogue.entries
+        if own and not alive.isdisjoint(catalogue.entries):
+            wanted |= _of_last_command(storage, sweep, own)
+    wanted |= alive - grouped
+    left = [state for trial_id, state in states.items() if trial_id not in wanted]
+    return sorted(left, key=lambda state: state.written_at)
+
+
+def left_behind(storage: Storage, wanted: Iterable[str] = ()) -> str:
+    """What left states take and how to have it back, in a line; empty if there are none.
+
+    Args:
+        wanted: ids of trials that are about to go on.
+    """
+    states = [state for state in left_states(storage) if state.trial_id not in set(wanted)]
+    if not states:
+        return ""
+    room = f"{sum(state.num_bytes for state in states) / 1e9:.3g} GB in {len(states)} checkpoints"
+    command = shlex.join(["python", "sweeps/clean.py", "--storage", storage.location])
+    return f"{room} of trials that no sweep works at: {command} lists them, with --yes it gives their room back"
+
+
+def _of_last_command(storage: Storage, sweep: str, trial_ids: Iterable[str]) -> set[str]:
+    """Those of a sweep's trials that its last session's cells have."""
+    commands, _ = read_commands(storage, sweep)
+    records = {trial_id: read_trial(storage.run_dir(trial_id)) for trial_id in trial_ids}
+    return {
+        trial_id
+        for trial_id, record in records.items()
+        if not commands or not isinstance(record, TrialRecord) or commands[-1].cell_for(record.trial.cell) is not None
+    }
