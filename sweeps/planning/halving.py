@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 
 from sweeps.options import SweepOptions
 from sweeps.table.cells import Schedule, Trial
-from sweeps.table.published import published_for
-from vit_trainer.config import FinetuneConfig
+from sweeps.table.published import is_published
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,6 @@ def halving_of(options: SweepOptions) -> Halving:
     """What a sweep's flags say; without early stopping there are no rungs."""
     num_rungs = options.num_rungs if options.early_stopping == "asha" else 0
     return Halving(options.grace_fraction, options.reduction_factor, num_rungs)
-
-
-def is_published(trial: Trial) -> bool:
-    """Whether a trial reproduces a published figure, with its learning rate: it goes on whatever a rung says."""
-    official = FinetuneConfig.official(trial.cell.model, trial.cell.dataset)
-    return trial.base_lr == official.base_lr and published_for(trial.cell) is not None
 
 
 def rungs_of(total_steps: int, reduction_factor: float, grace_fraction: float) -> list[int]:

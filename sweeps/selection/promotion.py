@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sweeps.options import SweepOptions
-from sweeps.planning.halving import Halving, halving_of, is_published
+from sweeps.planning.halving import Halving, halving_of
 from sweeps.records.decisions import METRIC, Decision
 from sweeps.selection.asha_rule import WORST
 from sweeps.table.cells import Cell, Trial
+from sweeps.table.published import is_published
 from vit_trainer.files.run_dir import Row
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, fields, replace
 
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import candidates
-from sweeps.planning.halving import is_published
 from sweeps.records.decisions import METRIC, Decision, read_decisions, record_decision
 from sweeps.records.hours import hours_billed
 from sweeps.records.slots import read_slots
 from sweeps.table.cells import Cell, Schedule, Trial
+from sweeps.table.published import is_published
 from vit_trainer.errors import InputError
 
 REHEARSAL_STEPS = 500

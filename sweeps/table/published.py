@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from sweeps.table.cells import Cell, Schedule
+from sweeps.table.cells import Cell, Schedule, Trial
 from vit_trainer.errors import InputError
 
 PUBLISHED = Path(__file__).parent / "published_tables"
@@ -38,6 +38,10 @@ class PublishedFigure:
     """How many of them; None: not known."""
     dropout_basis: str
     """How the dropout is known."""
+    base_lr: float | None
+    """The learning rate behind the figure; None: theirs was the best of several, or it isn't known."""
+    base_lr_basis: str
+    """How that is known."""
     caveat: str
     """Why the figure is no exact counterpart of this project's cell; empty: nothing known."""
     table: Table
@@ -77,6 +81,12 @@ def published_cells(table: Table) -> list[Cell]:
     return [_cell(row) for row in _rows(f"{table}.csv")]
 
 
+def is_published(trial: Trial) -> bool:
+    """Whether a trial is a run of its cell's published figure: with the learning rate behind that, nothing tuned."""
+    figure = published_for(trial.cell)
+    return figure is not None and trial.base_lr == figure.base_lr and trial.warmup_steps is None
+
+
 def is_left_open(cell: Cell) -> bool:
     """Whether a published table has this cell without a figure.
 
@@ -96,16 +106,16 @@ def published_figures(table: Table) -> list[PublishedFigure]:
 
 
 def replicates(dataset: str) -> list[list[float]]:
-    """Accuracies (fractions) of all runs that the official page has ever shown, a list per cell.
+    """Accuracies (fractions) of all runs that the official page has ever shown, a list per cell and learning rate.
 
     Raises:
         InputError: no published run of this data set, or the files are not there.
     """
-    groups: dict[tuple[str, float], list[float]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
     rows = [row for name in ("replicates.csv", "official.csv") for row in _rows(name)]
     for row in rows:
         if row["dataset"] == dataset:
-            groups[row["model"], float(row["dropout"])].append(float(row["accuracy"]))
+            groups[row["model"], row["dropout"], row["base_lr"]].append(float(row["accuracy"]))
     if not groups:
         valid = ", ".join(dict.fromkeys(row["dataset"] for row in rows))
         raise InputError(f"nobody has published several runs on {dataset}: verdicts are for {valid} only")
@@ -135,6 +145,8 @@ def _figure(row: Mapping[str, str], table: Table) -> PublishedFigure:
         card=row["card"] or None,
         num_cards=int(row["num_cards"]) if row["num_cards"] else None,
         dropout_basis=row["dropout_basis"],
+        base_lr=float(row["base_lr"]) if row["base_lr"] else None,
+        base_lr_basis=row["base_lr_basis"],
         caveat=row["caveat"],
         table=table,
         source=row["source"],

@@ -1,12 +1,12 @@
 """Verdict: whether a cell's result is the published one, given how much runs differ. The method: docs/verdict.md."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 
-from sweeps.table.published import PublishedFigure, replicates
+from sweeps.table.published import PublishedFigure
+from sweeps.table.spread import Spread, chance_beyond, spread_of, t_beyond
 from vit_trainer.errors import InputError
 
 SIGNIFICANCE = 0.05
@@ -32,16 +32,6 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How much runs of one cell differ that only chance sets apart."""
-
-    deviation: float
-    """Standard deviation of one run, as a fraction; positive."""
-    degrees_of_freedom: int
-    """Degrees of freedom of its estimate; at least 1."""
-
-
-@dataclass(frozen=True)
 class Verdict:
     """What the runs of a cell say about its published figure. Accuracies are fractions."""
 
@@ -51,6 +41,12 @@ class Verdict:
     """Mean of our runs minus the published accuracy."""
     interval_95: tuple[float, float]
     """Where the true difference is, with 95% confidence."""
+    p_value: float
+    """How likely a difference at least so large is by chance alone."""
+    error: float
+    """Standard error of the difference."""
+    spread: Spread
+    """What the error is made of."""
     margin: float
     """The difference that would still count as the same."""
     num_seeds: int
@@ -89,35 +85,6 @@ def verdict_on(figure: PublishedFigure, accuracies: Sequence[float], margin: flo
     return judge(accuracies, figure.accuracy, figure.num_seeds, spread, margin)
 
 
-@lru_cache
-def spread_of(dataset: str) -> Spread:
-    """How much published runs of one cell differ on a data set, pooled over its cells.
-
-    Raises:
-        InputError: no published run of this data set.
-    """
-    return pooled(replicates(dataset))
-
-
-def pooled(groups: Iterable[Sequence[float]]) -> Spread:
-    """Standard deviation within groups (one-way analysis of variance); a group of one adds nothing.
-
-    >>> spread = pooled([[0.91, 0.93], [0.81, 0.83], [0.70]])
-    >>> round(spread.deviation, 4), spread.degrees_of_freedom
-    (0.0141, 2)
-
-    Args:
-        groups: accuracies (fractions), none empty; within one, only chance sets the runs apart.
-    """
-    squares, degrees_of_freedom = 0.0, 0
-    for group in groups:
-        mean = _mean(group)
-        squares += math.fsum((accuracy - mean) ** 2 for accuracy in group)
-        degrees_of_freedom += len(group) - 1
-    assert degrees_of_freedom, "a spread needs two runs of one group"
-    return Spread(math.sqrt(squares / degrees_of_freedom), degrees_of_freedom)
-
-
 def judge(
     accuracies: Sequence[float], published: float, num_published_seeds: int, spread: Spread, margin: float
 ) -> Verdict:
@@ -142,8 +109,8 @@ def judge(
     if not 0 < margin < 1:
         raise InputError(f"margin {margin} is outside (0, 1): give a fraction such as 0.003, which is 0.3 points")
     difference = _mean(accuracies) - published
-    one_sided = _t_quantile(1 - SIGNIFICANCE, spread.degrees_of_freedom)
-    two_sided = _t_quantile(1 - SIGNIFICANCE / 2, spread.degrees_of_freedom)
+    one_sided = t_beyond(2 * SIGNIFICANCE, spread.degrees_of_freedom)
+    two_sided = t_beyond(SIGNIFICANCE, spread.degrees_of_freedom)
 
     def error(num_seeds: int) -> float:
         return spread.deviation * math.sqrt(1 / num_seeds + 1 / num_published_seeds)
@@ -161,17 +128,13 @@ def judge(
         status=status(num_seeds),
         difference=difference,
         interval_95=(difference - half, difference + half),
+        p_value=chance_beyond(difference / error(num_seeds), spread.degrees_of_freedom),
+        error=error(num_seeds),
+        spread=spread,
         margin=margin,
         num_seeds=num_seeds,
         more_seeds_needed=next((n - num_seeds for n in counts if status(n) is not Status.INCONCLUSIVE), None),
     )
-
-
-@lru_cache
-def _t_quantile(probability: float, degrees_of_freedom: int) -> float:
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
-
-    return float(stdtrit(degrees_of_freedom, probability))
 
 
 def _mean(values: Sequence[float]) -> float:

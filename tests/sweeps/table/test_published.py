@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from sweeps.table import published
-from sweeps.table.cells import MINI, PAPER, Cell, Schedule, cells_of
+from sweeps.table.cells import MINI, PAPER, Cell, Schedule, Trial, cells_of
 from sweeps.table.published import (
     PUBLISHED,
     TABLES,
     figures_for,
     is_left_open,
+    is_published,
     published_cells,
     published_figures,
     published_for,
@@ -43,6 +44,7 @@ def test_every_row_says_where_it_is_from_and_how_its_dropout_is_known(name: str)
     for row in rows(name):
         assert row["source"].startswith("https://github.com/")
         assert row["dropout_basis"].startswith(("stated", "inferred"))
+        assert row["base_lr_basis"].startswith("inferred")
         assert not row["accuracy"] or 0.8 < float(row["accuracy"]) < 1
 
 
@@ -154,8 +156,22 @@ def test_the_runs_of_the_official_page() -> None:
         "cifar100": 24,
         "imagenet2012": 22,
     }
-    assert all(len(groups) == 10 for groups in runs.values())
+    assert [len(groups) for groups in runs.values()] == [11, 10, 10]
     assert [0.9217, 0.9219, 0.9226, 0.9264, 0.9206] in runs["cifar100"]
+    assert [0.9902, 0.9890, 0.9892, 0.9903] in runs["cifar10"], "the run of 2021 had another learning rate"
+
+
+def test_a_published_run_has_the_learning_rate_behind_its_figure_whatever_is_official_today() -> None:
+    assert FinetuneConfig.official("ViT-B_16", "cifar10").base_lr == 0.01
+    rates = {
+        cell: [rate for rate in (0.001, 0.01, 0.03) if is_published(Trial(cell, rate, 1))] for cell in (B16, SHORT)
+    }
+    assert rates == {B16: [0.01], SHORT: [0.03]}  # the official table's, and that of the other table's train.py
+    assert not is_published(Trial(replace(B16, dropout=0.2), 0.01, 0)), "nothing is published"
+    assert not is_published(Trial(replace(B16, dropout=None), 0.01, 0, dropout=0.1)), "a candidate of a search"
+    assert not is_published(Trial(B16, 0.01, 0, warmup_steps=100))
+    others = {cell.model: published_for(cell) for cell in cells_of(PAPER) if cell.dataset == "cifar100"}
+    assert {figure and figure.base_lr for figure in others.values()} == {0.03}
 
 
 def test_a_data_set_that_nobody_has_published_runs_of() -> None:
