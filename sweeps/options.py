@@ -42,7 +42,7 @@ class SweepOptions:
     base_lrs: Annotated[tuple[str, ...], SEVERAL] = ()
     """Candidate base learning rates, or `official` for the published one alone; the paper's four unless given."""
     seeds: Annotated[tuple[int, ...], SEVERAL] = (0,)
-    """Seeds; each is another candidate of its cell."""
+    """Seeds of each candidate, which counts by their mean; those beyond the first run where it goes on."""
     storage: str = "sweep-results"
     """Folder of the run folders, or a URI such as s3://bucket/folder; with the same one, the same command goes on."""
     tracking_uri: str | None = None
@@ -149,10 +149,8 @@ class SweepOptions:
             raise InputError(f"num_trials {self.num_trials} is below 1: give the number of trials per cell")
         if not self.search_over:
             raise InputError("search_over is empty: give one or more of base_lr, dropout and warmup_steps")
-        if len(self.seeds) != 1:
-            raise InputError(
-                f"{len(self.seeds)} seeds with --search optuna: give exactly one, and search once per seed"
-            )
+        if not self.seeds:
+            raise InputError("0 seeds with --search optuna: give one, or more to have each proposal's mean")
         _ = self.base_lr_ends, self.dropout_ends  # checks the values
         if self.optuna_storage is None and is_uri(self.storage):
             raise InputError(

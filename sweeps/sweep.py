@@ -234,7 +234,10 @@ def _share_left(options: SweepOptions) -> ShareLeft:
     """Of the work of a cell's candidates, what its rungs are expected to leave: a grid's, or those of a search."""
     if options.search == "grid":
         return lambda candidates: expected_range(candidates, halving_of(options))
-    return lambda candidates: early_stopping_range(len(candidates), options.reduction_factor, options.grace_fraction)
+    # Repeats begin only where a proposal has finished, so the share of its work is their share too, at most.
+    return lambda candidates: early_stopping_range(
+        len(candidates) // len(options.seeds), options.reduction_factor, options.grace_fraction
+    )
 
 
 def _check_inputs(cells: list[Cell]) -> None:

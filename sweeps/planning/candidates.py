@@ -88,10 +88,8 @@ def planned_trials(options: SweepOptions, cells: list[Cell], configs: Sequence[M
         found = [trial for config in configs if (trial := space.trial_of(cell, config))]
         own = [trial for trial in found if trial.seed in options.seeds]
         base_lr = FinetuneConfig.official(cell.model, cell.dataset).base_lr
-        trials += own + [
-            Trial(cell, base_lr, UNKNOWN_SEED + i, cell.dropout or 0.0)
-            for i in range(options.num_trials_per_cell - len(own))
-        ]
+        num_to_come = options.num_trials_per_cell * len(options.seeds) - len(own)
+        trials += own + [Trial(cell, base_lr, UNKNOWN_SEED + i, cell.dropout or 0.0) for i in range(num_to_come)]
     return trials
 
 

@@ -82,12 +82,10 @@ class Session:
         self._start_seconds: dict[str, float] = {}
         self._under_way: dict[str, int] = {}
         """Slots of the trials that were asked for and have neither paused nor ended."""
-        self.num_expected = options.num_trials_per_cell * len(cells) if self.studies is not None else len(self.trials)
-        """Trials of the whole sweep."""
         self._lost: list[Trial] = []
         """Of a search's, those whose actor was lost; they are to be asked for again."""
         self._is_searched = False
-        """Whether Optuna has proposed all of its trials."""
+        """Whether Optuna proposes nothing now."""
         self.display = SweepDisplay(cells, self.num_expected, is_quiet=options.quiet)
         self.holding: set[str] = set()
         """Trials that hold slots now."""
@@ -114,6 +112,11 @@ class Session:
     def pending(self) -> list[Trial]:
         """Trials without a result that stands, in the order in which they start."""
         return [trial for trial_id, trial in self.trials.items() if self.display.result(trial_id) is None]
+
+    @property
+    def num_expected(self) -> int:
+        """Trials of the whole sweep."""
+        return self.studies.num_expected if self.studies is not None else len(self.trials)
 
     @property
     def num_done(self) -> int:
@@ -151,8 +154,8 @@ class Session:
     def _next_leg(self) -> Leg | None:
         if self.studies is not None:
             trial = self._lost.pop() if self._lost else self.studies.ask()
+            self._is_searched = trial is None
             if trial is None:
-                self._is_searched = True
                 return None
             if trial.trial_id not in self.trials:
                 self.trials[trial.trial_id] = trial
@@ -191,7 +194,7 @@ class Session:
     def is_over(self) -> bool:
         """Whether nothing more is to be run, now or later."""
         return (
-            self._is_searched and not self._lost
+            self._is_searched and not self._lost and not (self.options.seeds[1:] and self._under_way)
             if self.studies is not None
             else all(race.is_done for race in self._races.values())
         )
@@ -276,6 +279,7 @@ class Session:
         self.changed(trial)
         if self.studies is not None:
             self.studies.tell(trial_id, self.run_dir(trial_id).journal(), result)
+            self.display.num_trials = self.num_expected
         self._settle(trial.cell)
 
     def _has_ended(self, trial: Trial, result: dict[str, Any]) -> None:

@@ -77,7 +77,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
     asha = None
     if session.studies is not None and options.early_stopping == "asha":
         asha = PerCellASHA(
-            session.trials.values(),
+            (trial for trial in session.trials.values() if trial.seed == options.seeds[0]),  # no rivals, but repeats
             reduction_factor=options.reduction_factor,
             grace_fraction=options.grace_fraction,
             record=session.record_decision,
@@ -147,7 +147,7 @@ def _proposals(
         if leg is None:
             return None
         trial = leg.trial
-        if asha is not None:
+        if asha is not None and trial.seed == options.seeds[0]:
             asha.add(trial)
         return Assignment(
             trial.config,

@@ -63,10 +63,11 @@ class PerCellASHA(FIFOScheduler):
         """Take a candidate's report in; whether it goes on.
 
         A row without METRIC or step is no validation, so nothing is decided; NaN counts as the worst value. A stopped
-        candidate stays stopped; one that had failed counts as live again, since it evidently runs.
+        candidate stays stopped; one that had failed counts as live again, since it evidently runs. Who takes no part
+        goes on.
         """
-        if trial_id in self.decisions:
-            return False
+        if trial_id in self.decisions or trial_id not in self._rungs:
+            return trial_id not in self.decisions
         self._rungs[trial_id].live.add(trial_id)
         self._take_in(trial_id, row)
         return trial_id not in self.decisions
@@ -77,7 +78,8 @@ class PerCellASHA(FIFOScheduler):
 
     def give_up(self, trial_id: str) -> None:
         """A candidate failed for good: the others of its group must go on without it."""
-        self._rungs[trial_id].live.discard(trial_id)
+        if trial_id in self._rungs:
+            self._rungs[trial_id].live.discard(trial_id)
 
     def replay_all(
         self,

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import optuna
@@ -53,14 +54,24 @@ class PastRun:
 class Studies:
     """Proposes trials cell by cell until each cell has its number of them. For one thread."""
 
-    def __init__(self, spaces: Mapping[Cell, Space], *, num_trials: int, storage: str, seed: int, sweep: str) -> None:
+    def __init__(
+        self,
+        spaces: Mapping[Cell, Space],
+        *,
+        num_trials: int,
+        storage: str,
+        seed: int,
+        sweep: str,
+        repeat_seeds: Sequence[int] = (),
+    ) -> None:
         """Open the studies, or create those that don't exist yet.
 
         Args:
             spaces: what is searched in each cell, in the order in which cells are to get their proposals.
-            num_trials: per cell; trials of this seed that are replayed count, whichever sweep trained them.
+            num_trials: proposals per cell; trials of this seed that are replayed count, whichever sweep trained them.
             storage: a file, which is created if need be, or the URL of a database (`postgresql://...`).
-            seed: of every trial; with a study's history it decides what is proposed.
+            seed: of every proposal; with a study's history it decides what is proposed.
+            repeat_seeds: with these too a proposal runs once it has finished; its value is the mean.
             sweep: name of the sweep. Running trials of another one are left to it.
 
         Raises:
@@ -68,10 +79,13 @@ class Studies:
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         opened = _open(storage)
-        self._num_trials, self._seed = num_trials, seed
+        self._num_trials, self._seed, self._repeat_seeds = num_trials, seed, repeat_seeds
         self._studies = [_CellStudy(cell, space, seed, sweep, opened) for cell, space in spaces.items()]
         self._trials: dict[str, tuple[_CellStudy, Trial]] = {}
         self._unfinished: dict[str, Trial] = {}
+        self._repeats: list[Trial] = []
+        self._ended: dict[Trial, dict[int, tuple[Sequence[Row], Mapping[str, Any]]]] = {}
+        """By proposal what its seeds have come to."""
         for study in self._studies:
             for trial_id, (trial, state) in study.own().items():
                 self._trials[trial_id] = study, trial
@@ -80,8 +94,16 @@ class Studies:
 
     @property
     def trials(self) -> list[Trial]:
-        """Every trial of this search so far: proposed, or replayed with this seed."""
+        """Every trial of this search so far: proposed, replayed with its seeds, or their repeats."""
         return [trial for _, trial in self._trials.values()]
+
+    @property
+    def num_expected(self) -> int:
+        """Trials of the whole search, as far as is known: what didn't finish isn't repeated."""
+        num_proposals = sum(max(self._num_trials, study.num_trials) for study in self._studies)
+        firsts = [ended[self._seed][1]["status"] for ended in self._ended.values() if self._seed in ended]
+        num_repeated = num_proposals - len([status for status in firsts if status != "finished"])
+        return num_proposals + len(self._repeat_seeds) * num_repeated
 
     def replay(self, runs: Mapping[str, PastRun]) -> None:
         """Tell the studies what run folders hold, in the order of their first rows; to be done before asking.
@@ -97,11 +119,14 @@ class Studies:
                 trial = study.trial_of(run.config)
                 if trial is None:
                     continue
-                counts = trial.seed == self._seed
+                counts = trial.seed in (self._seed, *self._repeat_seeds)
                 if run.result is not None:
-                    study.record(trial, run.rows, run.result)
+                    if counts:
+                        self._take_in(study, trial, run.rows, run.result)
+                    else:
+                        study.record(trial, run.rows, run.result)
                     self._unfinished.pop(trial_id, None)
-                elif counts and study.take_up(trial):
+                elif trial.seed == self._seed and study.take_up(trial):
                     self._unfinished[trial_id] = trial
                 else:
                     continue
@@ -113,12 +138,16 @@ class Studies:
     def ask(self) -> Trial | None:
         """The next trial to run, or None when every cell has its trials.
 
-        First those that an earlier session left unfinished, with the values they had; then proposals for the cell
-        that has fewest, so that each comes as late, and knows as much, as it can. A cell's first is the published
-        recipe.
+        First those that an earlier session left unfinished, with the values they had; then what has finished with its
+        other seeds; then proposals for the cell that has fewest, so that each comes as late, and knows as much, as it
+        can. A cell's first is the published recipe.
         """
         for trial_id in self._unfinished:
             return self._unfinished.pop(trial_id)
+        while self._repeats:
+            repeat = self._repeats.pop(0)
+            if repeat.seed not in self._ended[replace(repeat, seed=self._seed)]:
+                return repeat
         for study in sorted(self._studies, key=lambda study: study.num_trials):
             if study.num_trials >= self._num_trials or study.count() >= self._num_trials:
                 continue
@@ -131,10 +160,29 @@ class Studies:
         """Record how a trial that was asked for has ended.
 
         Finished is COMPLETE with the validation accuracy of the end, stopped is PRUNED, failed is FAIL, as is an
-        accuracy that is no number; all with the accuracies on the way.
+        accuracy that is no number; all with the accuracies on the way. What has finished and is to be repeated stays
+        RUNNING until its other seeds have ended too, and has the mean of those that finished.
         """
         study, trial = self._trials[trial_id]
-        study.record(trial, rows, result)
+        self._take_in(study, trial, rows, result)
+
+    def _take_in(self, study: "_CellStudy", trial: Trial, rows: Sequence[Row], result: Mapping[str, Any]) -> None:
+        """Record a proposal once all of its seeds have ended that are to be run, or have those run that are missing."""
+        ended = self._ended.setdefault(replace(trial, seed=self._seed), {})
+        ended[trial.seed] = rows, result
+        if self._seed not in ended:
+            return
+        rows, result = ended[self._seed]
+        if self._repeat_seeds and result["status"] == "finished":
+            missing = [replace(trial, seed=seed) for seed in self._repeat_seeds if seed not in ended]
+            new = [repeat for repeat in missing if repeat.trial_id not in self._trials]
+            self._trials |= {repeat.trial_id: (study, repeat) for repeat in new}
+            self._repeats += new
+            if missing:
+                return
+            values = [each[METRIC] for _, each in ended.values() if each["status"] == "finished" and METRIC in each]
+            result = {**result, METRIC: fmean(values) if values and all(map(_is_number, values)) else None}
+        study.record(replace(trial, seed=self._seed), rows, result)
 
 
 class _CellStudy:
@@ -202,7 +250,7 @@ class _CellStudy:
             for step, accuracy in accuracies.items():
                 self._storage.set_trial_intermediate_value(running._trial_id, step, accuracy)
             self._study.tell(running.number, value if state == TrialState.COMPLETE else None, state)
-        elif not records or records[-1].state != state:
+        elif not any(record.state == state and record.value == value for record in records[-1:]):
             self._add(trial, state, value, accuracies)
 
     def _draw(self) -> Trial | None:
@@ -285,6 +333,7 @@ def open_studies(options: SweepOptions, sweep: str, cells: Sequence[Cell]) -> St
         num_trials=options.num_trials_per_cell,
         storage=options.optuna_storage or options.opened_storage.optuna_log,
         seed=options.seeds[0],
+        repeat_seeds=options.seeds[1:],
         sweep=sweep,
     )
 

@@ -386,6 +386,47 @@ def test_trials_of_another_seed_are_told_but_do_not_count(file: str) -> None:
     assert len(search.records()) == 3
 
 
+def test_what_finishes_is_repeated_with_the_other_seeds_and_counts_by_its_mean(storage: str) -> None:
+    """The third proposal is stopped, and one of the fourth's repeats fails."""
+    accuracies = {0: 0.5, 1: 0.6, 2: 0.9}
+    search = Search(storage, num_trials=4, repeat_seeds=(1, 2))
+    assert search.studies.num_expected == 12
+    asked: list[Trial] = []
+    while (trial := search.studies.ask()) is not None:
+        asked.append(trial)
+        proposal = len(dict.fromkeys(replace(each, seed=0) for each in asked))
+        run = finished(trial, accuracies[trial.seed], 1000.0 * len(asked))
+        if proposal == 3:
+            run = stopped(trial, {40: 0.4}, 1000.0 * len(asked))
+        elif proposal == 4 and trial.seed == 2:
+            run = PastRun(run.config, run.rows, {"status": "failed", "step": 0, "cause": "of a test"})
+        search.end(trial, run)
+        if len(asked) == 2:
+            assert [record.state for record in search.records()] == [TrialState.RUNNING]
+            search.start(storage)  # killed, and the same command again
+    assert [trial.seed for trial in asked] == [0, 1, 2, 0, 1, 2, 0, 0, 1, 2]
+    assert search.studies.num_expected == 10 == len(search.studies.trials)
+    values = [(record.state.name, record.value) for record in search.records()]
+    mean = pytest.approx(2.0 / 3)
+    assert values == [("COMPLETE", mean), ("COMPLETE", mean), ("PRUNED", 0.4), ("COMPLETE", pytest.approx(0.55))]
+    search.start(storage)
+    assert len(search.records()) == 4
+    assert search.studies.ask() is None
+
+
+def test_a_search_of_one_seed_is_repeated_later(file: str) -> None:
+    search = Search(file, num_trials=2).run(peak(0.1))
+    values = [record.value for record in search.records()]
+    search.settings["repeat_seeds"] = (1,)
+    search.start(file)
+    assert [search.studies.ask(), search.studies.ask()] == [replace(trial, seed=1) for trial in search.asked]
+    assert search.studies.ask() is None
+    for trial in search.asked:
+        repeat = replace(trial, seed=1)
+        search.end(repeat, finished(repeat, 0.5))
+    assert [record.value for record in search.records()] == [*values, *((value + 0.5) / 2 for value in values)]
+
+
 def test_another_sweep_shares_the_study_and_leaves_running_trials_alone(storage: str) -> None:
     one = Search(storage, num_trials=4).run(peak(0.1), at_most=2)
     running = one.studies.ask()
@@ -498,8 +539,7 @@ def test_studies_of_options_lie_in_the_sweeps_folder(tmp_path: Path) -> None:
         ({"search": "grid", "search_over": ("dropout",)}, "search_over is for --search optuna only"),
         ({"search": "grid", "optuna_storage": "x"}, "optuna_storage is for --search optuna only"),
         ({"num_trials": 0}, "num_trials 0 is below 1: give the number of trials per cell"),
-        ({"seeds": (0, 1)}, "2 seeds with --search optuna: give exactly one"),
-        ({"seeds": ()}, "0 seeds with --search optuna: give exactly one"),
+        ({"seeds": ()}, "0 seeds with --search optuna: give one, or more"),
         ({"search_over": ()}, "search_over is empty: give one or more"),
         ({"base_lrs": ("0.01",)}, "base_lrs 0.01 are no range"),
         ({"base_lrs": ("official",)}, "base_lrs official are no range"),
