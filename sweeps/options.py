@@ -48,7 +48,7 @@ class SweepOptions:
     tracking_uri: str | None = None
     """MLflow server or store; a SQLite file in the storage unless given."""
     register: Annotated[bool, Parameter(negative=())] = False
-    """Put each cell's best trial into MLflow's model registry, to be served; implies --save-weights."""
+    """Put each cell's chosen candidate into MLflow's model registry, to be served; implies --save-weights."""
     tensorboard: Annotated[bool, Parameter(negative=())] = False
     """Write TensorBoard event files too, to tensorboard in the storage, which must be a local folder."""
     notify: str | None = None

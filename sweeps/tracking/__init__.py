@@ -4,5 +4,5 @@ trackers        all of these together
 to_mlflow       trials as MLflow runs, within the run of their cell
 to_tensorboard  journals as event files
 to_webhook      a small JSON object to a web address
-registry        the best trial of each cell as a registered MLflow model
+registry        a trial of each cell's chosen candidate as a registered MLflow model
 """

@@ -1,4 +1,4 @@
-"""The best trial of each cell as a registered MLflow model, which `mlflow models predict` and `serve` understand."""
+"""Each cell's chosen candidate as a registered MLflow model, which `mlflow models predict` and `serve` understand."""
 
 import tempfile
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ TRIAL_ID = "trial_id"
 
 
 def register_best(session: Session, tracking_uri: str) -> list[str]:
-    """Register each cell's best trial (as the table has it; of several seeds the first) unless it is already.
+    """Register each cell's chosen candidate (as the table has it; of several seeds the first) unless it is already.
 
     Returns:
         A line per cell: under which URI it is, or why it isn't.

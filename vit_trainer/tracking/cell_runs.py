@@ -1,9 +1,17 @@
-"""CellRuns: a run in MLflow for each cell of a sweep, which holds the runs of its trials and shows the best of them."""
+"""CellRuns: a run in MLflow for each cell of a sweep, which holds the runs of its trials and shows what counts."""
 
+import math
+import statistics
+import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from vit_trainer.tracking.catalogue import Membership
+from vit_trainer.tracking.chosen import Finished, choose
 from vit_trainer.tracking.experiment import PARENT, Experiment, metrics_of
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 
 class CellRuns:
@@ -33,8 +41,9 @@ class CellRuns:
     def summarise(self, *, driver_ended: bool = False) -> None:
         """Bring the cells up to date with their trials, those in MLflow from other sessions included.
 
-        A cell has the metrics of its best trial (by val/accuracy, among the finished); runtime_hours and gpu_hours
-        are what all of its trials took together.
+        A cell has the metrics of the candidate that counts (see `choose`), means over its seeds; num_seeds says of
+        how many, test/accuracy_deviation is their standard deviation, and the tag best_trial names the first of them.
+        runtime_hours and gpu_hours are what all of its trials took together.
 
         Args:
             driver_ended: cells with unfinished trials are shown as interrupted.
@@ -57,21 +66,25 @@ class CellRuns:
     def _summarise(self, run_id: str, driver_ended: bool) -> None:
         run = self._experiment.client.get_run(run_id)
         trials = self._experiment.runs(PARENT, run_id)
-        finished = [trial for trial in trials if trial.data.tags.get("outcome") == "finished"]
+        finished = {each.trial_id: (each, trial) for trial in trials if (each := _finished(trial)) is not None}
+        chosen = choose(each for each, _ in finished.values())
         outcomes = {trial.data.tags.get("outcome") for trial in trials}
         ended = max((trial.info.end_time or 0 for trial in trials), default=0)
-        if finished:
-            best = max(finished, key=lambda trial: (trial.data.metrics.get("val/accuracy", 0), trial.info.run_id))
-            values = dict(best.data.metrics)
+        if chosen is not None:
+            seeds = [finished[each.trial_id][1].data.metrics for each in chosen.trials]
+            names = set.intersection(*map(set, seeds))
+            values = {name: statistics.fmean(metrics[name] for metrics in seeds) for name in names}
             for name in ("runtime_hours", "gpu_hours"):
                 values[name] = sum(trial.data.metrics.get(name, 0.0) for trial in trials)
-            values["num_trials"] = float(len(trials))
-            changed = {name: value for name, value in values.items() if run.data.metrics.get(name) != value}
-            # Time decides between points of a step: it must grow whenever another trial becomes the best.
-            metrics = metrics_of(changed, best.data.params.get("total_steps", 0), ended + len(trials))
-            self._experiment.log(run_id, metrics, {})
-            if run.data.tags.get("best_trial") != best.data.tags["trial_id"]:
-                self._experiment.client.set_tag(run_id, "best_trial", best.data.tags["trial_id"])
+            values |= {"num_trials": float(len(trials)), "num_seeds": float(len(seeds))}
+            if chosen.deviation is not None or "test/accuracy_deviation" in run.data.metrics:
+                values["test/accuracy_deviation"] = math.nan if chosen.deviation is None else chosen.deviation
+            changed = {name: value for name, value in values.items() if not _is_same(run.data.metrics.get(name), value)}
+            # Time decides between points of a step: it grows, whoever counts now.
+            step = finished[chosen.trials[0].trial_id][1].data.params.get("total_steps", 0)
+            self._experiment.log(run_id, metrics_of(changed, step, int(1000 * time.time())), {})
+            if run.data.tags.get("best_trial") != chosen.trials[0].trial_id:
+                self._experiment.client.set_tag(run_id, "best_trial", chosen.trials[0].trial_id)
         if "running" in outcomes or not (driver_ended or outcomes <= {"finished", "stopped", "failed"}):
             status = "RUNNING"
         elif "interrupted" in outcomes:
@@ -80,3 +93,17 @@ class CellRuns:
             status = "FINISHED" if finished else "FAILED"
         if status != run.info.status:
             self._experiment.set_status(run_id, status, ended or None)
+
+
+def _finished(run: "Run") -> Finished | None:
+    """What MLflow has of a finished trial; None for any other."""
+    if run.data.tags.get("outcome") != "finished":
+        return None
+    try:
+        return Finished.of(run.data.tags["trial_id"], run.data.params, run.data.metrics)
+    except (KeyError, ValueError):  # none that we have shipped
+        return None
+
+
+def _is_same(before: float | None, value: float) -> bool:
+    return before == value or (before is not None and math.isnan(before) and math.isnan(value))

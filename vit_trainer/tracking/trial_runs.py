@@ -4,7 +4,7 @@ Shipping reads what the folders hold, as often as one likes. What has been shipp
 MLflow ignores a metric that it already has (same key, step, time and value), so sending again is harmless.
 
 In an experiment there is one run per trial, found by its tag `trial_id`; with a sweep, its parent is the run of its
-cell (tag `cell_run`), which shows the cell's best trial; and one run of the sweep itself (tag `sweep_run`) with what
+cell (tag `cell_run`), which shows what the cell came to; and one run of the sweep itself (tag `sweep_run`) with what
 belongs to the whole. Accuracies and `accuracy_difference` (achieved minus published) are fractions: 0.01 is one point.
 """
 

@@ -19,7 +19,8 @@ from vit_trainer.tracking.catalogue import Membership
 from vit_trainer.tracking.experiment import Experiment
 from vit_trainer.tracking.trial_runs import Shipper
 
-CONFIG = {"model": "ViT-B_16", "dataset": "cifar10", "dropout": 0.1, "total_steps": 20}
+CONFIG = {"model": "ViT-B_16", "dataset": "cifar10", "dropout": 0.1, "base_lr": 0.01, "seed": 0}
+CONFIG |= {"total_steps": 20, "warmup_steps": 2}
 MEMBERSHIP = Membership("a cell's name", {"cell": "a cell's name"}, published_accuracy=0.9)
 
 
@@ -43,9 +44,9 @@ def client_of(storage: Path) -> MlflowClient:
     return MlflowClient(Storage(storage).tracking_uri)
 
 
-def new_run(storage: Path, name: str) -> RunDir:
+def new_run(storage: Path, name: str, **config: float) -> RunDir:
     run_dir = RunDir(storage / "runs" / name)
-    run_dir.open_for_writing(CONFIG)
+    run_dir.open_for_writing(CONFIG | config)
     run_dir.append({"step": 10, "train/loss": 0.5, "val/accuracy": 0.8, "images_per_second": 300.0})
     return run_dir
 
@@ -86,7 +87,7 @@ def test_one_run_for_ever_and_nothing_twice(storage: Path) -> None:
 
     run = run_of(storage, "resumed")
     assert run.info.status == "FINISHED"
-    assert run.data.params == {"model": "ViT-B_16", "dataset": "cifar10", "dropout": "0.1", "total_steps": "20"}
+    assert run.data.params == {name: str(value) for name, value in CONFIG.items()}
     assert run.data.metrics["test/accuracy"] == 0.91
     assert run.data.metrics["published/accuracy"] == 0.9
     assert run.data.metrics["accuracy_difference"] == pytest.approx(0.01)
@@ -208,9 +209,10 @@ def test_a_shipper_that_died_before_the_parameters_is_made_up_for(storage: Path)
     assert history(storage, run, "val/accuracy") == [(10, 0.8)]
 
 
-def test_a_cell_shows_its_best_trial_and_what_all_of_them_took(own_storage: Path) -> None:
+def test_a_cell_shows_what_counts_and_what_all_of_its_trials_took(own_storage: Path) -> None:
     membership = Membership("cell", {"cell": "cell"}, published_accuracy=0.95)
-    better_on_test, best, begun = (new_run(own_storage, name) for name in ("better-on-test", "best", "begun"))
+    better_on_test = new_run(own_storage, "better-on-test", base_lr=0.03)
+    best, repeated, begun = (new_run(own_storage, name, seed=i) for i, name in enumerate(("best", "repeated", "begun")))
     finish(better_on_test, 0.99, val_accuracy=0.8)
     driver = shipper(own_storage)
     driver.ship(better_on_test, membership)
@@ -220,14 +222,22 @@ def test_a_cell_shows_its_best_trial_and_what_all_of_them_took(own_storage: Path
     assert (cell.info.status, cell.data.metrics["test/accuracy"]) == ("RUNNING", 0.99)
     finish(best, 0.96, val_accuracy=0.9)
     driver.ship(best, membership)
+    driver.summarise_cells()
+    (cell,) = runs_of(own_storage, "cell_run", "cell")
+    assert (cell.data.metrics["test/accuracy"], cell.data.tags["best_trial"]) == (0.96, "best")
+    assert cell.data.metrics["num_seeds"] == 1
+    assert "test/accuracy_deviation" not in cell.data.metrics
+    finish(repeated, 0.94, val_accuracy=0.6)  # their mean is below what the rival has
+    driver.ship(repeated, membership)
     driver.ship(begun, membership, driver_ended=True)
     driver.summarise_cells(driver_ended=True)
     (cell,) = runs_of(own_storage, "cell_run", "cell")
     assert (cell.info.status, cell.data.tags["best_trial"]) == ("KILLED", "best")
     metrics = cell.data.metrics
-    assert metrics["test/accuracy"] == 0.96
-    assert (metrics["published/accuracy"], metrics["accuracy_difference"]) == (0.95, pytest.approx(0.01))
-    assert (metrics["runtime_hours"], metrics["gpu_hours"], metrics["num_trials"]) == (4.0, 8.0, 3)
+    assert (metrics["test/accuracy"], metrics["num_seeds"]) == (pytest.approx(0.95), 2)
+    assert metrics["test/accuracy_deviation"] == pytest.approx(0.02 / 2**0.5)
+    assert (metrics["published/accuracy"], metrics["accuracy_difference"]) == (0.95, pytest.approx(0, abs=1e-9))
+    assert (metrics["runtime_hours"], metrics["gpu_hours"], metrics["num_trials"]) == (6.0, 12.0, 4)
     for name in ("best", "begun"):
         assert run_of(own_storage, name).data.tags["mlflow.parentRunId"] == cell.info.run_id
 

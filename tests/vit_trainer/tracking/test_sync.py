@@ -105,7 +105,9 @@ def check(tracking_uri: str, storage: Path) -> None:
     assert content(tracking_uri) == before
     cell_run = client.search_runs([sweep.experiment_id], "tags.cell_run = 'a cell'")[0]
     assert cell_run.data.metrics["accuracy_difference"] == pytest.approx(0.01)
-    assert cell_run.data.tags["best_trial"] == TRIALS[1].trial_id
+    assert cell_run.data.metrics["num_seeds"] == 2
+    assert cell_run.data.metrics["val/accuracy"] == pytest.approx(0.905)
+    assert cell_run.data.tags["best_trial"] == TRIALS[0].trial_id
 
 
 @pytest.mark.slow
