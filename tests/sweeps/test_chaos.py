@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from sweeps.table.cells import MINI
 from tests.sweeps.sweep_process import SCRIPT, statuses_in_mlflow
 from vit_trainer.files.run_dir import RunDir
 
+NUM_TEST_IMAGES = 180
 # Who comes to a rung first is changed by chaos and decides nothing: the table must be equal to the last bit.
 MINIATURE = ("--preset", "mini", "--max-failures", "100")
 MINIATURE += ("--checkpoint-every-minutes", "0.001")  # a miniature is over before the first one would be due
@@ -41,16 +44,27 @@ class Chaos:
     """At least; and at least one trial has ended in between, so that a slow machine gets somewhere too."""
     min_steps_left: int = 0
     """Of a trial that is killed: Tune gives one up whose actor dies while it is handed from trial to trial."""
+    grows: bool = False
+    """Whether gangs grow, for whatever that saves, on nodes of two cores."""
 
 
 ALL = 2 * len(MINI.models) * len(MINI.datasets) * len(MINI.dropouts)
 WHOLE = Chaos(MINIATURE, ALL, (ALL // 4, ALL // 2), (ALL // 3,), num_kills=ALL, seconds_between_kills=4.0)
 SMALL_GRID = (*MINIATURE, "--models", "ViT-B_32-mini")
 SMALL = Chaos(SMALL_GRID, 8, (3,), (5,), num_kills=3, seconds_between_kills=0.0, min_steps_left=30)
+GROWING = replace(SMALL, grows=True)
+ALWAYS_GROWS = """
+import runpy, sys
+from sweeps.running import growth
+growth.STARTS_WORTH = 0.0
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def start_driver(chaos: Chaos, storage: Path, address: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(SCRIPT), *chaos.flags, "--storage", str(storage)]
+    command = [sys.executable, *(("-c", ALWAYS_GROWS) if chaos.grows else ()), str(SCRIPT), *chaos.flags]
+    command += [*(("--grow-gangs",) if chaos.grows else ()), "--storage", str(storage)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | {"RAY_ADDRESS": address})
 
@@ -98,20 +112,41 @@ def kill_something(storage: Path, draw: random.Random, kind: str, min_steps_left
     return False
 
 
+Quietly = Callable[[Chaos], tuple[Path, str]]
+
+
+@pytest.fixture(scope="module")
+def quietly(tmp_path_factory: pytest.TempPathFactory, two_slots: str) -> Quietly:
+    """The storage and the output of a grid that nothing happens to, run once."""
+
+    @cache
+    def run(flags: tuple[str, ...]) -> tuple[Path, str]:
+        storage = tmp_path_factory.mktemp("quiet")
+        driver = start_driver(replace(SMALL, flags=flags), storage, two_slots)
+        out, err = driver.communicate(timeout=1200)
+        assert driver.returncode == 0, err
+        return storage, out
+
+    return lambda chaos: run(chaos.flags)
+
+
 @pytest.mark.timeout(3200)
 @pytest.mark.parametrize(
     "chaos",
-    [pytest.param(SMALL, marks=pytest.mark.slow), pytest.param(WHOLE, marks=pytest.mark.long)],
-    ids=["small", "whole"],
+    [
+        pytest.param(SMALL, marks=pytest.mark.slow),
+        pytest.param(GROWING, marks=pytest.mark.slow),
+        pytest.param(WHOLE, marks=pytest.mark.long),
+    ],
+    ids=["small", "growing", "whole"],
 )
-def test_chaos_changes_nothing(chaos: Chaos, tmp_path: Path, two_slots: str, cluster: Any) -> None:
-    quiet_storage, storage = tmp_path / "quiet", tmp_path / "chaos"
-    driver = start_driver(chaos, quiet_storage, two_slots)
-    quiet_out, err = driver.communicate(timeout=1200)
-    assert driver.returncode == 0, err
+def test_chaos_changes_nothing(chaos: Chaos, tmp_path: Path, quietly: Quietly, cluster: Any) -> None:
+    storage = tmp_path / "chaos"
+    quiet_storage, quiet_out = quietly(chaos)
 
     draw = random.Random(0)
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    num_cpus = 2 if chaos.grows else 1
+    nodes = [cluster.add_node(num_cpus=num_cpus) for _ in range(2)]
     rounds = (draw.sample(("process", "launcher", "actor"), 3) for _ in range(chaos.num_kills))
     kinds = [kind for each in rounds for kind in each][: chaos.num_kills]
     kills: list[str] = []
@@ -133,7 +168,7 @@ def test_chaos_changes_nothing(chaos: Chaos, tmp_path: Path, two_slots: str, clu
                 nodes_to_remove.pop(0)
                 cluster.remove_node(nodes.pop(), allow_graceful=False)
                 kills.append("node")
-                nodes.append(cluster.add_node(num_cpus=1))
+                nodes.append(cluster.add_node(num_cpus=num_cpus))
             elif (
                 kinds
                 and done > done_at_kill
@@ -151,14 +186,23 @@ def test_chaos_changes_nothing(chaos: Chaos, tmp_path: Path, two_slots: str, clu
     assert {"process", "launcher", "actor"} <= set(kills)
     print(f"survived {kills}")
 
-    assert table(out) == table(quiet_out) != []
-    assert_nothing_changed(storage, quiet_storage, chaos.num_trials)
+    if chaos.grows:
+        sizes = [attempt["num_processes"] for each in run_dirs(storage) for attempt in each.attempts()]
+        assert max(sizes) == 2
+    else:
+        assert table(out) == table(quiet_out) != []
+    assert_nothing_changed(storage, quiet_storage, chaos.num_trials, is_exact=not chaos.grows)
 
 
-def assert_nothing_changed(storage: Path, quiet_storage: Path, num_trials: int) -> None:
-    # The same table, bit for bit.
-    assert finished(storage) == finished(quiet_storage)
-    assert len(finished(storage)) == num_trials / 2
+def assert_nothing_changed(storage: Path, quiet_storage: Path, num_trials: int, *, is_exact: bool) -> None:
+    # The same table, bit for bit; where gangs grew, within one image.
+    ours, quiet = finished(storage), finished(quiet_storage)
+    assert len(ours) == num_trials / 2
+    if is_exact:
+        assert ours == quiet
+    assert {each: accuracy for each, (accuracy, *_) in ours.items()} == pytest.approx(
+        {each: accuracy for each, (accuracy, *_) in quiet.items()}, abs=1.001 / NUM_TEST_IMAGES
+    )
 
     # No run is duplicated, none is lost.
     assert [run_dir.trial_id for run_dir in run_dirs(storage)] == [r.trial_id for r in run_dirs(quiet_storage)]
@@ -169,12 +213,15 @@ def assert_nothing_changed(storage: Path, quiet_storage: Path, num_trials: int) 
     assert list(statuses.values()) == ["FINISHED"] * (num_trials // 2)  # the cells
 
     # The same was decided, for the same reasons, and each reason is on record once.
-    assert sorted(decisions(storage)) == sorted(decisions(quiet_storage))
+    whole = slice(None) if is_exact else slice(2)  # the reasons name accuracies
+    assert sorted(each[whole] for each in decisions(storage)) == sorted(
+        each[whole] for each in decisions(quiet_storage)
+    )
     for run_dir in run_dirs(storage):
         result = run_dir.result() or {}
         own = [decision for decision in decisions(storage) if decision[0] == run_dir.trial_id]
-        expected = ["stays paused", "stops"] if result["status"] == "stopped" else ["goes on"]
-        assert [action for _, action, _ in own] == expected
+        actions = ["stays paused", "stops"] if result["status"] == "stopped" else ["goes on"]
+        assert [action for _, action, _ in own] == actions
         if result["status"] == "stopped":
             assert own[-1][2] == result["cause"]
             with run_dir.checkpoint() as checkpoint:
