@@ -16,8 +16,8 @@ sys.path[0] = str(ROOT)
 from playwright.sync_api import sync_playwright  # noqa: E402
 from rich.console import Console  # noqa: E402
 
+from sweeps.display.from_folders import FolderWatch  # noqa: E402
 from sweeps.display.live_table import Screen  # noqa: E402
-from sweeps.watch import Watch  # noqa: E402
 
 DONE_OF_40 = 16
 """How many trials are done when the live table is taken."""
@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
                 time.sleep(0.2)
                 assert sweep.poll() is None
             console = Console(record=True, width=100, file=StringIO())
-            console.print(Screen(Watch(str(storage)).read()))
+            console.print(Screen(FolderWatch(str(storage)).read()))
             console.save_svg(str(folder / "live-table.svg"), title="python sweeps/watch.py")
             assert sweep.wait() == 0
         with sync_playwright() as playwright:

@@ -100,14 +100,17 @@ class Race:
         certain = {trial: Leg(trial) for trial in self._open(self._certain)}
         *_, (rung, _, among, _) = self._stages()
         if rung is not None:
-            first = [certain.pop(trial, Leg(trial, rung)) for trial in self._open(among, rung)]
+            first = [certain.pop(trial, Leg(trial, rung)) for trial in self._open(self._best_first(among), rung)]
             return first + list(certain.values())
-        legs = [Leg(trial) for trial in self._open(among)]
+        legs = [Leg(trial) for trial in self._open(self._best_first(among))]
         if legs or "finished" in self._statuses.values():
             return legs
         # All that went on were stopped by an earlier version of the rule, or there are none: anything is better.
-        others = self._open(self._contenders) or [t for t, status in self._statuses.items() if status == "stopped"]
-        return [Leg(trial) for trial in sorted(others, key=self._last_value, reverse=True)[:1]]
+        by_value = self._best_first(self._contenders)
+        others = self._open(by_value) or [
+            trial for each in by_value for trial in self._contenders[each] if self._statuses.get(trial) == "stopped"
+        ]
+        return [Leg(trial) for trial in others[:1]]
 
     @property
     def is_done(self) -> bool:
@@ -186,8 +189,14 @@ class Race:
         }
         return {each: math.fsum(values) / len(values) if values else WORST for each, values in own.items()}
 
-    def _last_value(self, trial: Trial) -> float:
-        return self._values[trial].get(max(self._values[trial], default=0), WORST)
+    def _best_first(self, contenders: Iterable[Trial]) -> list[Trial]:
+        """By what they had at their last rungs; a budget may end before all of them have run."""
+
+        def last(contender: Trial) -> float:
+            seeds = [values for trial in self._contenders[contender] if (values := self._values[trial])]
+            return max((values[max(values)] for values in seeds), default=WORST)
+
+        return sorted(contenders, key=last, reverse=True)
 
     def _decision(self, contender: Trial, rung: int, kept: int, ranked: list[Trial], going_on: list[Trial]) -> Decision:
         values = self._means(ranked, rung)

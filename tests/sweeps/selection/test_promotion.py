@@ -86,7 +86,7 @@ def test_without_rungs_all_run_to_their_end() -> None:
 def test_later_rungs_are_among_those_that_went_on() -> None:
     race = Race(CELL.name, trials_of(), Halving(num_rungs=2))
     at_rung(race, 0.1, 0.7, 0.8, 0.9)
-    assert race.legs == [Leg(race.trials[2], 40), Leg(race.trials[3], 40)]
+    assert race.legs == [Leg(race.trials[3], 40), Leg(race.trials[2], 40)]  # the best first, if a budget is to end
     race.reported(race.trials[2], row(40, 0.95))
     race.reported(race.trials[3], row(40, 0.9))
     assert race.legs == [Leg(race.trials[2])]
@@ -97,7 +97,7 @@ def test_later_rungs_are_among_those_that_went_on() -> None:
 def test_no_number_is_the_worst(value: object) -> None:
     race = Race(CELL.name, trials_of(), Halving())
     at_rung(race, value, 0.1, 0.05, 0.2)
-    assert going_on(race) == [0.003, 0.03]
+    assert going_on(race) == [0.03, 0.003]
 
 
 def test_where_one_that_goes_on_fails_the_next_best_takes_its_place() -> None:
@@ -118,7 +118,7 @@ def test_one_that_fails_before_the_rung_is_not_waited_for() -> None:
     race.ended(race.trials[0], "failed")
     for trial, value in zip(race.trials[1:], (0.1, 0.2, 0.3), strict=True):
         race.reported(trial, row(20, value))
-    assert going_on(race) == [0.01, 0.03]
+    assert going_on(race) == [0.03, 0.01]
 
 
 def test_seeds_beyond_the_first_start_for_what_goes_on() -> None:
