@@ -10,6 +10,7 @@ if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from sweeps.records.results import gather
+from sweeps.reporting.statement import statement
 from sweeps.reporting.write import files_of, write_files
 from vit_trainer.command_line import new_app, run
 from vit_trainer.errors import InputError, one_of, reason_of
@@ -44,7 +45,7 @@ def report(*, storage: str = "sweep-results", sweep: str | None = None, output: 
         print(f"left out: {complaint}", file=sys.stderr)
     if not results.trials:
         print(f"No trial has begun in {opened.location}")
-    print(f"{into.location}/report.html")
+    print("\n".join([*statement(results), f"{into.location}/report.html"]))
 
 
 if __name__ == "__main__":

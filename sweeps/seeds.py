@@ -1,7 +1,8 @@
 """Seeds: is a cell's result the published one, or chance? Repeats cells, so that the verdict can tell.
 
-Only the learning rate that the storage's finished trials found best on the validation images is repeated, else the
-official one. No seed is stopped early: those left would be the better ones.
+Only the learning rate that the storage's finished trials found best on the validation images is repeated, and that of
+the published figure, which the verdict is about; without either the official one. No seed is stopped early: those left
+would be the better ones.
 Command: python sweeps/seeds.py --cells ViT-B_16/cifar10/0.1 ViT-B_16/cifar100/0.1
 """
 

@@ -31,6 +31,8 @@ DETAILS = range(5)
 VIEWS = ((0, True), (0, False), (1, True), (2, True), *((detail, False) for detail in DETAILS[1:]))
 """Details in the order tried, with the speed of running candidates and without."""
 LEGEND = "running: step, validation %, time left{}; {}done: test %, difference to published"
+MARKS = {"@": "@: difference of the run with the published rate", "*": "*: of the seeds that early stopping left"}
+"""What marks of the table mean; said where there are any."""
 
 
 def is_interactive(console: Console) -> bool:
@@ -96,6 +98,11 @@ class Screen:
                     "paused: at a rung, best validation %; " if any(each.is_paused for each in standing.trials) else ""
                 )
                 yield self._line(LEGEND.format(", images/s, share of peak" if has_speed else "", paused), "dim")
+                room -= 1
+            shown = "".join(segment.text for line in table for segment in line)
+            marks = [text for mark, text in MARKS.items() if mark in shown]
+            if marks and room > 0:
+                yield self._line("; ".join(marks), "dim")
                 room -= 1
         events = event_lines(standing)
         yield from (self._line(line) for line in summary)
@@ -306,8 +313,10 @@ def _finished_lines(standing: Standing, cell: Cell, detail: int, *, is_done: boo
     chosen, difference = standing.chosen(cell), standing.difference(cell)
     if chosen is None:
         return []
-    points = "" if difference is None else f"{100 * difference:+.2f}"
-    number = _percent(chosen.accuracy, 2)
+    number = _percent(chosen.accuracy, 2) + "*" * bool(standing.num_stopped_beside(cell, chosen))
+    points = "" if difference is None else f"{100 * difference[0]:+.2f}"
+    if difference is not None and difference[1] != chosen.base_lr:
+        points = f"{points}@{difference[1]:g}" if detail < DETAILS[-1] else ""
     if not is_done:
         candidates = standing.by_cell[cell]
         return [f"{number} {sum(each.result is not None for each in candidates)}/{len(candidates)}"]

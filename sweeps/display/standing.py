@@ -1,5 +1,6 @@
 """Standing: how a sweep and each of its trials stand, from its events or from run folders alone."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -8,7 +9,7 @@ from typing import Any
 from sweeps.records.hours import hours_billed, hours_of, kept_rows
 from sweeps.records.slots import Hold
 from sweeps.table.cells import Cell, Trial
-from sweeps.table.published import published_for
+from sweeps.table.published import is_published, published_for
 from vit_trainer.architectures import MODELS
 from vit_trainer.files.run_dir import Result, Row
 from vit_trainer.tracking.chosen import Chosen, Finished, choose
@@ -174,10 +175,25 @@ class Standing:
             if (result := each.result) is not None and each.status == "finished"
         )
 
-    def difference(self, cell: Cell) -> float | None:
-        """What a cell has achieved minus what is published, a fraction; None without either."""
+    def num_stopped_beside(self, cell: Cell, chosen: Chosen) -> int:
+        """Seeds of the chosen candidate that early stopping ended: those that finished are the better ones."""
+        recipe = chosen.trials[0].recipe
+        return sum(each.status == "stopped" and each.trial.recipe == recipe for each in self.by_cell[cell])
+
+    def difference(self, cell: Cell) -> tuple[float, float] | None:
+        """What a cell has achieved minus what is published, a fraction, and the learning rate that this is about.
+
+        That is the published one, as in the verdict; where theirs was the best of several, so is ours. None: nothing
+        is published, or nothing of that rate is finished.
+        """
         chosen, figure = self.chosen(cell), published_for(cell)
-        return None if chosen is None or figure is None else chosen.accuracy - figure.accuracy
+        if chosen is None or figure is None:
+            return None
+        own = chosen.accuracies
+        if figure.base_lr is not None:
+            finished = [each.result for each in self.by_cell[cell] if is_published(each.trial)]
+            own = [result["test/accuracy"] for result in finished if result and result["status"] == "finished"]
+        return (math.fsum(own) / len(own) - figure.accuracy, figure.base_lr or chosen.base_lr) if own else None
 
     def count(self, status: str) -> int:
         """Trials whose result has this status."""

@@ -17,7 +17,6 @@ from sweeps.records.slots import Hold
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.labels import Labels
 from vit_trainer.files.run_dir import Result, Row
-from vit_trainer.tracking.chosen import Chosen
 
 SECONDS_BETWEEN_SUMMARIES = 600.0
 """How often the log says how the sweep stands, where there is no live table; at the next report after that."""
@@ -199,13 +198,20 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
             table.add_column("\n".join(column), justify="right")
         for row in dict.fromkeys(row for row, _ in by_place):
             cells = [by_place.get((row, column)) for column in columns]
-            entries = ["" if cell is None else _percent(standing.chosen(cell)) for cell in cells]
-            table.add_row(", ".join(row), *entries)
+            table.add_row(", ".join(row), *("" if cell is None else _cell_text(standing, cell) for cell in cells))
+        texts = "".join(str(text) for column in table.columns for text in column.cells)
+        legend = ["±: standard deviation of so many seeds"] if "±" in texts else []
+        legend += ["*: early stopping ended other seeds of it, so these are the better ones"] if "*" in texts else []
+        table.caption, table.caption_justify = "\n".join(legend) or None, "left"
         return table
 
 
-def _percent(chosen: Chosen | None) -> str:
-    return "-" if chosen is None else f"{100 * chosen.accuracy:.2f}"
+def _cell_text(standing: Standing, cell: Cell) -> str:
+    """The mean over seeds, marked where early stopping left only the better ones; of several how much they differ."""
+    if (chosen := standing.chosen(cell)) is None:
+        return "-"
+    text = f"{100 * chosen.accuracy:.2f}{'*' * bool(standing.num_stopped_beside(cell, chosen))}"
+    return text if chosen.deviation is None else f"{text}\n±{100 * chosen.deviation:.2f} of {len(chosen.trials)}"
 
 
 def outcome(result: Result) -> str:

@@ -1,6 +1,7 @@
 """CellRecord: one cell of the table, everything that was run for it, and what was published for it."""
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -8,6 +9,7 @@ from statistics import median
 from sweeps.records.trial_record import TrialRecord
 from sweeps.table.cells import Cell
 from sweeps.table.published import PublishedFigure
+from sweeps.table.spread import Spread
 from sweeps.table.verdict import Verdict, verdict_on
 from vit_trainer.tracking.chosen import Chosen, Finished, choose
 
@@ -27,6 +29,8 @@ class CellRecord:
     """What else was published for the cell, or quoted; no verdict is about these."""
     is_left_open: bool = False
     """Whether a published table has the cell's row without a figure."""
+    spread: Spread | None = None
+    """How much runs of its kind differ by chance; None: no verdict needs it."""
 
     @cached_property
     def choice(self) -> Chosen | None:
@@ -58,12 +62,38 @@ class CellRecord:
         """The chosen candidate's accuracy on the validation images: the mean over seeds, a fraction."""
         return self.choice.validation if self.choice else None
 
+    def beside(self, figure: PublishedFigure | None) -> tuple[TrialRecord, ...]:
+        """Finished runs to compare with a figure: those of its learning rate, or if that was tuned, the chosen ones."""
+        if figure is None or figure.base_lr is None:
+            return () if figure is None else self.chosen
+        finished = [each for each in self.trials if each.status == "finished" and figure.has_run(each.trial)]
+        return tuple(sorted(finished, key=lambda each: each.seed))
+
+    @cached_property
+    def judged(self) -> tuple[TrialRecord, ...]:
+        """The runs that the verdict is about."""
+        return self.beside(self.figure)
+
+    def difference(self, figure: PublishedFigure) -> float | None:
+        """The mean accuracy of these minus the published, a fraction; None without such a run."""
+        mean = _mean(accuracies_of(self.beside(figure)))
+        return None if mean is None else mean - figure.accuracy
+
     @cached_property
     def verdict(self) -> Verdict | None:
-        """What the accuracies say about the published figure; None where nothing is published or achieved."""
-        if self.figure is None or not self.accuracies:
+        """What these say about the published figure; None without either."""
+        if self.figure is None or self.spread is None or not self.judged:
             return None
-        return verdict_on(self.figure, self.accuracies)
+        return verdict_on(self.figure, accuracies_of(self.judged), self.spread)
+
+    @property
+    def repeats(self) -> dict[str, list[float]]:
+        """Test accuracies of what chance alone sets apart, by the first trial's id: the chosen runs, and the judged.
+
+        Not where early stopping ended seeds: those left are alike because they are the better ones.
+        """
+        groups = [group for group in (self.chosen, self.judged) if group and not self.num_stopped_beside(group)]
+        return {group[0].trial_id: accuracies_of(group) for group in groups}
 
     @property
     def wall_hours(self) -> float | None:
@@ -115,11 +145,15 @@ class CellRecord:
         """How many candidates have a status."""
         return sum(trial.status == status for trial in self.trials)
 
-    @property
-    def num_stopped_seeds(self) -> int:
-        """Seeds of the chosen candidate that early stopping ended: those left are the better ones."""
-        recipes = {each.trial.recipe for each in self.chosen}
+    def num_stopped_beside(self, finished: Sequence[TrialRecord]) -> int:
+        """Seeds of a candidate that early stopping ended: those that finished are the better ones."""
+        recipes = {each.trial.recipe for each in finished}
         return sum(each.status == "stopped" and each.trial.recipe in recipes for each in self.trials)
+
+
+def accuracies_of(finished: Iterable[TrialRecord]) -> list[float]:
+    """Of finished trials, as fractions."""
+    return [each.result["test/accuracy"] for each in finished if each.result is not None]
 
 
 def _mean(values: list[float]) -> float | None:

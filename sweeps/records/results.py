@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.commands import Command, candidate_of, read_commands
@@ -13,6 +14,8 @@ from sweeps.records.slots import read_slots
 from sweeps.records.trial_record import SPEEDS, TrialRecord, read_trial
 from sweeps.table.cells import Cell, place_in_table
 from sweeps.table.published import figures_for, is_left_open, published_for
+from sweeps.table.spread import Kind, kind_of, spread_for
+from sweeps.table.whole_table import WholeTable, whole_table
 from vit_trainer.errors import InputError
 from vit_trainer.files.storage import COMMANDS, DECISIONS, PARITY, Storage
 from vit_trainer.tracking.catalogue import Catalogue
@@ -52,6 +55,16 @@ class Results:
     def has_published(self) -> bool:
         """Whether there is anything to compare with."""
         return any(record.figure is not None or record.others or record.is_left_open for record in self.cells)
+
+    @cached_property
+    def judged(self) -> list[CellRecord]:
+        """The cells with a verdict."""
+        return [record for record in self.cells if record.verdict is not None]
+
+    @cached_property
+    def whole(self) -> WholeTable:
+        """What the verdicts on these say together."""
+        return whole_table([(kind_of(each.cell), each.verdict) for each in self.judged if each.verdict is not None])
 
     @property
     def speeds(self) -> tuple[str, ...]:
@@ -122,7 +135,21 @@ def _cells(
         except InputError as error:
             unknown = str(error)
         cells.append(found)
-    return cells, unknown
+    return _with_spreads(cells), unknown
+
+
+def _with_spreads(cells: list[CellRecord]) -> list[CellRecord]:
+    """Those that have a published figure with the spread behind their verdict, of all runs here of their kind."""
+    repeats: dict[Kind, dict[str, list[float]]] = {}
+    for record in cells:
+        if record.cell.dropout is not None:  # else its candidates are other cells' trials
+            repeats.setdefault(kind_of(record.cell), {}).update(record.repeats)
+    return [
+        replace(record, spread=spread_for(record.cell, repeats[kind_of(record.cell)].values()))
+        if record.figure is not None
+        else record
+        for record in cells
+    ]
 
 
 def _with_published(record: CellRecord) -> CellRecord:

@@ -1,6 +1,7 @@
 """Reporting: what a sweep came to, as a page, charts and a table for other tools.
 
 sections     which sections a report has, and in which order
+statement    what the table says as a whole beside the published figures
 accuracies   what each cell achieved, beside what was published
 charts       which charts are drawn of which cells
 outcomes     what became of trials: stopped, failed, and the hours of all

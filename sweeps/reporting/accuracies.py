@@ -4,6 +4,7 @@ from sweeps.records.cell_record import CellRecord
 from sweeps.records.results import Results
 from sweeps.records.trial_record import STATUSES, UNFINISHED
 from sweeps.reporting.pages import Block, Heading, Paragraph, TextTable
+from sweeps.reporting.statement import kind_name
 from sweeps.reporting.texts import (
     PUBLISHED_BY,
     card_name,
@@ -16,6 +17,8 @@ from sweeps.reporting.texts import (
     verdict_text,
 )
 from sweeps.table.cells import Cell
+from sweeps.table.published import PublishedFigure
+from sweeps.table.spread import kind_of
 from sweeps.table.verdict import Status
 from vit_trainer.data.datasets import DATASETS
 
@@ -34,9 +37,16 @@ def the_table(results: Results) -> list[Block]:
     )
     header = ("model", *map("\n".join, columns))
     explained = "Test accuracy in percent of the candidate that is best on held-out training images, over all its seeds"
+    if any(len(record.chosen) > 1 for record in results.cells):
+        explained += ", with their standard deviation"
     if results.has_published:
         explained += "; what was published, the difference in points and the verdict (docs/verdict.md)"
     explained += "; how long one run took, and on what."
+    if any(record.judged not in ((), record.chosen) for record in results.cells):
+        explained += (
+            " Where what was published has one fixed learning rate, the difference and the verdict are about our runs "
+            "of that rate, even where another is best here."
+        )
     recipes = dict.fromkeys(f"{record.cell.dataset}: {labels.recipe(record.cell)}." for record in results.cells)
     return [
         Heading("The table"),
@@ -53,7 +63,7 @@ def cell_by_cell(results: Results) -> list[Block]:
     header += ["chosen\nbase_lr", "seeds", "candidates", "time of\none run", f"{time_name(results)}\nof all", "on"]
     rows = []
     for record in results.cells:
-        row = [name_of(record, results), "" if record.accuracy is None else percent(record.accuracy)]
+        row = [name_of(record, results), "\n".join(_seeds_texts(record))]
         if results.has_published:
             row += _published_texts(record)
         counts = [f"{record.count(status)} {status}" for status in STATUSES if record.count(status)]
@@ -74,13 +84,31 @@ def cell_by_cell(results: Results) -> list[Block]:
     caveats = {figure.caveat: figure.source for figure in shown}
     blocks += [Paragraph(f"Published by {source}: {caveat}.") for caveat, source in caveats.items() if caveat]
     for record in results.cells:
-        if count := record.num_stopped_seeds:
+        if count := record.num_stopped_beside(record.chosen):
             line = (
                 f"{name_of(record, results)}: early stopping ended {count} of the chosen candidate's seeds, so those "
                 "that count are the better ones. To compare seeds, run them with --no-early-stopping."
             )
             blocks.append(Paragraph(line))
+    spreads = {kind_of(record.cell): record.spread for record in results.judged if record.spread is not None}
+    said = [
+        f"{kind_name(kind, list(spreads))} {100 * spread.deviation:.3f} points ({spread.runs}; "
+        f"{spread.degrees_of_freedom} degrees of freedom)"
+        for kind, spread in spreads.items()
+    ]
+    if said:
+        blocks.append(Paragraph(f"By chance alone runs differ with a standard deviation of: {'; '.join(said)}."))
     return blocks
+
+
+def _seeds_texts(record: CellRecord) -> list[str]:
+    """A cell's accuracy, and of several seeds how much they differ and each one's."""
+    if record.choice is None or record.accuracy is None:
+        return [""]
+    if record.choice.deviation is None:
+        return [percent(record.accuracy)]
+    each = [percent(accuracy) for accuracy in record.accuracies]
+    return [f"{percent(record.accuracy)} ± {percent(record.choice.deviation)}", *each]
 
 
 def _column_place(cell: Cell) -> tuple[object, ...]:
@@ -95,13 +123,15 @@ def _cell_text(record: CellRecord) -> str:
     if record.accuracy is None:
         return UNFINISHED if record.count(UNFINISHED) else "failed" if record.count("failed") else "no result"
     lines = [percent(record.accuracy)]
-    if record.figure is not None and record.verdict is not None:
-        lines.append(f"published {percent(record.figure.accuracy)}, {points(record.verdict.difference)}")
-        lines.append(verdict_text(record.verdict.status))
-    lines += [
-        f"{PUBLISHED_BY[other.table]} {percent(other.accuracy)}, {points(record.accuracy - other.accuracy)}"
-        for other in record.others
-    ]
+    if record.choice is not None and record.choice.deviation is not None:
+        lines.append(f"± {percent(record.choice.deviation)}, {len(record.chosen)} seeds")
+    if count := record.num_stopped_beside(record.chosen):
+        lines.append(f"{count} more seeds stopped" if count > 1 else "1 more seed stopped")
+    if record.figure is not None:
+        lines += _beside(record, record.figure, "published")
+        lines += [] if record.verdict is None else [verdict_text(record.verdict.status)]
+    for other in record.others:
+        lines += _beside(record, other, PUBLISHED_BY[other.table])
     lines += ["published: left open"] if record.is_left_open else []
     took = duration(record.wall_hours or 0.0)
     lines.append(f"{took}, {card}" if (card := card_name(record)) else took)
@@ -110,18 +140,40 @@ def _cell_text(record: CellRecord) -> str:
     return "\n".join(lines)
 
 
+def _beside(record: CellRecord, figure: PublishedFigure, name: str) -> list[str]:
+    """What was published, and the difference; of which runs of ours, if they aren't the chosen ones."""
+    published, own = f"{name} {percent(figure.accuracy)}", record.beside(figure)
+    difference = record.difference(figure)
+    if difference is None:
+        return [f"{published} at rate {figure.base_lr:g}", "not finished here"]
+    if own == record.chosen:
+        return [f"{published}, {points(difference)}"]
+    return [
+        f"{published} at rate {figure.base_lr:g}",
+        f"here {percent(figure.accuracy + difference)}, {points(difference)}",
+    ]
+
+
 def _published_texts(record: CellRecord) -> list[str]:
     """What was published for a cell, the difference with its interval, and the verdict; empty where there is none."""
     figure, verdict = record.figure, record.verdict
-    published = [] if figure is None else [percent(figure.accuracy)]
+    rate = (
+        f" at rate {figure.base_lr:g}"
+        if figure is not None and figure.base_lr and record.judged != record.chosen
+        else ""
+    )
+    published = [] if figure is None else [percent(figure.accuracy) + rate]
     published += [f"{percent(other.accuracy)} {PUBLISHED_BY[other.table]}" for other in record.others]
     published += ["left open"] if record.is_left_open else []
     if verdict is None:
-        return ["\n".join(published), "", ""]
+        return ["\n".join(published), "", "not finished here" if rate and record.chosen else ""]
     low, high = verdict.interval_95
     said = verdict_text(verdict.status)
     if verdict.status is Status.INCONCLUSIVE:
         more = verdict.more_seeds_needed
         plural = "seed" if more == 1 else "seeds"
         said += "\nno number of seeds would decide" if more is None else f"\n{more} more {plural} would decide"
-    return ["\n".join(published), f"{points(verdict.difference)}\n{points(low)} to {points(high)}", said]
+    difference = f"{points(verdict.difference)}\n{points(low)} to {points(high)}"
+    if rate and figure is not None:
+        difference = f"{percent(figure.accuracy + verdict.difference)}{rate}: {difference}"
+    return ["\n".join(published), difference, said]

@@ -1,6 +1,7 @@
 """Best region: which learning rates do as well as a cell's best, the official one too; what mattered in a search."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweeps.records.cell_record import CellRecord
@@ -9,6 +10,7 @@ from sweeps.table.cells import Trial
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.datasets import DATASETS
 from vit_trainer.errors import InputError
+from vit_trainer.tracking.chosen import Recipe
 
 MIN_RATES = 5
 """With fewer different learning rates, as in the paper's grid, a cell has no region."""
@@ -18,40 +20,61 @@ MIN_RATES = 5
 class Region:
     """What a cell's finished candidates say about its learning rate."""
 
-    best: TrialRecord
-    """The candidate that is best on the validation images."""
+    best: tuple[TrialRecord, ...]
+    """The seeds of the candidate that counts."""
     low: float
-    """The lowest learning rate that does as well as the best, as all finished candidates up to `high` do."""
+    """The lowest learning rate that does as well as the best, as all candidates up to `high` do."""
     high: float
     """The highest learning rate that does as well as the best."""
     official_lr: float | None
     """The official recipe's learning rate; None: it has none for this data set."""
-    official: TrialRecord | None
-    """The finished candidate with the official recipe."""
+    official: tuple[TrialRecord, ...]
+    """The finished seeds of the candidate with the official recipe; may be none."""
+    difference: float | None
+    """Validation accuracy of the best minus the official's, a fraction, over the seeds that both have."""
 
     @classmethod
     def of(cls, record: CellRecord) -> "Region | None":
         """The region of a cell; None if fewer than MIN_RATES were tried, or nothing is finished.
 
-        As good as the best is what lies within one standard error of its accuracy: that of a share of the held-out
+        Candidates are compared with the best over the seeds that both have; those that share none are left out. As
+        good as the best is what lies within one standard error of its accuracy: that of a share of the held-out
         images, with one more right and one more wrong, so that 100% isn't certain.
         """
-        finished = sorted(
-            (trial for trial in record.trials if trial.status == "finished"), key=lambda trial: trial.base_lr
-        )
-        if not finished or len({trial.base_lr for trial in record.trials}) < MIN_RATES:
+        best = record.chosen
+        if not best or len({trial.base_lr for trial in record.trials}) < MIN_RATES:
             return None
-        best = max(finished, key=validation_accuracy)
-        enough = validation_accuracy(best) - _standard_error(validation_accuracy(best), record.cell.dataset)
-        low = high = finished.index(best)
-        while low > 0 and validation_accuracy(finished[low - 1]) >= enough:
+        candidates: dict[Recipe, list[TrialRecord]] = {}
+        for trial in sorted(record.trials, key=lambda trial: (trial.base_lr, trial.seed)):
+            if trial.status == "finished":
+                candidates.setdefault(trial.trial.recipe, []).append(trial)
+        behind = [(seeds, _behind(best, seeds)) for seeds in candidates.values()]
+        compared = [(seeds, difference) for seeds, difference in behind if difference is not None]
+        enough = _standard_error(mean_validation(best), record.cell.dataset)
+        low = high = next(i for i, (seeds, _) in enumerate(compared) if tuple(seeds) == best)
+        while low > 0 and compared[low - 1][1] <= enough:
             low -= 1
-        while high + 1 < len(finished) and validation_accuracy(finished[high + 1]) >= enough:
+        while high + 1 < len(compared) and compared[high + 1][1] <= enough:
             high += 1
+        ends = compared[low][0][0].base_lr, compared[high][0][0].base_lr
         recipe = _official(record)
-        official = [trial for trial in finished if recipe is not None and _is_recipe(trial.trial, recipe)]
-        ends = finished[low].base_lr, finished[high].base_lr
-        return cls(best, *ends, recipe.base_lr if recipe else None, official[0] if official else None)
+        official = [own for own in candidates.values() if recipe is not None and _is_recipe(own[0].trial, recipe)]
+        seeds = tuple(official[0]) if official else ()
+        return cls(best, *ends, recipe.base_lr if recipe else None, seeds, _behind(best, seeds))
+
+
+def mean_validation(seeds: Sequence[TrialRecord]) -> float:
+    """A candidate's validation accuracy, the mean over its seeds; a fraction."""
+    return math.fsum(map(validation_accuracy, seeds)) / len(seeds)
+
+
+def _behind(best: Sequence[TrialRecord], others: Sequence[TrialRecord]) -> float | None:
+    """How much worse others validate than the best over the seeds that both have; None if they share none."""
+    shared = {trial.seed for trial in best} & {trial.seed for trial in others}
+    if not shared:
+        return None
+    own, other = ([trial for trial in seeds if trial.seed in shared] for seeds in (best, others))
+    return mean_validation(own) - mean_validation(other)
 
 
 def validation_accuracy(trial: TrialRecord) -> float:

@@ -1,9 +1,12 @@
 """Charts: which are drawn of a storage's results: in the page, and as files beside the Markdown."""
 
+from collections.abc import Sequence
+
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.results import Results
+from sweeps.records.trial_record import TrialRecord
 from sweeps.reporting import draw_charts
-from sweeps.reporting.best_region import Region, importances_of, validation_accuracy
+from sweeps.reporting.best_region import Region, importances_of, mean_validation
 from sweeps.reporting.draw_charts import Panel
 from sweeps.reporting.pages import Block, Chart, ChartFile, Heading, Paragraph, TextTable
 from sweeps.reporting.texts import hours_name, name_of, percent, points
@@ -36,16 +39,13 @@ def accuracy_over_rate(results: Results) -> list[Block]:
         return []
     rows = []
     for record, region in regions:
-        best, official = validation_accuracy(region.best), region.official
         rows.append(
             (
                 name_of(record, results),
-                f"{record.name_of(region.best)}: {percent(best)}",
+                _candidate_text(record, region.best),
                 f"{region.low:g} to {region.high:g}",
-                "not finished"
-                if official is None
-                else f"{record.name_of(official)}: {percent(validation_accuracy(official))}",
-                "" if official is None else points(best - validation_accuracy(official)),
+                _candidate_text(record, region.official) if region.official else "not finished",
+                "" if region.difference is None else points(region.difference),
                 "\n".join(f"{name} {share:.0%}" for name, share in importances_of(record).items()),
             )
         )
@@ -53,8 +53,9 @@ def accuracy_over_rate(results: Results) -> list[Block]:
     explained = (
         "Validation accuracy over the learning rate: a dot for a finished candidate, a cross where one was stopped, a "
         "ring around the best. The best region, shaded, is what lies within one standard error of the best accuracy, "
-        "given how many images were held out. The dashed line is the official rate. What mattered, if several values "
-        "were searched: how much of what candidates differ by at the last step that all reached each explains (fANOVA)."
+        "given how many images were held out; two candidates are compared over the seeds that both have. The dashed "
+        "line is the official rate. What mattered, if several values were searched: how much of what candidates differ "
+        "by at the last step that all reached each explains (fANOVA)."
     )
     alt = "Validation accuracy over the learning rate, a chart per cell"
     return [
@@ -63,6 +64,13 @@ def accuracy_over_rate(results: Results) -> list[Block]:
         ChartFile(RATES, alt, _charts("rate", _rates(results))),
         TextTable(header, tuple(rows), numbers=frozenset({4})),
     ]
+
+
+def _candidate_text(record: CellRecord, seeds: Sequence[TrialRecord]) -> str:
+    """A candidate with its mean accuracy on the validation images."""
+    name, _, seed = record.name_of(seeds[0]).partition(" seed ")
+    number = f" ({len(seeds)} seed{'s' * (len(seeds) > 1)})" if seed else ""
+    return f"{name}: {percent(mean_validation(seeds))}{number}"
 
 
 def accuracy_against_hours(results: Results) -> list[Block]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.trial_record import TrialRecord
-from sweeps.reporting.best_region import Region, validation_accuracy
+from sweeps.reporting.best_region import Region, mean_validation, validation_accuracy
 from sweeps.table.labels import Labels
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def over_rate(record: CellRecord, region: Region) -> Panel:
                     markersize=6,
                     label=name,
                 )
-        best = [region.best.base_lr], [100 * validation_accuracy(region.best)]
+        best = [region.best[0].base_lr], [100 * mean_validation(region.best)]
         axes.plot(*best, color=SERIES[0], linestyle="", marker="o", markersize=12, fillstyle="none", label="best")
         _log_scale(axes, (1.0, 3.0))
         accuracies = [validation_accuracy(trial) for trial in record.trials if trial.status in ("finished", "stopped")]

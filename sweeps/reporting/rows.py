@@ -5,11 +5,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeps.records.cell_record import CellRecord
+from sweeps.records.cell_record import CellRecord, accuracies_of
 from sweeps.records.results import Results
 from sweeps.records.trial_record import STATUSES
 from sweeps.reporting.texts import PUBLISHED_BY
 from sweeps.table.cells import name_of_cell
+from sweeps.table.spread import kind_of
+from sweeps.table.whole_table import MeanDifference
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
 
@@ -19,23 +21,49 @@ def rows_of(results: Results) -> list[dict[str, Any]]:
 
     Columns about what was published are left out where nothing is, and those about speed where no trial knows it.
     """
-    return [_row(record, results.has_published, results.speeds) for record in results.cells]
+    differs = {record.cell: differs for record, differs in zip(results.judged, results.whole.differs, strict=True)}
+    whole = {
+        record.cell: (
+            differs.get(record.cell),
+            results.whole.means.get(kind_of(record.cell)) if record.verdict else None,
+        )
+        for record in results.cells
+    }
+    return [_row(record, whole[record.cell], results.has_published, results.speeds) for record in results.cells]
 
 
-def _row(record: CellRecord, has_published: bool, speeds: Sequence[str]) -> dict[str, Any]:
-    """A cell's row of the table for other tools."""
+def _row(
+    record: CellRecord, whole: tuple[bool | None, MeanDifference | None], has_published: bool, speeds: Sequence[str]
+) -> dict[str, Any]:
+    """A cell's row of the table for other tools; whole: whether it is shown to differ, and the mean of its kind."""
     cell, figure, verdict = record.cell, record.figure, record.verdict
     first = record.chosen[0].config if record.chosen else {}
+    differs, mean = whole
     accuracies: dict[str, float] = {each.table: each.accuracy for each in (figure, *record.others) if each is not None}
     published = {
         **{f"{table}_accuracy": accuracies.get(table) for table in PUBLISHED_BY},
         "published_left_open": record.is_left_open,
         "published_accuracy": figure and figure.accuracy,
+        "published_base_lr": figure and figure.base_lr,
+        "published_base_lr_basis": figure and figure.base_lr_basis,
+        "judged_base_lr": record.judged[0].base_lr if record.judged else None,
+        "judged_accuracies": " ".join(map(str, accuracies_of(record.judged))),
+        "judged_num_stopped_seeds": record.num_stopped_beside(record.judged),
         "difference": verdict and verdict.difference,
         "interval_95_low": verdict and verdict.interval_95[0],
         "interval_95_high": verdict and verdict.interval_95[1],
+        "spread": verdict and verdict.spread.deviation,
+        "spread_degrees_of_freedom": verdict and verdict.spread.degrees_of_freedom,
+        "spread_runs": verdict and verdict.spread.runs,
+        "margin": verdict and verdict.margin,
         "verdict": verdict and str(verdict.status),
         "more_seeds_needed": verdict and verdict.more_seeds_needed,
+        "p_value": verdict and verdict.p_value,
+        "differs_in_whole_table": differs,
+        "mean_difference": mean and mean.difference,
+        "mean_interval_90_low": mean and mean.interval_90[0],
+        "mean_interval_90_high": mean and mean.interval_90[1],
+        "mean_is_within_margin": mean and mean.is_within,
         "published_wall_hours": figure and figure.wall_hours,
         "published_card": figure and figure.card,
         "published_caveat": figure and (figure.caveat or None),
@@ -52,7 +80,10 @@ def _row(record: CellRecord, has_published: bool, speeds: Sequence[str]) -> dict
         "warmup_steps": cell.schedule.warmup_steps,
         "global_batch_size": cell.schedule.global_batch_size,
         "accuracy": record.accuracy,
+        "accuracy_deviation": record.choice.deviation if record.choice else None,
+        "accuracies": " ".join(map(str, record.accuracies)),
         "num_seeds": len(record.chosen),
+        "num_stopped_seeds": record.num_stopped_beside(record.chosen),
         **(published if has_published else {}),
         "validation_accuracy": record.validation_accuracy,
         "chosen_base_lr": first.get("base_lr"),

@@ -9,8 +9,8 @@ from sweeps.reporting.charts import accuracy_against_hours, accuracy_over_rate, 
 from sweeps.reporting.origin import commands, environment
 from sweeps.reporting.outcomes import early_stopping, failures, hours, speed
 from sweeps.reporting.pages import Block, Heading, Page, Paragraph, TextTable
+from sweeps.reporting.statement import statement
 from sweeps.reporting.texts import date, duration, time_name
-from sweeps.table.verdict import Status
 
 
 def page(results: Results, *, now: float) -> Page:
@@ -26,6 +26,7 @@ def page(results: Results, *, now: float) -> Page:
     return Page(
         title,
         (
+            *([Paragraph(" ".join(said))] if (said := statement(results)) else []),
             Paragraph(_summary(results, now)),
             *the_table(results),
             *cell_by_cell(results),
@@ -44,21 +45,14 @@ def page(results: Results, *, now: float) -> Page:
 
 
 def _summary(results: Results, now: float) -> str:
-    """How many trials, what became of them, and how many cells reproduce what was published."""
+    """How many trials, and what became of them."""
     counts = Counter(trial.status for trial in results.trials)
     statuses = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
-    line = (
+    return (
         f"{len(results.trials)} trials of {len(results.cells)} cells in {results.location}: {statuses}. "
         f"Together {duration(sum(trial.hours for trial in results.trials))} of {time_name(results)}. "
         f"Written {date(now)} from the run folders."
     )
-    verdicts = Counter(record.verdict.status for record in results.cells if record.verdict is not None)
-    if verdicts:
-        said = [f"{verdicts[status]} {status}" for status in Status if verdicts[status]]
-        num_open = sum(record.figure is not None and record.verdict is None for record in results.cells)
-        said += [f"{num_open} without a result"] if num_open else []
-        line += f" Beside the published figures: {', '.join(said)}."
-    return line
 
 
 def _left_out(results: Results) -> list[Block]:

@@ -12,6 +12,7 @@ from sweeps.reporting.charts import chart_files
 from sweeps.reporting.pages import html, markdown
 from sweeps.reporting.rows import rows_of
 from sweeps.reporting.sections import page
+from sweeps.reporting.statement import statement
 from vit_trainer.errors import cause_of
 from vit_trainer.files.folder import Folder
 from vit_trainer.files.storage import Storage
@@ -21,7 +22,7 @@ def write_report(storage: Storage, sweep: str | None = None) -> str:
     """Write the report of a storage into it, and a sweep's own into the sweep's folder.
 
     Returns:
-        Where the page is (the sweep's own if one is given), or in one line why there is none.
+        What it says as a whole, and where the page is (the sweep's own if one is given), or why there is none.
     """
     folder = storage.report(sweep)
     try:
@@ -33,7 +34,7 @@ def write_report(storage: Storage, sweep: str | None = None) -> str:
             write_files(files if is_alone else files_of(results), storage.report())
     except Exception as error:  # a sweep's results don't depend on its report
         return f"No report could be written ({cause_of(error)}); python sweeps/report.py does it"
-    return f"Report: {folder.location}/report.html"
+    return "\n".join([*statement(own), f"Report: {folder.location}/report.html"])
 
 
 def files_of(results: Results) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from sweeps.options import SEVERAL, SweepOptions
 from sweeps.records.results import gather
 from sweeps.records.trial_record import TrialRecord
 from sweeps.table.cells import Cell, cell_of
+from sweeps.table.published import published_for
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.datasets import dataset_id
 from vit_trainer.errors import InputError, reason_of
@@ -24,23 +25,29 @@ class RepeatOptions(SweepOptions):
     seeds: Annotated[tuple[int, ...], SEVERAL] = (0, 1, 2)
     """Seeds; each is another trial of its cell."""
     base_lrs: Annotated[tuple[str, ...], SEVERAL] = ()
-    """Learning rates to repeat, or `official`; unless given the storage's best so far, without any the official."""
+    """Learning rates to repeat, or `official`; unless given the storage's best so far and the published figure's,
+    which the verdict is about; without either the official."""
     early_stopping: Annotated[Literal["asha", "rehearsal"] | None, Parameter(negative_none="no-")] = None
     """asha, rehearsal: select among the rates, where several are given; seeds are no rivals."""
 
     def base_lrs_of(self, cell: Cell) -> tuple[float, ...]:
         if self.base_lrs:
             return super().base_lrs_of(cell)
-        chosen = self._chosen(cell)
-        return (chosen.base_lr if chosen else FinetuneConfig.official(cell.model, cell.dataset).base_lr,)
+        chosen, figure = self._chosen(cell), published_for(cell)
+        rates = [chosen.base_lr] if chosen else []
+        rates += [figure.base_lr] if figure is not None and figure.base_lr is not None else []
+        return tuple(dict.fromkeys(rates)) or (FinetuneConfig.official(cell.model, cell.dataset).base_lr,)
 
     def explained(self, cells: Sequence[Cell]) -> list[str]:
         """A line per cell: which learning rate is repeated, and why."""
         lines = []
         for cell in cells:
-            rates, chosen = ", ".join(f"{rate:g}" for rate in self.base_lrs_of(cell)), self._chosen(cell)
-            why = chosen.why if chosen else "the official one: no trial of it has finished"
-            lines.append(f"{cell.name}: base_lr {rates}, {'as given' if self.base_lrs else why}")
+            rates, chosen = self.base_lrs_of(cell), self._chosen(cell)
+            known = "published" if published_for(cell) else "official"
+            why = chosen.why if chosen else f"the {known} one: no trial of it has finished"
+            why += f"; {rates[1]:g} is the published one" if len(rates) > 1 else ""
+            said = ", ".join(f"{rate:g}" for rate in rates)
+            lines.append(f"{cell.name}: base_lr {said}, {'as given' if self.base_lrs else why}")
         return lines
 
     def _chosen(self, cell: Cell) -> Chosen | None:

@@ -49,6 +49,10 @@ class PublishedFigure:
     source: str
     """URL of the page."""
 
+    def has_run(self, trial: Trial) -> bool:
+        """Whether a trial of the cell has the figure's learning rate, with nothing else tuned."""
+        return trial.base_lr == self.base_lr and trial.warmup_steps is None
+
 
 def published_for(cell: Cell) -> PublishedFigure | None:
     """The published figure of a cell, or None: the miniature's have none, nor has a cell whose dropout is searched.
@@ -82,9 +86,9 @@ def published_cells(table: Table) -> list[Cell]:
 
 
 def is_published(trial: Trial) -> bool:
-    """Whether a trial is a run of its cell's published figure: with the learning rate behind that, nothing tuned."""
+    """Whether a trial repeats the published figure of its cell, with the learning rate behind that."""
     figure = published_for(trial.cell)
-    return figure is not None and trial.base_lr == figure.base_lr and trial.warmup_steps is None
+    return figure is not None and figure.has_run(trial)
 
 
 def is_left_open(cell: Cell) -> bool:

@@ -8,6 +8,8 @@ from functools import lru_cache
 from sweeps.table.cells import Cell, Schedule
 from sweeps.table.published import published_cells, replicates
 
+Kind = tuple[str, int, Schedule]
+"""What runs must have in common to be pooled: data set, resolution and schedule."""
 MIN_DEGREES_OF_FREEDOM = 4
 """Of our own runs, where none of their kind are published: with fewer the published runs of another kind are better."""
 
@@ -24,8 +26,8 @@ class Spread:
     """Which runs it is pooled over, in words."""
 
 
-def kind_of(cell: Cell) -> tuple[str, int, Schedule]:
-    """What runs must have in common to be pooled: data set, resolution and schedule."""
+def kind_of(cell: Cell) -> Kind:
+    """A cell's kind."""
     return cell.dataset, cell.resolution, cell.schedule
 
 

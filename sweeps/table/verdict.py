@@ -69,18 +69,21 @@ class Verdict:
         return f"{line}; {self.more_seeds_needed} more {plural} would decide if the difference stays"
 
 
-def verdict_on(figure: PublishedFigure, accuracies: Sequence[float], margin: float | None = None) -> Verdict:
+def verdict_on(
+    figure: PublishedFigure, accuracies: Sequence[float], spread: Spread | None = None, margin: float | None = None
+) -> Verdict:
     """The verdict on a cell.
 
     Args:
         figure: what was published.
         accuracies: test accuracies (fractions) of our runs, one per seed; see `Chosen.accuracies`.
+        spread: how much runs differ by chance; None: as the published ones of the data set do.
         margin: the difference (fraction) that still counts as the same; None: that of MARGINS.
 
     Raises:
         InputError: nobody has published how much runs on this data set differ, or the margin makes no sense.
     """
-    spread = spread_of(figure.cell.dataset)
+    spread = spread or spread_of(figure.cell.dataset)
     margin = MARGINS[figure.cell.dataset] if margin is None else margin
     return judge(accuracies, figure.accuracy, figure.num_seeds, spread, margin)
 

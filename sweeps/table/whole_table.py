@@ -2,10 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sweeps.table.spread import t_beyond
+from sweeps.table.spread import Kind, t_beyond
 from sweeps.table.verdict import SIGNIFICANCE, Status, Verdict
 
 
@@ -27,24 +27,20 @@ class WholeTable:
 
     differs: tuple[bool, ...]
     """Of each cell, whether it is shown to differ: a wrong one among all cells in at most 5% of tables."""
-    means: dict[Hashable, MeanDifference]
-    """By what the cells' groups were called."""
+    means: dict[Kind, MeanDifference]
+    """Of the cells of each kind, which have one spread and one margin."""
     counts: Counter[Status]
     """How many cells have each status, one by one."""
 
 
-def whole_table(verdicts: Sequence[tuple[Hashable, Verdict]]) -> WholeTable:
-    """What verdicts say together.
-
-    Args:
-        verdicts: each with its group: cells of one data set that have one spread and one margin.
-    """
-    groups: dict[Hashable, list[Verdict]] = {}
-    for name, verdict in verdicts:
-        groups.setdefault(name, []).append(verdict)
+def whole_table(verdicts: Sequence[tuple[Kind, Verdict]]) -> WholeTable:
+    """What verdicts, each with the kind of its cell, say together."""
+    groups: dict[Kind, list[Verdict]] = {}
+    for kind, verdict in verdicts:
+        groups.setdefault(kind, []).append(verdict)
     return WholeTable(
         differs=tuple(holm([verdict.p_value for _, verdict in verdicts])),
-        means={name: mean_difference(own) for name, own in groups.items()},
+        means={kind: mean_difference(own) for kind, own in groups.items()},
         counts=Counter(verdict.status for _, verdict in verdicts),
     )
 

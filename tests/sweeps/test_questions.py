@@ -265,8 +265,10 @@ def test_a_report_says_in_its_rows_what_varies(tmp_path: Path) -> None:
 def test_a_row_that_was_left_open_and_both_tables_of_one_that_both_have(tmp_path: Path) -> None:
     as_swept(tmp_path, "some", [B16, official_cell("ViT-H_14", "cifar100", dropout=0.1, resolution=224)])
     markdown = files_of(gather(Storage(tmp_path), "some"))["report.md"].decode()
-    assert "98.50<br>published 98.76, -0.26<br>" in markdown
-    assert "<br>reimplementation 99.06, -0.56<br>" in markdown
+    assert "98.50<br>published 98.76 at rate 0.01<br>not finished here<br>reimplementation 99.06, -0.56<br>" in markdown
+    write_finished(tmp_path, Trial(B16, 0.01, 0), 0.5, test=0.985)
+    markdown = files_of(gather(Storage(tmp_path)))["report.md"].decode()
+    assert "<br>published 98.76 at rate 0.01<br>here 98.50, -0.26<br>" in markdown
     assert "98.50<br>published: left open<br>" in markdown
 
 
@@ -284,17 +286,17 @@ def test_seeds_repeat_the_rate_that_did_best_and_keep_to_it(tmp_path: Path) -> N
     for base_lr, validation in ((0.003, 0.985), (0.01, 0.981), (0.03, 0.98)):
         write_finished(tmp_path, Trial(B16, base_lr, 0), validation, test=1 - validation)
     assert [(trial.base_lr, trial.seed) for trial in candidates(options, [B16, other])] == [
-        *((0.003, seed) for seed in (0, 1, 2)),
+        *((base_lr, seed) for base_lr in (0.003, 0.01) for seed in (0, 1, 2)),
         *((0.03, seed) for seed in (0, 1, 2)),
     ]
     assert options.explained([B16, other]) == [
-        f"{B16.name}: base_lr 0.003, the best of 3 that finished",
-        f"{other.name}: base_lr 0.03, the official one: no trial of it has finished",
+        f"{B16.name}: base_lr 0.003, 0.01, the best of 3 that finished; 0.01 is the published one",
+        f"{other.name}: base_lr 0.03, the published one: no trial of it has finished",
     ]
     for seed in (1, 2):
         write_finished(tmp_path, Trial(B16, 0.003, seed), 0.95)  # their mean is below what 0.01 had
     again = RepeatOptions(storage=str(tmp_path))
-    assert again.base_lrs_of(B16) == (0.003,)
+    assert again.base_lrs_of(B16) == (0.003, 0.01)
     (record,) = gather(Storage(tmp_path)).cells
     assert [(trial.base_lr, trial.seed) for trial in record.chosen] == [(0.003, seed) for seed in (0, 1, 2)]
     assert session(tmp_path, "seeds-paper", [B16], seeds=(0, 1, 2), base_lrs=("0.003",)).num_done == 3
@@ -316,8 +318,24 @@ def test_the_best_region_is_what_lies_within_a_standard_error(tmp_path: Path) ->
     record = searched(tmp_path, **{"lr0.1": 0.975})
     region = Region.of(record)
     assert region is not None
-    assert (region.best.trial.base_lr, region.low, region.high) == (0.01, 0.003, 0.02)
-    assert (region.official_lr, region.official) == (0.01, region.best)
+    assert (region.best[0].base_lr, region.low, region.high) == (0.01, 0.003, 0.02)
+    assert (region.official_lr, region.official, region.difference) == (0.01, region.best, 0)
+
+
+def test_the_best_region_compares_candidates_over_the_seeds_that_both_have(tmp_path: Path) -> None:
+    rates = {"lr0.001": 0.97, "lr0.003": 0.98, "lr0.01": 0.978, "lr0.02": 0.9, "lr0.03": 0.9}
+    searched(tmp_path, **rates)
+    for seed, validation in ((1, 0.95), (2, 0.96)):  # the best had luck with its first seed
+        write_finished(tmp_path, Trial(B16, 0.003, seed), validation)
+    write_finished(tmp_path, Trial(B16, 0.01, 1), 0.97)
+    (record,) = gather(Storage(tmp_path)).cells
+    region = Region.of(record)
+    assert region is not None
+    assert [trial.seed for trial in region.best] == [0, 1, 2]
+    assert (region.best[0].base_lr, region.low, region.high) == (0.003, 0.003, 0.01)
+    assert region.difference == pytest.approx((0.98 + 0.95) / 2 - (0.978 + 0.97) / 2)
+    text = files_of(gather(Storage(tmp_path)))["report.md"].decode()
+    assert "| 0.003: 96.33 (3 seeds) | 0.003 to 0.01 | 0.01: 97.40 (2 seeds) | -0.90 |" in text
 
 
 def test_what_mattered_is_what_was_searched(tmp_path: Path) -> None:

@@ -88,12 +88,10 @@ def every_state(clock: Clock) -> SweepDisplay:
         if cell.model == "R50+ViT-B_16":
             figure = published_for(cell)
             assert figure is not None
-            for trial_id, result in (
-                (first, STOPPED),
-                (second, finished(figure.accuracy + 0.0012)),
-                (third, STOPPED),
-                (fourth, FAILED),
-            ):
+            (own,) = (trial.trial_id for trial in candidates_of(cell) if trial.base_lr == figure.base_lr)
+            others = [trial_id for trial_id in (first, second, third, fourth) if trial_id != own]
+            results = finished(figure.accuracy + 0.0012), STOPPED, STOPPED, FAILED
+            for trial_id, result in zip((own, *others), results, strict=True):
                 board.started(trial_id)
                 board.reported(trial_id, row(2500, 0.5, 0.25))
                 board.ended(trial_id, result)
@@ -195,6 +193,24 @@ def test_of_several_seeds_the_mean_is_shown_as_in_the_verdict(clock: Clock) -> N
     assert chosen is not None
     assert chosen.accuracy == pytest.approx(0.97)
     assert "97.00 done" in lines_of(cell.model, shown(board, 120))
+
+
+def test_a_mean_of_the_seeds_that_early_stopping_left_is_marked_and_their_spread_is_shown(clock: Clock) -> None:
+    cell = CELLS[0]
+    figure = published_for(cell)
+    assert figure is not None
+    trials = [Trial(cell, 0.01, seed) for seed in (0, 1, 2)] + [Trial(cell, 0.03, 0)]
+    board = SweepDisplay([cell], 4, console=Console(file=io.StringIO(), width=80), clock=clock)
+    for trial, result in zip(trials, (finished(0.98), finished(0.96), STOPPED, finished(0.9, 0.5)), strict=True):
+        board.add(trial)
+        board.ended(trial.trial_id, result)
+    lines = shown(board, 120)
+    assert f"97.00* done {100 * (0.9 - figure.accuracy):+.2f}@0.03" in lines_of(cell.model, lines)
+    assert "@: difference of the run with the published rate; *: of the seeds that early stopping left" in lines
+    board.console.print(board.table())
+    assert "97.00*" in printed(board)
+    assert "±1.41 of 2" in printed(board)
+    assert "*: early stopping ended other" in printed(board)
 
 
 @pytest.mark.parametrize("num_columns", [30, 60, 80, 120, 200])

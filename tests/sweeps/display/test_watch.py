@@ -101,7 +101,7 @@ def test_every_state_is_told_by_the_folders(tmp_path: Path) -> None:
 
 
 def test_what_the_board_would_show_of_a_done_cell(tmp_path: Path) -> None:
-    write(tmp_path, FIRST, attempt(), row(10_000, 0.98), result=FINISHED)
+    write(tmp_path, FOURTH, attempt(), row(10_000, 0.98), result=FINISHED)
     text = shown(FolderWatch(str(tmp_path)).read())
     assert "98.93 done +0.21" in text  # published: 98.72
 
@@ -287,7 +287,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_once_prints_the_table(tmp_path: Path) -> None:
-    write(tmp_path, FIRST, attempt(), row(10_000, 0.98), result=FINISHED)
+    write(tmp_path, FOURTH, attempt(), row(10_000, 0.98), result=FINISHED)
     done = run("--storage", str(tmp_path), "--once")
     assert done.returncode == 0, done.stderr
     assert re.search(r"^R50\+ViT-B_16 +98.93 done \+0.21", done.stdout, re.MULTILINE)

@@ -4,15 +4,19 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sweeps.records.decisions import Decision
 from sweeps.records.parity import NodeParity, record_parity
+from sweeps.records.results import gather
 from sweeps.report import report
-from sweeps.reporting.write import write_report
+from sweeps.reporting.write import files_of, write_report
+from sweeps.table import published
 from sweeps.table.cells import PAPER, cells_of
 from tests.sweeps.storages import finished, write_run
 from vit_trainer.config import FinetuneConfig
@@ -33,8 +37,8 @@ def config(base_lr: float = 0.03, **values: object) -> FinetuneConfig:
 def storage(tmp_path: Path) -> Path:
     """Two cells: one with a chosen, a stopped and a failed candidate, one that isn't done; and what is none of ours."""
     storage = tmp_path / "results"
-    write_run(storage, config(0.03), *finished(config(0.03), 0.985, PUBLISHED + 0.0002), speeds=SPEEDS)
-    write_run(storage, config(0.01), *finished(config(0.01), 0.980, 0.9999))  # better on test, which must not count
+    write_run(storage, config(0.01), *finished(config(0.01), 0.985, PUBLISHED + 0.0002), speeds=SPEEDS)
+    write_run(storage, config(0.03), *finished(config(0.03), 0.980, 0.9999))  # better on test, which must not count
     stopped = config(0.003)
     rule = "ASHA at step 2500: val/accuracy 0.5000 is below the cutoff 0.9000 of 0.9000"
     write_run(storage, stopped, [(2500, 0.5)], {"status": "stopped", "cause": rule, "val/accuracy": 0.5})
@@ -83,9 +87,11 @@ def test_the_table_says_what_was_achieved_and_what_was_published(storage: Path) 
     assert done["difference"] == pytest.approx(0.0002)
     assert done["interval_95_low"] < 0.0002 < done["interval_95_high"]
     assert done["verdict"] in ("reproduced", "inconclusive")
-    assert done["chosen_base_lr"] == 0.03
+    assert done["chosen_base_lr"] == done["published_base_lr"] == done["judged_base_lr"] == 0.01
+    assert (done["spread_degrees_of_freedom"], done["spread_runs"]) == (13, "19 published")
+    assert (done["accuracies"], done["accuracy_deviation"]) == (str(PUBLISHED + 0.0002), None)
     assert (done["num_finished"], done["num_stopped"], done["num_failed"]) == (2, 1, 1)
-    assert done["trial_command"] == "python -m vit_trainer train --model ViT-B_16 --dataset cifar10 --base-lr 0.03"
+    assert done["trial_command"] == "python -m vit_trainer train --model ViT-B_16 --dataset cifar10"
     assert {name: done[name] for name in SPEEDS} == SPEEDS
     assert {open_[name] for name in SPEEDS} == {None}, "an older version's trial"
     assert (open_["accuracy"], open_["verdict"], open_["num_unfinished"]) == (None, None, 1)
@@ -159,7 +165,60 @@ def test_every_published_cell_gets_a_verdict(tmp_path: Path) -> None:
     assert all(row["verdict"] for row in rows)
     page = Elements((tmp_path / "report" / "report.html").read_text())
     assert page.tags.count("figure") == 33
-    assert "Beside the published figures" in page.text
+    assert "Different from what was published (Holm's test, 5% for all 30 cells together): R50+ViT-B_16" in page.text
+    assert {row["differs_in_whole_table"] for row in rows} == {True}
+    assert {row["mean_is_within_margin"] for row in rows} == {False}
+
+
+def test_a_verdict_is_about_the_published_rate_with_the_tuned_result_beside_it(tmp_path: Path) -> None:
+    tuned = {0: 0.9930, 1: 0.9934, 2: 0.9932}
+    for seed, accuracy in tuned.items():
+        write_run(tmp_path, config(0.03, seed=seed), *finished(config(0.03, seed=seed), 0.99, accuracy))
+        write_run(tmp_path, config(0.01, seed=seed), *finished(config(0.01, seed=seed), 0.98, accuracy - 0.003))
+    (row,), markdown = read_report(tmp_path)
+    assert (row["accuracy"], row["chosen_base_lr"], row["num_seeds"]) == (pytest.approx(0.9932), 0.03, 3)
+    assert row["accuracies"].split() == [str(accuracy) for accuracy in tuned.values()]
+    assert row["accuracy_deviation"] == pytest.approx(0.0002)
+    assert (row["published_base_lr"], row["judged_base_lr"]) == (0.01, 0.01)
+    assert [float(accuracy) for accuracy in row["judged_accuracies"].split()] == pytest.approx([0.99, 0.9904, 0.9902])
+    assert row["difference"] == pytest.approx(0.9902 - PUBLISHED)
+    assert (row["verdict"], row["differs_in_whole_table"], row["mean_is_within_margin"]) == ("reproduced", False, True)
+    assert (row["spread_runs"], row["spread_degrees_of_freedom"]) == ("19 published, 6 of ours", 13 + 2 + 2)
+    assert "99.32<br>± 0.02, 3 seeds<br>published 99.02 at rate 0.01<br>here 99.02, +0.00<br>✓ reproduced" in markdown
+    assert "| 99.32 ± 0.02<br>99.30<br>99.34<br>99.32 |" in markdown
+    assert "No cell is shown to differ from what was published (Holm's test, 5% for this one cell)." in markdown
+    assert "Mean difference, in points: within the margin on cifar10 (+0.00)." in markdown
+
+
+def test_seeds_that_early_stopping_left_say_nothing_about_the_spread(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path, config(0.01, seed=seed), *finished(config(0.01, seed=seed), 0.98, 0.98 + seed / 100))
+    write_run(tmp_path, config(0.01, seed=2), [(2500, 0.5)], {"status": "stopped", "val/accuracy": 0.5})
+    (row,), markdown = read_report(tmp_path)
+    assert (row["num_seeds"], row["num_stopped_seeds"], row["spread_runs"]) == (2, 1, "19 published")
+    assert "98.50<br>± 0.71, 2 seeds<br>1 more seed stopped<br>published 99.02, -0.52" in markdown
+
+
+def test_beside_a_figure_that_was_tuned_the_verdict_is_about_the_tuned_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, config(0.03), *finished(config(0.03), 0.99, 0.9932))
+    write_run(tmp_path, config(0.01), *finished(config(0.01), 0.98, 0.9902))
+    (row,), _ = read_report(tmp_path)
+    assert row["judged_base_lr"] == 0.01
+    fixed = published._by_cell()
+    tuned = {cell: [replace(figure, base_lr=None) for figure in figures] for cell, figures in fixed.items()}
+    monkeypatch.setattr(published, "_by_cell", lambda: tuned)
+    (row,), markdown = read_report(tmp_path)
+    assert (row["published_base_lr"], row["judged_base_lr"]) == (None, 0.03)
+    assert row["difference"] == pytest.approx(0.9932 - PUBLISHED)
+    assert "99.32<br>published 99.02, +0.30" in markdown
+
+
+def read_report(storage: Path) -> tuple[list[dict[str, Any]], str]:
+    """The rows of table.json and the page as Markdown."""
+    files = files_of(gather(Storage(storage)))
+    return json.loads(files["table.json"]), files["report.md"].decode()
 
 
 def test_an_empty_storage_is_said_to_be_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
