@@ -8,6 +8,7 @@ Command: python benchmarks/makespan.py
 import os
 import sys
 import time
+import zlib
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +32,6 @@ from vit_trainer.files.run_dir import Row, RunDir
 
 app = new_app("Runs the paper's grid with trials that only wait.", name="makespan.py")
 
-NUM_EVALUATIONS = 8
 START_MINUTES = 3.0
 """Loading, and compiling on a node that hasn't yet; also after each pause and each move."""
 
@@ -79,11 +79,11 @@ class WaitingActor(FormulaActor):
         hours = Rates(CARDS["A100-40GB"]).hours(Trial(cell_of(config.to_dict()), config.base_lr, config.seed))
         assert hours is not None
         size = sum(assignment.processes_of_nodes)
-        self._step = min(self._step + config.total_steps // NUM_EVALUATIONS, config.total_steps)
-        seconds = 3600 * hours / NUM_EVALUATIONS / size * second
+        self._step = min(self._step + config.total_steps // config.num_evaluations, config.total_steps)
+        seconds = 3600 * hours / config.num_evaluations / size * second
         time.sleep(seconds)
         self._hours = self._hours[0] + seconds / 3600, self._hours[1] + seconds * size / 3600
-        row = {"step": self._step, "train/loss": 1.0, "val/accuracy": (config.base_lr * 1000) % 1}
+        row = {"step": self._step, "train/loss": 1.0, "val/accuracy": zlib.crc32(config.trial_id.encode()) / 2**32}
         row |= dict(zip(("runtime_hours", "gpu_hours"), self._hours, strict=True))
         written = self._run_dir.append(row) | {"node": ray.get_runtime_context().get_node_id()}
         if assignment.pause_at is None or self._step < assignment.pause_at or self._step == config.total_steps:

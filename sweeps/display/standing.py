@@ -48,6 +48,8 @@ class TrialProgress:
     """Whether it waits at a rung for the others of its cell."""
     num_slots: int = 1
     """GPUs, or CPU cores, that it takes when it runs."""
+    sized_at: tuple[int, float, float] = (0, 0.0, 1.0)
+    """Step and seconds from which on it has had so many, and its speed then beside that before."""
     silent_seconds: float | None = None
     """Seconds since the last sign of life of a process that should have given one; None: nothing is wrong."""
     result: Result | None = None
@@ -119,12 +121,25 @@ class TrialProgress:
         """Seconds of a running process since the journal's last line, which doesn't count them yet."""
         return max(0.0, now - self.counted_until) if self.is_running and self.silent_seconds is None else 0.0
 
+    def resized(self, num_slots: int) -> "TrialProgress":
+        """It goes on with another number of GPUs, or CPU cores, and is taken to become as much faster."""
+        return replace(self, num_slots=num_slots, sized_at=(self.step, self.seconds, num_slots / self.num_slots))
+
+    @property
+    def seconds_of_rest(self) -> float | None:
+        """Seconds that the steps to its end take at its mean speed with its present slots; None if nothing is known."""
+        step, seconds, faster = self.sized_at
+        if self.step > step:
+            seconds_per_step = (self.seconds - seconds) / (self.step - step)
+        else:
+            seconds_per_step = seconds / step / faster if step else 0.0
+        return seconds_per_step * (self.total_steps - self.step) if seconds_per_step else None
+
     def seconds_left(self, now: float) -> float | None:
-        """Seconds to its end if the trial runs on at its mean speed; None if that isn't known yet, or it starts."""
-        if not self.step or not self.seconds or self.is_starting:
+        """Seconds to its end if the trial runs on as fast; None if that isn't known yet, or it starts."""
+        if self.is_starting or (rest := self.seconds_of_rest) is None:
             return None
-        left = self.seconds / self.step * (self.total_steps - self.step)
-        return max(0.0, left - max(0.0, min(self.uncounted_seconds(now), now - self.stepped_at)))
+        return max(0.0, rest - max(0.0, min(self.uncounted_seconds(now), now - self.stepped_at)))
 
 
 @dataclass(frozen=True)

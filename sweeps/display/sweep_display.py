@@ -127,7 +127,7 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
 
     def resized(self, trial_id: str, num_slots: int) -> None:
         """A trial goes on with another number of GPUs, or CPU cores."""
-        self._progress[trial_id] = replace(self._progress[trial_id], num_slots=num_slots)
+        self._progress[trial_id] = self._progress[trial_id].resized(num_slots)
         self.noted(trial_id, f"goes on with {num_slots} {'GPUs' if self._on_gpus else 'slots'} that nobody needs")
 
     def seconds(self, trial_id: str) -> float:

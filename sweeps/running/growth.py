@@ -1,8 +1,8 @@
-"""GrowingGangs: where slots would idle, the trial that would end last goes on with more of them."""
+"""GrowingGangs: where slots would idle, the trials that would end last go on with more of them."""
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -21,7 +21,7 @@ STARTS_WORTH = 3.0
 
 
 class GrowingGangs(FIFOScheduler):
-    """At a trial's validation, once nothing else waits for a slot, decides whether it pauses to go on with more.
+    """At a trial's validation, once nothing waits for a slot, decides whether it ends there to go on with more.
 
     What a trial learns doesn't depend on how many GPUs share its batch, but for rounding.
     """
@@ -34,44 +34,63 @@ class GrowingGangs(FIFOScheduler):
         return {}  # Tune saves its scheduler for Tuner.restore, which this project has no use for
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        trial_id = trial_id_of(trial)
+        trial_id, size = trial_id_of(trial), None
         try:
-            may_grow = METRIC in result and self._ends_last(trial_id)
-            size = self._larger(trial_id, result) if may_grow else None
-            if may_grow and size is None:
-                # An actor that waits for its next trial holds its slot: the next validation will find that free.
+            if self._session.is_settled:
+                # An actor that waits for its next trial holds its slots: the next validation finds them free.
                 tune_controller._cleanup_cached_actors(force_all=True)
+                size = self._larger(trial_id, str(result.get("node"))) if METRIC in result else None
         except Exception:  # it would end the whole experiment
             log.exception("growing %s failed", trial_id)
-            size = None
         if size is None:
             return str(TrialScheduler.CONTINUE)
         self._session.grows(trial_id, size)
         return str(TrialScheduler.STOP)
 
-    def _ends_last(self, trial_id: str) -> bool:
-        """Whether nothing waits or starts, and no other trial has longer to go."""
-        left = self._seconds_left()
-        own = left.get(trial_id)
-        return (
-            self._session.is_settled
-            and own is not None
-            and all(other is not None and other <= own for other in left.values())
-        )
-
-    def _seconds_left(self) -> dict[str, float | None]:
-        now = time.time()
-        return {each.trial_id: each.seconds_left(now) for each in self._session.display.standing().running}
-
-    def _larger(self, trial_id: str, result: Mapping[str, Any]) -> int | None:
+    def _larger(self, trial_id: str, node: str) -> int | None:
         """With how many slots a trial had better go on; None: with those that it has."""
-        session, own = self._session, self._seconds_left()[trial_id] or 0.0
-        trial, size, node = session.trials[trial_id], session.slots_of(trial_id), result.get("node")
+        session, now = self._session, time.time()
+        running = session.display.standing().running
+        seconds = {
+            each.trial_id: each.seconds_of_rest if each.is_starting else each.seconds_left(now) for each in running
+        }
+        if trial_id not in seconds or None in seconds.values():
+            return None
+        work = {own: (rest or 0.0) * session.slots_of(own) for own, rest in seconds.items()}
+        sizes = {own: self._sizes(own) for own in work}
         kind = "GPU" if self._resources.has_gpus else "CPU"
-        free = ray._private.state.available_resources_per_node()
-        room = max((int(there.get(kind, 0)) + (size if name == node else 0) for name, there in free.items()), default=0)
-        batch, micro_batch = trial.config.global_batch_size, session.execution.micro_batch_size or 1
-        sizes = [n for n in range(size + 1, room + 1) if batch % n == 0 and batch // n % micro_batch == 0]
-        larger = max(sizes, default=size)
-        saved = own * (1 - size / larger)
+        free = {name: int(own.get(kind, 0)) for name, own in ray._private.state.available_resources_per_node().items()}
+        wanted = fair_sizes(work, sizes, sum(free.values()) + sum(own[0] for own in sizes.values()))[trial_id]
+        size = sizes[trial_id][0]
+        room = max(count + (size if name == node else 0) for name, count in free.items())
+        larger = max((each for each in sizes[trial_id] if each <= min(wanted, room)), default=size)
+        saved = work[trial_id] / size - work[trial_id] / larger
         return larger if saved > STARTS_WORTH * session.seconds_to_start(trial_id) else None
+
+    def _sizes(self, trial_id: str) -> list[int]:
+        """How many slots it can have: what it has, or what divides its batch and one node holds."""
+        session, size = self._session, self._session.slots_of(trial_id)
+        batch, micro_batch = session.trials[trial_id].config.global_batch_size, session.execution.micro_batch_size or 1
+        largest = max(self._resources.slots_of_nodes)
+        more = [n for n in range(size + 1, largest + 1) if batch % n == 0 and batch // n % micro_batch == 0]
+        return [size, *more]
+
+
+def fair_sizes(work: Mapping[str, float], sizes: Mapping[str, Sequence[int]], num_slots: int) -> dict[str, int]:
+    """With how many slots each had better go on, so that the last ends soonest; none gets more than that takes.
+
+    Args:
+        work: slot-seconds to the end of each.
+        sizes: slots that each can have, ascending, first those that it has.
+        num_slots: for all together.
+
+    >>> fair_sizes({"a": 80.0, "b": 40.0, "c": 10.0}, dict.fromkeys("abc", [1, 2, 4, 8]), 8)
+    {'a': 4, 'b': 2, 'c': 1}
+    """
+    fair = {own: allowed[0] for own, allowed in sizes.items()}
+    for end in sorted({work[own] / size for own, allowed in sizes.items() for size in allowed}, reverse=True):
+        least = {own: next((n for n in allowed if work[own] / n <= end), 0) for own, allowed in sizes.items()}
+        if not all(least.values()) or sum(least.values()) > num_slots:
+            break
+        fair = least
+    return fair
