@@ -371,6 +371,25 @@ def test_a_trial_that_starts_again_and_a_sweep_that_ends_show_no_time_that_runs_
     assert capsys.readouterr().err == "keeping states, at most 30 s; Ctrl-C again to leave now\n"
 
 
+def test_with_more_slots_a_trial_is_taken_to_be_as_much_faster_until_it_says(clock: Clock) -> None:
+    board = new_board(clock)
+    trial_id = candidates_of(CELLS[0])[0].trial_id
+    total = CELLS[0].schedule.total_steps
+
+    def left() -> float | None:
+        (progress,) = board.standing().running
+        return progress.seconds_of_rest
+
+    board.started(trial_id)
+    assert left() is None
+    board.reported(trial_id, row(total // 4, 0.5, 4.0, clock.now))
+    assert left() == pytest.approx(12 * HOUR)
+    board.resized(trial_id, 4)
+    assert left() == pytest.approx(3 * HOUR)
+    board.reported(trial_id, row(total // 2, 0.5, 6.0, clock.now))
+    assert left() == pytest.approx(4 * HOUR)
+
+
 # In a terminal.
 
 LIVE = """
