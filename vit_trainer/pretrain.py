@@ -55,7 +55,7 @@ def pretrain_miniature(model_name: str, path: Path, *, total_steps: int | None =
             [MicroBatch(step, slice(0, half), order[:half])], seed=config.seed, **options
         )
         whole = data.train.evaluation_batches(order[half:], half, **options)
-        images, labels = (torch.cat(pair) for pair in zip(next(cropped), next(whole), strict=True))
+        images, labels = (torch.cat(pair) for pair in zip(next(cropped), next(whole)[:2], strict=True))
         warm_up, decay = step / config.warmup_steps, (total_steps - step) / (total_steps - config.warmup_steps)
         optimizer.param_groups[0]["lr"] = PEAK_LR * min(warm_up, decay)
         optimizer.zero_grad()

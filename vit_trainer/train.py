@@ -232,7 +232,8 @@ def _train(
         step_done()
 
     # Final evaluation.
-    test = evaluated(data.test)
+    test = evaluated(data.test, keeps_predictions=True)
+    assert test.predictions is not None
     ledger.count_time()
     last = progress.row or {}
     metrics = {
@@ -247,10 +248,11 @@ def _train(
 
     # Result.
     expect(START_SECONDS)
-    if accelerator.is_main_process and execution.save_weights:
-        run_dir.write_weights(
-            save({name: tensor.cpu().contiguous() for name, tensor in raw_model.state_dict().items()})
-        )
+    if accelerator.is_main_process:
+        run_dir.write_predictions(test.predictions.to_bytes())
+        if execution.save_weights:
+            weights = {name: tensor.cpu().contiguous() for name, tensor in raw_model.state_dict().items()}
+            run_dir.write_weights(save(weights))
     return TrainResult("finished", progress.step, metrics)
 
 

@@ -1,4 +1,6 @@
+import io
 import json
+import math
 import os
 import socket
 import subprocess
@@ -14,7 +16,8 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.data.load import load_dataset
 from vit_trainer.data.splits import InMemorySplit
 from vit_trainer.errors import CheckpointError, InputError
-from vit_trainer.evaluate import evaluate, label_ranks
+from vit_trainer.evaluate import evaluate, label_ranks, likeliest
+from vit_trainer.files.predictions import NO_CLASS, Predictions
 from vit_trainer.inference.evaluate_checkpoint import evaluate_checkpoint
 from vit_trainer.weights.load import pretrained_model
 from vit_trainer.weights.npz_files import write_npz
@@ -69,7 +72,7 @@ def test_the_sums_are_those_of_all_images_at_once(checkpoint, accelerator):
     split = load_dataset("digits-pretrain").test
     model = pretrained_model(MODEL, checkpoint, resolution=32)
     everything = split.evaluation_batches(np.arange(len(split)), len(split), resolution=32, device=torch.device("cpu"))
-    images, labels = next(everything)
+    images, labels, _ = next(everything)
     with torch.inference_mode():
         logits = model.eval()(images).double().numpy()
     order = np.argsort(-logits, axis=1)
@@ -90,8 +93,58 @@ def test_fewer_classes_than_five_are_all_among_the_top_five(accelerator):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.tensor([[0.0, 1.0]]).repeat(len(images), 1)
 
-    sums = evaluate(Constant(), split, accelerator, resolution=1, batch_size=2)
+    sums = evaluate(Constant(), split, accelerator, resolution=1, batch_size=2, keeps_predictions=True)
     assert (sums.accuracy, sums.accuracy_top5) == (2 / 3, 1.0)
+    assert sums.predictions is not None
+    assert sums.predictions.classes.tolist() == [[1, 0, NO_CLASS, NO_CLASS, NO_CLASS]] * 3
+    assert sums.predictions.is_correct.tolist() == [False, True, True]
+    assert sums.predictions.confidences == pytest.approx([math.e / (1 + math.e)] * 3, rel=1e-3)
+
+
+def test_the_likeliest_classes_are_those_that_ranks_count() -> None:
+    """With ties, NaN, and fewer classes than five."""
+    generator = torch.Generator().manual_seed(0)
+    for num_classes in (2, 5, 40):
+        logits = torch.randint(0, 6, (500, num_classes), generator=generator).float()
+        logits[torch.rand(logits.shape, generator=generator) < 0.1] = torch.nan
+        labels = torch.randint(0, num_classes, (500,), generator=generator)
+        ranks, classes = label_ranks(logits, labels), likeliest(logits)
+        is_number = ~logits.gather(1, labels[:, None]).isnan()[:, 0]
+        assert torch.equal((classes == labels[:, None]).any(1), (ranks < 5) & is_number)
+        assert torch.equal(classes[:, 0] == labels, (ranks < 1) & is_number)
+
+
+def test_predictions_come_back_from_their_file_and_nothing_else_does(checkpoint, accelerator):
+    split = load_dataset("digits-pretrain").test
+    model = pretrained_model(MODEL, checkpoint, resolution=32)
+    sums = evaluate(model, split, accelerator, resolution=32, batch_size=64)
+    kept = evaluate(model, split, accelerator, resolution=32, batch_size=50, keeps_predictions=True)
+    assert (kept.num_correct, kept.num_correct_top5, kept.num_images) == (
+        sums.num_correct,
+        sums.num_correct_top5,
+        sums.num_images,
+    )
+    assert kept.predictions is not None
+    back = Predictions.from_bytes(kept.predictions.to_bytes())
+    for ours, theirs in zip(vars(kept.predictions).values(), vars(back).values(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert (back.num_correct, back.num_images) == (sums.num_correct, 180)
+    other = io.BytesIO()
+    np.savez(other, classes=back.classes, confidences=back.confidences, labels=back.labels.astype(np.int64))
+    for content in (b"", b"PK", kept.predictions.to_bytes()[:-30], other.getvalue()):
+        with pytest.raises(InputError, match=r"no file of predictions .*: give predictions\.npz of a run folder"):
+            Predictions.from_bytes(content)
+
+
+def test_fifty_thousand_predictions_take_less_than_a_megabyte() -> None:
+    draw = np.random.default_rng(0)
+    classes, labels = draw.integers(0, 1000, (50_000, 5)), draw.integers(0, 1000, 50_000)
+    labels, places = np.sort(labels), draw.permutation(50_000)
+    names = np.array([f"n{1440764 + i // 50:08}/ILSVRC2012_val_{place:08}.JPEG" for i, place in enumerate(places)], "S")
+    classes[: 4 * 50_000 // 5, 0] = labels[: 4 * 50_000 // 5]  # most are right; what follows is chance
+    confidences = draw.random(50_000).astype(np.float16)
+    found = Predictions(classes.astype(np.uint16), confidences, labels.astype(np.uint16), names)
+    assert len(found.to_bytes()) < 1e6
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from vit_trainer.files.run_dir import RunDir
+from vit_trainer.files.predictions import Predictions
+from vit_trainer.files.run_dir import PREDICTIONS, RunDir
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
@@ -70,6 +71,8 @@ def test_both_launchers_train_the_same_and_only_the_first_process_prints(start: 
         assert out.count("test/accuracy") == out.count("step 8:") == 1
         assert run_dir.attempts()[0]["num_processes"] == 2
         losses.append([row["train/loss"] for row in run_dir.journal()])
+        predictions = Predictions.from_bytes(run_dir.folder.read(PREDICTIONS) or b"")
+        assert predictions.num_correct / predictions.num_images == (run_dir.result() or {})["test/accuracy"]
     assert losses[0] == losses[1]
 
 

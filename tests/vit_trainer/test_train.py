@@ -14,7 +14,8 @@ from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.datasets import DATASETS
 from vit_trainer.data.load import load_dataset
 from vit_trainer.errors import InputError, LeaseLostError, NonFiniteLossError
-from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.files.predictions import Predictions
+from vit_trainer.files.run_dir import PREDICTIONS, Row, RunDir
 from vit_trainer.loop.step import choose_micro_batch_size
 from vit_trainer.model.memory import memory_bytes
 from vit_trainer.train import steps_of_evaluations, train
@@ -111,7 +112,9 @@ def test_a_result_holds_what_the_table_needs(tmp_path: Path) -> None:
     assert result["status"] == "finished"
     assert result["step"] == 8
     num_test = DATASETS["digits-even"].num_test
-    assert (result["test/accuracy"] * num_test) == pytest.approx(round(result["test/accuracy"] * num_test))
+    predictions = Predictions.from_bytes(run_dir.folder.read(PREDICTIONS) or b"")
+    assert predictions.num_images == num_test
+    assert result["test/accuracy"] == predictions.num_correct / num_test
     assert result["runtime_hours"] > 0
     assert result["gpu_hours"] == 0
     for row in run_dir.journal():

@@ -43,6 +43,8 @@ class Cuts(NamedTuple):
     """(count,) bool."""
     labels: Tensor
     """(count,) int64."""
+    indices: Tensor
+    """(count,) int64: which images they are."""
     unreadable: list[tuple[str, str]]
     """Path and reason of each image that could not be read."""
 
@@ -63,7 +65,7 @@ class CutReader(Dataset[Cuts]):
         except DataError:  # behind its header one is damaged; of what replaces it, the size decides about the crop
             cuts = self._cuts(request, read_image)
         if get_worker_info() is not None:
-            for part in cuts[:4]:  # or else a thread does it, whose errors nobody hears of: the loader would wait
+            for part in cuts[:5]:  # or else a thread does it, whose errors nobody hears of: the loader would wait
                 part.share_memory_()
         return cuts
 
@@ -91,6 +93,7 @@ class CutReader(Dataset[Cuts]):
             torch.from_numpy(np.stack([crops.height, crops.width], axis=1)),
             torch.from_numpy(crops.flip),
             torch.from_numpy(self._labels[places]),
+            torch.tensor(places, dtype=torch.int64),
             unreadable,
         )
 
@@ -139,7 +142,7 @@ class ImageFileSplit:
         Bytes in one array, because workers would copy a list of a million strings by counting references to them.
         """
         assert len(paths) == len(labels)
-        self._root, self._paths, self._labels = root, paths, labels
+        self._root, self.names, self._labels = root, paths, labels
         self._num_workers = num_cores() if num_workers is None else num_workers
         self._skips, self._compiled = skip_unreadable, compiled
         self.unreadable: dict[str, str] = {}
@@ -151,11 +154,11 @@ class ImageFileSplit:
     def train_batches(
         self, micro_batches: Iterable[MicroBatch], *, seed: int, resolution: int, device: torch.device
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        return self._batches(micro_batches, seed, resolution, device)
+        return ((images, labels) for images, labels, _ in self._batches(micro_batches, seed, resolution, device))
 
     def evaluation_batches(
         self, indices: NDArray[np.int64], batch_size: int, *, resolution: int, device: torch.device
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.int64]]]:
         requests = (indices[first : first + batch_size] for first in range(0, len(indices), batch_size))
         return self._batches(requests, 0, resolution, device)
 
@@ -165,9 +168,9 @@ class ImageFileSplit:
         seed: int,
         resolution: int,
         device: torch.device,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.int64]]]:
         loader = DataLoader(
-            CutReader(self._root, self._paths, self._labels, seed, replaces=self._skips),
+            CutReader(self._root, self.names, self._labels, seed, replaces=self._skips),
             batch_size=None,
             sampler=requests,
             num_workers=self._num_workers,
@@ -183,7 +186,7 @@ class ImageFileSplit:
             )
             sizes = [(height, width) for height, width in cuts.sizes.tolist()]
             compiled = self._compiled and device.type == "cuda"  # on a CPU that took twice as long
-            yield resize_cuts(pixels, sizes, flip, resolution, compiled=compiled), labels
+            yield resize_cuts(pixels, sizes, flip, resolution, compiled=compiled), labels, cuts.indices.numpy()
 
     def _note(self, unreadable: list[tuple[str, str]]) -> None:
         if not unreadable:

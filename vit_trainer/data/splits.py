@@ -30,6 +30,9 @@ class MicroBatch:
 class Split(Protocol):
     """One part of a data set."""
 
+    names: NDArray[np.bytes_]
+    """(num_images,): path of each image in the data set's folder; (0,) where images have none."""
+
     def __len__(self) -> int:
         """Number of images."""
 
@@ -40,8 +43,8 @@ class Split(Protocol):
 
     def evaluation_batches(
         self, indices: NDArray[np.int64], batch_size: int, *, resolution: int, device: torch.device
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The whole images at `indices`, in order, `batch_size` at a time: the same forms as `train_batches`."""
+    ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.int64]]]:
+        """The whole images at `indices`, in order, `batch_size` at a time: as `train_batches`, and which they are."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class InMemorySplit:
         assert images.dtype == np.uint8
         assert images.ndim == 4
         assert len(images) == len(labels)
+        self.names = np.zeros(0, dtype="S1")
         self._images = torch.from_numpy(images)
         self._labels = torch.from_numpy(labels)
 
@@ -106,9 +110,9 @@ class InMemorySplit:
 
     def evaluation_batches(
         self, indices: NDArray[np.int64], batch_size: int, *, resolution: int, device: torch.device
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.int64]]]:
         self._to(device)
         for first in range(0, len(indices), batch_size):
-            chosen = to_device(indices[first : first + batch_size], device)
-            crops = whole_images(*self._sizes(len(chosen)))
-            yield resize_crops(self._images[chosen], crops, resolution), self._labels[chosen]
+            own = indices[first : first + batch_size]
+            chosen, crops = to_device(own, device), whole_images(*self._sizes(len(own)))
+            yield resize_crops(self._images[chosen], crops, resolution), self._labels[chosen], own

@@ -8,6 +8,7 @@ A run folder is the whole truth about a trial:
     checkpoint/        the latest complete state
     result.json        the outcome, once there is one
     model.safetensors  the final weights, where asked for
+    predictions.npz    what the final model said of each test image, see `Predictions`
     profile/           what ten steps did, where asked for
 """
 
@@ -34,6 +35,7 @@ Result = Mapping[str, Any]
 
 CONFIG, LEASE, JOURNAL, RESULT = "config.json", "lease.json", "journal.jsonl", "result.json"
 CHECKPOINT, WEIGHTS = "checkpoint/state.safetensors", "model.safetensors"
+PREDICTIONS = "predictions.npz"
 TRACE, MEMORY = "profile/trace.json.gz", "profile/memory.pickle"
 SILENT_HOURS = 1.0
 """A writer on another machine that has written nothing for so long is taken for dead."""
@@ -164,6 +166,11 @@ class RunDir:
         """Put the final weights in place."""
         self.check_lease()
         self.folder.write(WEIGHTS, content)
+
+    def write_predictions(self, content: bytes) -> None:
+        """Put what the final model said of the test images in place."""
+        self.check_lease()
+        self.folder.write(PREDICTIONS, content)
 
     def write_profile(self, name: str, content: bytes) -> None:
         """Put a profile's file in place; name: TRACE or MEMORY."""

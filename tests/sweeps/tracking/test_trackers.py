@@ -71,7 +71,7 @@ def test_everyone_is_told_and_the_best_model_is_served(
 def predictions(model_uri: str, storage: Path) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
     """What `mlflow models predict` makes of test images, as PNG files, beside their labels."""
     test = load_dataset("digits-even").test
-    ((images, labels),) = test.evaluation_batches(np.arange(30), 30, resolution=32, device=torch.device("cpu"))
+    ((images, labels, _),) = test.evaluation_batches(np.arange(30), 30, resolution=32, device=torch.device("cpu"))
     encoded = []
     for image in images:
         pixels = ((image.permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8).numpy()

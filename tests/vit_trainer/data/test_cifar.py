@@ -113,8 +113,8 @@ def seen(split: object) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
             device=torch.device("cpu"),  # type: ignore[arg-type]
         )
     )
-    pixels = torch.cat([images for images, _ in batches]) * 127.5 + 127.5
-    return pixels.round().to(torch.uint8).numpy(), torch.cat([labels for _, labels in batches]).numpy()
+    pixels = torch.cat([images for images, _, _ in batches]) * 127.5 + 127.5
+    return pixels.round().to(torch.uint8).numpy(), torch.cat([labels for _, labels, _ in batches]).numpy()
 
 
 def test_files_become_splits(small: Small, tmp_path: Path) -> None:

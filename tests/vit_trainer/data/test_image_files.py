@@ -43,7 +43,7 @@ def trained_on(split: ImageFileSplit, micro_batch_size: int, first: int = 0) -> 
 def evaluated(split: ImageFileSplit, batch_size: int = 4) -> tuple[Tensor, Tensor]:
     indices = np.arange(len(split))
     batches = list(split.evaluation_batches(indices, batch_size, resolution=16, device=CPU))
-    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+    return torch.cat([images for images, _, _ in batches]), torch.cat([labels for _, labels, _ in batches])
 
 
 def truncate(path: Path) -> None:
@@ -76,7 +76,7 @@ def test_evaluation_does_not_depend_on_workers_or_batch_size(image_folder: Write
 def test_training_sees_the_crop_of_its_seed_step_and_position(image_folder: Write) -> None:
     root = image_folder()
     split = load_class_folders(root, num_workers=0, skip_unreadable=False).train
-    paths = split._paths
+    paths = split.names
     images, _ = trained_on(split, 8)
     for step, position in ((0, 0), (0, 17), (1, 5)):
         index = image_order(7, step * STEP_SIZE, STEP_SIZE, len(split))[position]
@@ -139,6 +139,8 @@ def test_a_skipped_image_is_left_out_of_evaluation(image_folder: Write, capsys: 
     for _ in range(2):
         images, labels = evaluated(split, 2)  # one batch is empty
     assert labels.tolist() == [0] * 5 + [1] + [2] * 5
+    batches = split.evaluation_batches(np.arange(len(split)), 2, resolution=16, device=CPU)
+    assert [place for *_, places in batches for place in places] == [*range(5), *range(9, 15)]
     assert torch.equal(images, torch.cat([whole[:5], whole[9:]]))
     assert list(split.unreadable) == [str(path) for path in bad]
     lines = capsys.readouterr().err.splitlines()
@@ -175,7 +177,7 @@ def test_a_skipped_training_image_is_replaced_by_the_next(image_folder: Write) -
 def test_a_header_that_lies_about_the_size_is_not_believed(image_folder: Write) -> None:
     root = image_folder()
     split = load_class_folders(root, num_workers=0).train
-    path = root / split._paths[0].decode()
+    path = root / split.names[0].decode()
     Image.fromarray(np.arange(48 * 40 * 3, dtype=np.uint8).reshape(48, 40, 3)).save(path, "ICO", sizes=[(40, 48)])
     content = bytearray(path.read_bytes())
     content[6:8] = 16, 16  # the directory's width and height

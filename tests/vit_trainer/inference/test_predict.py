@@ -59,7 +59,7 @@ def test_a_trials_predictions_are_those_of_its_evaluation(
     with WeightsChoice(trial=trial.trial_id, storage=str(storage)).opened() as weights:
         classifier = Classifier.load(weights)
     test = load_dataset("digits-even").test
-    ((images, _),) = test.evaluation_batches(np.arange(20), 20, resolution=32, device=torch.device("cpu"))
+    ((images, _, _),) = test.evaluation_batches(np.arange(20), 20, resolution=32, device=torch.device("cpu"))
     probabilities = classifier.probabilities(images)
     for path, line, row in zip(digits, out, probabilities, strict=True):
         shown = re.findall(r"(\d) (\d+\.\d)%", line.removeprefix(f"{path}: "))
