@@ -21,6 +21,7 @@ from sweeps.planning.rates import Rates
 from sweeps.records.commands import read_commands, record_command
 from sweeps.records.left_states import left_behind
 from sweeps.records.predicted_hours import with_predicted_hours
+from sweeps.records.results import gather
 from sweeps.records.slots import read_slots
 from sweeps.records.trial_record import TrialRecord, read_trial
 from sweeps.reporting.write import write_report
@@ -35,6 +36,7 @@ from vit_trainer.config import Execution
 from vit_trainer.data.load import require_dataset
 from vit_trainer.errors import InputError, cause_of, reason_of
 from vit_trainer.loop.probe import ProbeResult
+from vit_trainer.tracking.catalogue import Catalogue
 from vit_trainer.tracking.store import hide_password
 from vit_trainer.weights.npz_files import require_checkpoint
 
@@ -132,6 +134,8 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
 def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution: Execution) -> int:
     trackers = Trackers(name, options)
     session = Session(name, cells, options, execution, trackers.changed)
+    if Catalogue(options.opened_storage, name).entries.keys() - session.trials.keys():
+        session.display.remember_earlier(gather(options.opened_storage, name).cells)
     where = options.opened_storage.location
     print(f"{name}: {session.num_expected} trials, {session.num_done} of them done, in {where}")
     pending = cells if session.studies else list(dict.fromkeys(trial.cell for trial in session.pending))

@@ -128,17 +128,18 @@ class FolderWatch:
             limit = max(SILENT_SECONDS, SILENT_ROWS * seen.row_seconds)
             is_silent = seen.progress.is_running and silence[trial_id] > limit
             trials.append(replace(seen.progress, silent_seconds=silence[trial_id]) if is_silent else seen.progress)
-        trials = _as_candidates(trials, self._commands)
+        candidates = [_as_candidates(each, self._commands) for each in trials]
         if not self._seen:
             complaints.append(f"no trial has begun in {self.location}")
         return Standing(
-            cells=tuple(sorted({each.trial.cell for each in trials}, key=place_in_table)),
-            trials=tuple(trials),
+            cells=tuple(sorted({each.trial.cell for of_one in candidates for each in of_one}, key=place_in_table)),
+            trials=tuple(first for first, *_ in candidates),
             num_expected=None,
             now=now,
             on_gpus=any(seen.on_gpus for seen in self._seen.values()),
             events=tuple(sorted(events, key=lambda event: event.time)[-MAX_EVENTS:]),
             complaints=tuple(complaints),
+            also=tuple(each for _, *others in candidates for each in others),
         )
 
 
@@ -197,11 +198,8 @@ def _check_result(result: dict[str, object]) -> None:
                 raise ValueError(f"{name} {result[name]!r} in {RESULT}")
 
 
-def _as_candidates(trials: list[TrialProgress], commands: list[Command]) -> list[TrialProgress]:
-    """The trials, each in the cell of the last command that it was a candidate of: a search's has several dropouts."""
-
-    def moved(trial: Trial) -> Trial:
-        cells = (command.cell_for(trial.cell) for command in reversed(commands))
-        return next((candidate_of(trial, cell) for cell in cells if cell is not None), trial)
-
-    return [replace(each, trial=moved(each.trial)) for each in trials]
+def _as_candidates(progress: TrialProgress, commands: list[Command]) -> list[TrialProgress]:
+    """A trial in each cell that commands had it as a candidate of, the last one's first: searches share trials."""
+    own = progress.trial.cell
+    cells = dict.fromkeys(cell for command in reversed(commands) if (cell := command.cell_for(own)) is not None)
+    return [replace(progress, trial=candidate_of(progress.trial, cell)) for cell in cells or [own]]

@@ -19,6 +19,7 @@ from rich.text import Text
 from sweeps.display.standing import Standing, TrialProgress
 from sweeps.table.cells import Cell
 from sweeps.table.labels import Labels
+from vit_trainer.tracking.chosen import Chosen
 
 SECONDS_PER_FRAME = 1.0
 """A frame of 30 cells takes 30 to 60 ms of a CPU core."""
@@ -31,7 +32,11 @@ DETAILS = range(5)
 VIEWS = ((0, True), (0, False), (1, True), (2, True), *((detail, False) for detail in DETAILS[1:]))
 """Details in the order tried, with the speed of running candidates and without."""
 LEGEND = "running: step, validation %, time left{}; {}done: test %, difference to published"
-MARKS = {"@": "@: difference of the run with the published rate", "*": "*: of the seeds that early stopping left"}
+MARKS = {
+    "@": "@: difference of the run with the published rate",
+    "*": "*: of the seeds that early stopping left",
+    " x": "x: seeds",
+}
 """What marks of the table mean; said where there are any."""
 
 
@@ -317,14 +322,23 @@ def _finished_lines(standing: Standing, cell: Cell, detail: int, *, is_done: boo
     points = "" if difference is None else f"{100 * difference[0]:+.2f}"
     if difference is not None and difference[1] != chosen.base_lr:
         points = f"{points}@{difference[1]:g}" if detail < DETAILS[-1] else ""
+    name = f" {candidate_name(cell, chosen)}" if detail == 0 else ""
+    name += f" x{len(chosen.trials)}" if name and len(chosen.trials) > 1 else ""
     if not is_done:
         candidates = standing.by_cell[cell]
-        return [f"{number} {sum(each.result is not None for each in candidates)}/{len(candidates)}"]
+        return [f"{number} {sum(each.result is not None for each in candidates)}/{len(candidates)}{name}"]
     if detail == DETAILS[-1]:
         return [f"{number}{points}"]
     if detail > 1:
         return [f"{number} done", *([points] if points else [])]
-    return [f"{number} done{f' {points}' if points else ''}"]
+    return [f"{number} done{f' {points}' if points else ''}{name}"]
+
+
+def candidate_name(cell: Cell, chosen: Chosen) -> str:
+    """What a cell's chosen candidate has of its own: `lr0.03`, or `lr0.03 d0.1 w500` where these were searched too."""
+    base_lr, dropout, warmup_steps = chosen.trials[0].recipe
+    name = f"lr{base_lr:g}" + (f" d{dropout:g}" if cell.dropout is None else "")
+    return name + (f" w{warmup_steps:g}" if warmup_steps != cell.schedule.warmup_steps else "")
 
 
 def _percent(fraction: float | None, num_decimals: int) -> str:

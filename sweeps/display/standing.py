@@ -159,6 +159,7 @@ class Standing:
     cells: tuple[Cell, ...]
     """Entries of the table, in its order."""
     trials: tuple[TrialProgress, ...]
+    """Each once."""
     num_expected: int | None
     """Trials of the whole sweep; None: only those that have begun are known."""
     now: float
@@ -173,12 +174,14 @@ class Standing:
     """What the sweep itself is at instead of running trials."""
     complaints: tuple[str, ...] = ()
     """A line for each thing in the storage that can't be shown."""
+    also: tuple[TrialProgress, ...] = ()
+    """Candidates of the cells beside `trials`: of earlier commands, or those that are candidates of several cells."""
 
     @cached_property
     def by_cell(self) -> dict[Cell, list[TrialProgress]]:
-        """Trials of each cell."""
+        """Candidates of each cell."""
         groups: dict[Cell, list[TrialProgress]] = {cell: [] for cell in self.cells}
-        for progress in self.trials:
+        for progress in (*self.trials, *self.also):
             groups[progress.trial.cell].append(progress)
         return groups
 

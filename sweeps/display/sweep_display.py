@@ -11,8 +11,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.table import Table
 
-from sweeps.display.live_table import LiveTable, Screen, is_interactive, summary_lines, time_left
+from sweeps.display.live_table import LiveTable, Screen, candidate_name, is_interactive, summary_lines, time_left
 from sweeps.display.standing import Event, Standing, TrialProgress
+from sweeps.records.cell_record import CellRecord
 from sweeps.records.slots import Hold
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.labels import Labels
@@ -40,6 +41,7 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
 
     def __post_init__(self) -> None:
         self._progress: dict[str, TrialProgress] = {}
+        self._earlier: list[TrialProgress] = []
         self._events: tuple[Event, ...] = ()
         self._live: LiveTable | None = None
         self._phase, self._ends_at = "", math.inf
@@ -86,6 +88,16 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
             holds: of its slots, from earlier sessions.
         """
         self._progress[trial.trial_id] = TrialProgress(trial, trial.trial_id, num_slots=num_slots).after(lines, holds)
+
+    def remember_earlier(self, records: Iterable[CellRecord]) -> None:
+        """Have the other candidates of a cell that have ended count too: those of the sweep's earlier commands."""
+        own = {cell.as_recorded: cell for cell in self.cells}
+        self._earlier = [
+            TrialProgress(replace(each.trial, cell=own[record.cell]), each.trial_id).ended(each.result)
+            for record in records
+            for each in record.trials
+            if record.cell in own and each.result is not None
+        ]
 
     def started(self, trial_id: str) -> None:
         """A trial has begun, or goes on."""
@@ -181,6 +193,7 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
             num_slots=self._num_slots or None,
             events=self._events,
             phase=self._phase,
+            also=tuple(each for each in self._earlier if each.trial_id not in self._progress),
         )
 
     def result(self, trial_id: str) -> Result | None:
@@ -207,11 +220,12 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
 
 
 def _cell_text(standing: Standing, cell: Cell) -> str:
-    """The mean over seeds, marked where early stopping left only the better ones; of several how much they differ."""
+    """The mean over seeds, marked where early stopping left only the better ones; how much they differ; whose it is."""
     if (chosen := standing.chosen(cell)) is None:
         return "-"
-    text = f"{100 * chosen.accuracy:.2f}{'*' * bool(standing.num_stopped_beside(cell, chosen))}"
-    return text if chosen.deviation is None else f"{text}\n±{100 * chosen.deviation:.2f} of {len(chosen.trials)}"
+    lines = [f"{100 * chosen.accuracy:.2f}{'*' * bool(standing.num_stopped_beside(cell, chosen))}"]
+    lines += [] if chosen.deviation is None else [f"±{100 * chosen.deviation:.2f} of {len(chosen.trials)}"]
+    return "\n".join([*lines, candidate_name(cell, chosen)])
 
 
 def outcome(result: Result) -> str:

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sweeps.table.cells import Cell, Schedule, Trial
-from vit_trainer.data.datasets import dataset_id
 from vit_trainer.files.storage import COMMANDS, Storage
 from vit_trainer.tracking.store import hide_password
 
@@ -67,7 +66,7 @@ def record_command(storage: Storage, sweep: str, cells: Iterable[Cell], searched
         "time": time.time(),
         "host": socket.gethostname(),
         "line": hide_password(shlex.join(["python", *sys.argv])),
-        "cells": [asdict(cell) | {"dataset": dataset_id(cell.dataset)} for cell in cells],
+        "cells": [asdict(cell.as_recorded) for cell in cells],
         "searched": list(searched),
     }
     storage.sweep(sweep).append(COMMANDS, (json.dumps(line) + "\n").encode())

@@ -36,7 +36,10 @@ def the_table(results: Results) -> list[Block]:
         for row, records in rows.items()
     )
     header = ("model", *map("\n".join, columns))
-    explained = "Test accuracy in percent of the candidate that is best on held-out training images, over all its seeds"
+    explained = (
+        "Test accuracy in percent of the candidate that is best on held-out training images by the seeds that all "
+        "candidates of its cell have finished, over all seeds that it has finished"
+    )
     if any(len(record.chosen) > 1 for record in results.cells):
         explained += ", with their standard deviation"
     if results.has_published:
@@ -88,6 +91,12 @@ def cell_by_cell(results: Results) -> list[Block]:
             line = (
                 f"{name_of(record, results)}: early stopping ended {count} of the chosen candidate's seeds, so those "
                 "that count are the better ones. To compare seeds, run them with --no-early-stopping."
+            )
+            blocks.append(Paragraph(line))
+        if record.choice is not None and (count := record.choice.num_not_compared):
+            line = (
+                f"{name_of(record, results)}: no seed has finished with all candidates, so that {count} had no part in "
+                f"the choice; compared were those that have finished seed {record.choice.shared_seeds[0]}."
             )
             blocks.append(Paragraph(line))
     spreads = {kind_of(record.cell): record.spread for record in results.judged if record.spread is not None}

@@ -1,7 +1,7 @@
 """RepeatOptions: the flags of a sweep that repeats cells over seeds, each with one learning rate."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -13,7 +13,6 @@ from sweeps.records.trial_record import TrialRecord
 from sweeps.table.cells import Cell, cell_of
 from sweeps.table.published import published_for
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data.datasets import dataset_id
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.tracking.chosen import Chosen, Finished, choose
 
@@ -54,7 +53,7 @@ class RepeatOptions(SweepOptions):
         return choose(
             Finished.of(each.trial_id, each.config, each.result)
             for each in self._finished
-            if cell_of(each.config) == _as_recorded(cell) and each.result is not None
+            if cell_of(each.config) == cell.as_recorded and each.result is not None
         )
 
     @cached_property
@@ -66,8 +65,3 @@ class RepeatOptions(SweepOptions):
             raise InputError(
                 f"storage {self.storage} cannot be read ({reason_of(error)}): give that of a sweep"
             ) from error
-
-
-def _as_recorded(cell: Cell) -> Cell:
-    """The cell as a config.json has it: a folder of classes by its id."""
-    return replace(cell, dataset=dataset_id(cell.dataset))

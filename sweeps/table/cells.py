@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data.datasets import DATASETS
+from vit_trainer.data.datasets import DATASETS, dataset_id
 from vit_trainer.errors import InputError, one_of
 
 
@@ -44,6 +44,11 @@ class Cell:
         if self.dataset in DATASETS and self.schedule.warmup_steps != DATASETS[self.dataset].warmup_steps:
             steps += f" warm-up {self.schedule.warmup_steps}"
         return f"{self.model} {self.dataset} {self.resolution}px {steps} {dropout} from {self.upstream}"
+
+    @property
+    def as_recorded(self) -> "Cell":
+        """The cell as storages have it: a folder of classes by its id."""
+        return replace(self, dataset=dataset_id(self.dataset))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeps.running.session import Session
-from sweeps.table.cells import Cell, Trial
+from sweeps.table.cells import Cell
 from vit_trainer.errors import InputError
 from vit_trainer.inference.served_model import save_served_model
 from vit_trainer.tracking.trial_runs import Shipper
@@ -37,12 +37,12 @@ def register_best(session: Session, tracking_uri: str) -> list[str]:
         if chosen is None:
             lines.append(f"not registered: {cell.name}: no trial is finished")
             continue
-        trial = session.trials[chosen.trials[0].trial_id]
-        run_id = shipper.run_of(trial.trial_id)
+        trial_id = chosen.trials[0].trial_id
+        run_id = shipper.run_of(trial_id)
         try:
             if run_id is None:
-                raise InputError(f"MLflow has no run of {trial.trial_id} yet: give the same command again")
-            version = _registered(client, session, cell, trial, run_id)
+                raise InputError(f"MLflow has no run of {trial_id} yet: give the same command again")
+            version = _registered(client, session, cell, trial_id, run_id)
             lines.append(f"registered: models:/{model_name(cell)}/{version}")
         except InputError as error:
             lines.append(f"not registered: {cell.name}: {error}")
@@ -54,7 +54,7 @@ def model_name(cell: Cell) -> str:
     return cell.name.replace(" ", "-")
 
 
-def _registered(client: "MlflowClient", session: Session, cell: Cell, trial: Trial, run_id: str) -> str:
+def _registered(client: "MlflowClient", session: Session, cell: Cell, trial_id: str, run_id: str) -> str:
     from mlflow.exceptions import MlflowException
 
     name = model_name(cell)
@@ -64,13 +64,13 @@ def _registered(client: "MlflowClient", session: Session, cell: Cell, trial: Tri
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     for version in _newest_first(client, name):
-        if version.tags.get(TRIAL_ID) == trial.trial_id:
+        if version.tags.get(TRIAL_ID) == trial_id:
             return str(version.version)
     with tempfile.TemporaryDirectory() as folder:
-        save_served_model(session.run_dir(trial.trial_id), Path(folder) / "model")
+        save_served_model(session.options.opened_storage.run_dir(trial_id), Path(folder) / "model")
         client.log_artifacts(run_id, str(Path(folder) / "model"), "model")
     source = f"{client.get_run(run_id).info.artifact_uri}/model"
-    version = client.create_model_version(name, source, run_id, tags={TRIAL_ID: trial.trial_id})
+    version = client.create_model_version(name, source, run_id, tags={TRIAL_ID: trial_id})
     return str(version.version)
 
 

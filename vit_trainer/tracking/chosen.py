@@ -95,5 +95,6 @@ def choose(finished: Iterable[Finished]) -> Chosen | None:
     commonest = max(seeds, key=lambda seed: sum(seed in own for own in by_recipe.values()))
     compared = [own for own in by_recipe.values() if commonest in own]
     shared = [seed for seed in seeds if all(seed in own for own in compared)]
-    best = max(compared, key=lambda own: statistics.fmean(own[seed].validation for seed in shared))
+    # Rounded, or equal means of different numbers would differ in their last bits.
+    best = max(compared, key=lambda own: round(statistics.fmean(own[seed].validation for seed in shared), 9))
     return Chosen(tuple(best.values()), tuple(shared), len(compared), len(by_recipe) - len(compared))

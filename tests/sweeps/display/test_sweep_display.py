@@ -206,7 +206,9 @@ def test_a_mean_of_the_seeds_that_early_stopping_left_is_marked_and_their_spread
         board.ended(trial.trial_id, result)
     lines = shown(board, 120)
     assert f"97.00* done {100 * (0.9 - figure.accuracy):+.2f}@0.03" in lines_of(cell.model, lines)
-    assert "@: difference of the run with the published rate; *: of the seeds that early stopping left" in lines
+    assert (
+        "@: difference of the run with the published rate; *: of the seeds that early stopping left; x: seeds" in lines
+    )
     board.console.print(board.table())
     assert "97.00*" in printed(board)
     assert "±1.41 of 2" in printed(board)
@@ -529,7 +531,9 @@ def test_the_last_table_has_them_too(clock: Clock) -> None:
         board.add(trial)
         board.ended(trial.trial_id, finished(accuracy))
     board.console.print(board.table())
-    assert [re.sub(r"[│\s]+", " ", line).strip() for line in printed(board).splitlines()[-3:-1]] == [
+    assert [re.sub(r"[│\s]+", " ", line).strip() for line in printed(board).splitlines()[-5:-1]] == [
         "R50+ViT-B_16, warm-up 50 91.00",
+        "lr0.01",
         "R50+ViT-B_16, warm-up 100 92.00",
+        "lr0.01",
     ]
