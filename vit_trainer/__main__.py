@@ -8,12 +8,13 @@ from vit_trainer.commands.fetch import fetch
 from vit_trainer.commands.predict import predict
 from vit_trainer.commands.pretrain_mini import pretrain_mini
 from vit_trainer.commands.probe import probe
+from vit_trainer.commands.score import score
 from vit_trainer.commands.sync import sync
 from vit_trainer.commands.train import train
 from vit_trainer.commands.verify import verify
 
 app = new_app("Fine-tunes one Vision Transformer by the official protocol.", name="python -m vit_trainer")
-for command in (train, evaluate, predict, attention, probe, fetch, export, pretrain_mini, verify, sync):
+for command in (train, evaluate, predict, attention, probe, fetch, export, pretrain_mini, score, verify, sync):
     app.command(command)
 
 if __name__ == "__main__":

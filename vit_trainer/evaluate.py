@@ -1,7 +1,7 @@
 """Evaluation by exact sums: every image counts once, and there is one division at the end."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -27,7 +27,7 @@ class Evaluation:
     loss_sum: float
     """Sum of the cross-entropies, in nats."""
     num_images: int
-    predictions: Predictions | None = None
+    predictions: Predictions | None = field(default=None, compare=False)
     """What the model said of each image, where asked for."""
 
     @property

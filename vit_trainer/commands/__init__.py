@@ -8,6 +8,7 @@ probe           how fast a model is on this machine
 fetch           checkpoints and data sets from the web
 export          weights for other programs
 pretrain_mini   the checkpoints of the miniatures
+score           what kept predictions say
 verify          parity with the official code
 sync            run folders to MLflow
 """

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -10,6 +10,9 @@ from vit_trainer.config import Execution, Precision
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import InputError
 from vit_trainer.files.folder import write_atomically
+
+if TYPE_CHECKING:
+    from vit_trainer.inference.evaluate_checkpoint import CheckpointEvaluation
 
 
 def evaluate(
@@ -25,6 +28,7 @@ def evaluate(
     num_workers: int | None = None,
     skip_unreadable: bool = False,
     json_to: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
+    predictions: Path | None = None,
 ) -> None:
     """Evaluate a checkpoint with its own head on every image of a split, without training.
 
@@ -53,7 +57,9 @@ def evaluate(
     skip_unreadable
         Leave unreadable image files out, named and counted, instead of failing.
     json_to
-        File for the result as JSON; - prints it instead of the line for people.
+        File for the result as JSON; - prints it instead of the lines for people.
+    predictions
+        File for the five likeliest classes of every image, which python -m vit_trainer score reads.
     """
     from vit_trainer.weights.npz_files import require_weights
 
@@ -62,8 +68,9 @@ def evaluate(
         raise InputError(f"batch-size {batch_size} is below 1: give a whole number of at least 1")
     Execution(num_workers=num_workers)  # raises if it is negative
     path = require_weights(model, upstream=upstream, file=checkpoint)
-    if json_to is not None and not Path(json_to).resolve().parent.is_dir():
-        raise InputError(f"cannot write {json_to}: its folder does not exist; make it first")
+    for file in (json_to, predictions):
+        if file is not None and not Path(file).resolve().parent.is_dir():
+            raise InputError(f"cannot write {file}: its folder does not exist; make it first")
 
     from vit_trainer.inference.evaluate_checkpoint import evaluate_checkpoint
     from vit_trainer.loop.accelerator import start_accelerator
@@ -85,10 +92,26 @@ def evaluate(
         if json_to is not None and json_to != "-":
             write_atomically(Path(json_to), f"{text}\n".encode())
         sums = result.sums
+        if predictions is not None and sums.predictions is not None:
+            write_atomically(predictions, sums.predictions.to_bytes())
         line = (
             f"{model} at {result.resolution} px on {dataset} {split}: top-1 {100 * sums.accuracy:.2f}%, "
             f"top-5 {100 * sums.accuracy_top5:.2f}% of {sums.num_images} images, "
             f"{result.images_per_second:.0f} images/s"
         )
-        print(text if json_to == "-" else line)
+        print(text if json_to == "-" else "\n".join([line, *_beside_known(result)]))
     accelerator.end_training()
+
+
+def _beside_known(result: "CheckpointEvaluation") -> list[str]:
+    """How far chance reaches, and what others measured of the released checkpoint."""
+    from vit_trainer.inference.scores import binomial_interval
+    from vit_trainer.weights.known_accuracies import known_accuracies
+
+    low, high = binomial_interval(result.sums.num_correct, result.sums.num_images)
+    known = known_accuracies(result.model, result.dataset, result.split, result.resolution)
+    return [f"{100 * low:.2f}% to {100 * high:.2f}% with 95% confidence, by the number of images"] + [
+        f"the released one: {100 * each.accuracy:.2f}% by {each.source}; this is "
+        f"{100 * (result.sums.accuracy - each.accuracy):+.2f} points"
+        for each in known
+    ]

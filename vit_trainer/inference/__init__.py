@@ -2,6 +2,7 @@
 
 evaluate_checkpoint   how good a released checkpoint is with its own head
 classifier            a model with its head, which sees image files as the evaluation does
+scores                what follows from kept predictions: intervals, classes, paired tests, votes
 attention             the weights of every head, and their rollout
 attention_figure      draws them
 served_model          a fine-tuned model in MLflow's form

@@ -101,7 +101,7 @@ def evaluate_checkpoint(
     images: Split = getattr(data, split)
     accelerator.wait_for_everyone()
     start = time.perf_counter()
-    sums = evaluate(model, images, accelerator, resolution=resolution, batch_size=batch_size)
+    sums = evaluate(model, images, accelerator, resolution=resolution, batch_size=batch_size, keeps_predictions=True)
     seconds = time.perf_counter() - start
     return CheckpointEvaluation(
         model_name, str(path), dataset, split, resolution, accelerator.num_processes, seconds, sums

@@ -152,7 +152,7 @@ def test_a_skipped_image_is_left_out_of_evaluation(image_folder: Write, capsys: 
 def test_a_skipped_training_image_is_replaced_by_the_next(image_folder: Write) -> None:
     root = image_folder()
     before = load_class_folders(root, num_workers=0).train
-    paths = [path.decode() for path in before._paths]
+    paths = [path.decode() for path in before.names]
     for place in (4, 5, len(paths) - 1):
         truncate(root / paths[place])
     results = [
