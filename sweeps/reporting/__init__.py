@@ -4,7 +4,7 @@ sections     which sections a report has, and in which order
 statement    what the table says as a whole beside the published figures
 accuracies   what each cell achieved, beside what was published
 charts       which charts are drawn of which cells
-outcomes     what became of trials: stopped, failed, and the hours of all
+outcomes     what became of trials: mistakes, stopped, failed, and the hours of all
 origin       what the results were made with, and the commands that make them again
 rows         the table for other tools
 texts        how numbers, times, verdicts, cards and cells are said

@@ -1,13 +1,77 @@
-"""Outcomes: what became of trials: those that early stopping ended, the hours of all, and what failed."""
+"""Outcomes: what became of trials: their mistakes, those that early stopping ended, the hours of all, what failed."""
 
 from collections import Counter
 
+from sweeps.records.cell_record import CellRecord
 from sweeps.records.decisions import Decision
 from sweeps.records.results import Results
 from sweeps.records.trial_record import UNFINISHED
 from sweeps.reporting.pages import Block, Code, Folded, Heading, Paragraph, foldable_table
-from sweeps.reporting.texts import card_name, date, duration, hours_name, name_of, time_name
+from sweeps.reporting.texts import card_name, date, duration, hours_name, name_of, percent, time_name
 from sweeps.selection.rehearsal import is_rehearsal
+from vit_trainer.data.class_names import class_names, numbered
+from vit_trainer.errors import InputError
+from vit_trainer.files.predictions import Predictions
+from vit_trainer.files.run_dir import PREDICTIONS
+from vit_trainer.files.storage import Storage
+from vit_trainer.inference.scores import class_scores
+
+NUM_MISTAKES = 3
+"""Classes, and pairs of them, that are named of each cell."""
+
+
+def mistakes(results: Results) -> list[Block]:
+    """The hardest classes of each cell, and what they are taken for; nothing where no run has kept predictions."""
+    rows = [row for record in results.cells if (row := _row(record, results)) is not None]
+    if not rows:
+        return []
+    header = ("cell", "wrong", "hardest classes", "most often taken for another")
+    explained = (
+        "Of the chosen candidate, all of its seeds together. Every run folder has the five likeliest classes of each "
+        "test image in predictions.npz; python -m vit_trainer score reads it."
+    )
+    return [
+        Heading("Mistakes"),
+        Paragraph(explained),
+        *foldable_table(header, rows, "Mistakes of every cell", numbers=[1]),
+    ]
+
+
+def _row(record: CellRecord, results: Results) -> tuple[str, ...] | None:
+    kept = [found for trial in record.chosen if (found := _predictions(results.location, trial.trial_id)) is not None]
+    if not kept:
+        return None
+    right, images = Counter[int](), Counter[int]()
+    taken = Counter[tuple[int, int]]()
+    for score in (score for each in kept for score in class_scores(each)):
+        right[score.label] += score.num_correct
+        images[score.label] += score.num_images
+        taken.update({(score.label, other): count for other, count in score.confused_with})
+    names = _names(record.cell.dataset, 1 + max(images))
+    missed = [label for label in images if right[label] < images[label]]
+    hardest = sorted(missed, key=lambda label: right[label] / images[label])[:NUM_MISTAKES]
+    return (
+        name_of(record, results),
+        f"{images.total() - right.total()} of {images.total()}",
+        ", ".join(f"{names[label]} {percent(right[label] / images[label])}%" for label in hardest),
+        ", ".join(f"{names[a]} for {names[b]} {count} x" for (a, b), count in taken.most_common(NUM_MISTAKES)),
+    )
+
+
+def _predictions(location: str, trial_id: str) -> Predictions | None:
+    content = Storage(location).run_dir(trial_id).folder.read(PREDICTIONS)
+    try:
+        return None if content is None else Predictions.from_bytes(content)
+    except InputError:  # the result stands without it
+        return None
+
+
+def _names(dataset: str, num_classes: int) -> tuple[str, ...]:
+    try:
+        names = class_names(dataset)
+    except InputError:  # a folder that isn't here
+        names = ()
+    return names if len(names) >= num_classes else numbered(num_classes)
 
 
 def early_stopping(results: Results) -> list[Block]:

@@ -7,7 +7,7 @@ from sweeps.records.trial_record import STATUSES
 from sweeps.reporting.accuracies import cell_by_cell, the_table
 from sweeps.reporting.charts import accuracy_against_hours, accuracy_over_rate, learning_curves
 from sweeps.reporting.origin import commands, environment
-from sweeps.reporting.outcomes import early_stopping, failures, hours, speed
+from sweeps.reporting.outcomes import early_stopping, failures, hours, mistakes, speed
 from sweeps.reporting.pages import Block, Heading, Page, Paragraph, TextTable
 from sweeps.reporting.statement import statement
 from sweeps.reporting.texts import date, duration, time_name
@@ -33,6 +33,7 @@ def page(results: Results, *, now: float) -> Page:
             *learning_curves(results),
             *accuracy_over_rate(results),
             *accuracy_against_hours(results),
+            *mistakes(results),
             *early_stopping(results),
             *hours(results),
             *speed(results),

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sweeps.records.decisions import Decision
@@ -21,6 +22,8 @@ from sweeps.table.cells import PAPER, cells_of
 from tests.sweeps.storages import finished, write_run
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.files.folder import open_folder
+from vit_trainer.files.predictions import NO_CLASS, Predictions
+from vit_trainer.files.run_dir import PREDICTIONS
 from vit_trainer.files.storage import DECISIONS, Storage
 
 SCRIPT = Path(__file__).parents[3] / "sweeps" / "report.py"
@@ -288,3 +291,21 @@ def test_the_page_in_a_browser(storage: Path, width: int, scheme: str) -> None:
         assert complaints == []
         page.screenshot(path=storage / f"{width}-{scheme}.png", full_page=True)
         browser.close()
+
+
+def test_the_mistakes_of_the_chosen_candidate_are_named(tmp_path: Path) -> None:
+    cifar10 = config(seed=0)
+    labels = np.repeat(np.arange(10, dtype=np.uint16), 10)
+    for seed, wrong in ((0, 3), (1, 2)):
+        firsts = labels.copy()
+        firsts[30 : 30 + wrong] = 5  # cats
+        firsts[0] = 8
+        classes = np.full((100, 5), NO_CLASS, np.uint16)
+        classes[:, 0] = firsts
+        kept = Predictions(classes, np.ones(100, np.float16), labels, np.zeros(0, "S1"))
+        run_dir = write_run(tmp_path, replace(cifar10, seed=seed), *finished(cifar10, 0.95, 0.9))
+        run_dir.folder.write(PREDICTIONS, kept.to_bytes())
+    damaged = write_run(tmp_path, replace(cifar10, seed=2), *finished(cifar10, 0.95, 0.9))
+    damaged.folder.write(PREDICTIONS, b"PK")
+    _, page = read_report(tmp_path)
+    assert "| 7 of 200 | cat 75.00%, airplane 90.00% | cat for dog 5 x, airplane for ship 2 x |" in page
