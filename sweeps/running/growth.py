@@ -36,7 +36,7 @@ class GrowingGangs(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         trial_id, size = trial_id_of(trial), None
         try:
-            if self._session.is_settled:
+            if not self._session.has_waiting:
                 # An actor that waits for its next trial holds its slots: the next validation finds them free.
                 tune_controller._cleanup_cached_actors(force_all=True)
                 size = self._larger(trial_id, str(result.get("node"))) if METRIC in result else None
@@ -50,19 +50,20 @@ class GrowingGangs(FIFOScheduler):
     def _larger(self, trial_id: str, node: str) -> int | None:
         """With how many slots a trial had better go on; None: with those that it has."""
         session, now = self._session, time.time()
-        running = session.display.standing().running
-        seconds = {
-            each.trial_id: each.seconds_of_rest if each.is_starting else each.seconds_left(now) for each in running
+        rests = {
+            each.trial_id: each.seconds_of_rest if each.is_starting else each.seconds_left(now)
+            for each in session.display.standing().running
+            if not session.is_growing(each.trial_id)
         }
-        if trial_id not in seconds or None in seconds.values():
+        if not rests.get(trial_id):
             return None
-        work = {own: (rest or 0.0) * session.slots_of(own) for own, rest in seconds.items()}
+        work = {own: session.slots_of(own) * (rest or 0.0) for own, rest in rests.items()}
         sizes = {own: self._sizes(own) for own in work}
         kind = "GPU" if self._resources.has_gpus else "CPU"
         free = {name: int(own.get(kind, 0)) for name, own in ray._private.state.available_resources_per_node().items()}
-        wanted = fair_sizes(work, sizes, sum(free.values()) + sum(own[0] for own in sizes.values()))[trial_id]
-        size = sizes[trial_id][0]
-        room = max(count + (size if name == node else 0) for name, count in free.items())
+        claimed, size = session.num_claimed, sizes[trial_id][0]
+        wanted = fair_sizes(work, sizes, sum(free.values()) - claimed + sum(own[0] for own in sizes.values()))[trial_id]
+        room = max(count + (size if name == node else 0) for name, count in free.items()) - claimed
         larger = max((each for each in sizes[trial_id] if each <= min(wanted, room)), default=size)
         saved = work[trial_id] / size - work[trial_id] / larger
         return larger if saved > STARTS_WORTH * session.seconds_to_start(trial_id) else None

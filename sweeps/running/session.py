@@ -168,10 +168,15 @@ class Session:
         return (leg for leg in legs if leg.trial.trial_id not in self._under_way)
 
     @property
-    def is_settled(self) -> bool:
-        """Whether nothing waits for slots, or is about to leave or take some."""
-        is_waiting = self.studies is not None or next(self._waiting(), None) is not None
-        return not is_waiting and not self._growing and set(self._under_way) == self.holding
+    def has_waiting(self) -> bool:
+        """Whether anything would run if there were slots for it."""
+        return self.studies is not None or next(self._waiting(), None) is not None
+
+    @property
+    def num_claimed(self) -> int:
+        """Slots of trials that are about to begin, or to go on with more."""
+        own = (each for each in self._under_way if each not in self.holding or each in self._growing)
+        return sum(map(self.slots_of, own))
 
     def slots_of(self, trial_id: str) -> int:
         """GPUs, or CPU cores, that a trial takes."""
