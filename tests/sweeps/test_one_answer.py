@@ -48,7 +48,7 @@ NOTHING: Answer = (None, "-", 0)
 def begun_early() -> Iterator[MlflowServer]:
     with tempfile.TemporaryDirectory() as folder:
         server = MlflowServer(Path(folder))
-        server.start()
+        server.launch()
         try:
             yield server
         finally:
@@ -248,10 +248,13 @@ def asked_for_seeds(storage: Path, cells: list[Cell]) -> dict[Cell, float | None
 # The property.
 
 
-def check(storage: Path, address: str, cells: list[Cell], seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+def check(
+    storage: Path, server: MlflowServer, cells: list[Cell], seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Draws twice: what had not finished the first time may have come to something else the second time."""
+    server.wait()
     name, chance = f"drawn-{seed}", random.Random(seed)
-    options = SweepOptions(storage=str(storage), tracking_uri=address, base_lrs=(str(STOPPED_RATE),), seeds=(0,))
+    options = SweepOptions(storage=str(storage), tracking_uri=server.address, base_lrs=(str(STOPPED_RATE),), seeds=(0,))
     drawn: Drawn = {}
     for _ in range(2):
         drawn = draw(chance, cells, drawn)
@@ -266,7 +269,7 @@ def check(storage: Path, address: str, cells: list[Cell], seed: int, capsys: pyt
         assert in_json((report / "table.json").read_text()) == answers
         assert in_html((report / "report.html").read_text()) == answers
         assert in_terminal(capsys.readouterr().out) == answers
-        assert in_mlflow(address, name) == answers
+        assert in_mlflow(server.address, name) == answers
         assert while_watched(storage) == {cell: answer for cell, answer in answers.items() if answer != NOTHING}
         assert asked_for_seeds(storage, cells) == {cell: rate for cell, (rate, _, _) in answers.items()}
 
@@ -276,7 +279,7 @@ def test_everyone_shows_the_same(
     tmp_path: Path, begun: MlflowServer, seed: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    check(tmp_path, begun.address, CELLS[:3], seed, capsys)
+    check(tmp_path, begun, CELLS[:3], seed, capsys)
 
 
 @pytest.mark.slow
@@ -285,4 +288,4 @@ def test_everyone_shows_the_same_of_many(
     tmp_path: Path, begun: MlflowServer, seed: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    check(tmp_path, begun.address, CELLS, seed, capsys)
+    check(tmp_path, begun, CELLS, seed, capsys)
