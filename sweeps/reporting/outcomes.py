@@ -54,7 +54,7 @@ def _row(record: CellRecord, results: Results) -> tuple[str, ...] | None:
         name_of(record, results),
         f"{images.total() - right.total()} of {images.total()}",
         ", ".join(f"{names[label]} {percent(right[label] / images[label])}%" for label in hardest),
-        ", ".join(f"{names[a]} for {names[b]} {count} x" for (a, b), count in taken.most_common(NUM_MISTAKES)),
+        ", ".join(f"{names[a]} for {names[b]} ({count})" for (a, b), count in taken.most_common(NUM_MISTAKES)),
     )
 
 

@@ -53,6 +53,18 @@ def test_the_miniature_grid(demo: tuple[subprocess.CompletedProcess[str], float]
     assert {result["status"] for result in results if result is not None} == {"finished", "stopped"}
 
 
+def test_the_table_is_counted_again_from_predictions_as_the_page_says(demo: object, storage: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "predictions.md").read_text()
+    (script,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    report = [sys.executable, str(SCRIPT.with_name("report.py")), "--storage", str(storage)]
+    subprocess.run(report, check=True, capture_output=True)
+    command = [sys.executable, "-c", script, str(storage)]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert len(lines) == 20 + 1
+    assert re.fullmatch(r"\S.*: \d+\.\d\d%, class \d worst with \d+\.\d%", lines[0])
+    assert lines[-1].startswith("the first alone is right on ")
+
+
 @pytest.fixture
 def mlflow_ui(demo: object, storage: Path) -> Iterator[str]:
     """The address of MLflow's page, started as the sweep's last line says."""

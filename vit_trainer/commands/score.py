@@ -47,10 +47,11 @@ def score(*predictions: Path, real: Path | None = None, worst: Annotated[int, Pa
         if labels is not None:
             correct, count = real_accuracy(own, labels)
             print(f"  ImageNet-ReaL {100 * correct / count:.2f}% of {count} images")
-        scores = sorted(class_scores(own), key=lambda each: each.num_correct / each.num_images)
+        missed = [each for each in class_scores(own) if each.confused_with]
+        scores = sorted(missed, key=lambda each: each.num_correct / each.num_images)
         for each in scores[:worst]:
             taken = ", ".join(f"{count} for {other}" for other, count in each.confused_with[:3])
-            print(f"  class {each.label}: {each.num_correct} of {each.num_images}" + (f"; taken {taken}" * bool(taken)))
+            print(f"  class {each.label}: {each.num_correct} of {each.num_images}; taken {taken}")
     for path, own in zip(predictions[1:], found[1:], strict=True):
         test = mcnemar(found[0], own)
         print(

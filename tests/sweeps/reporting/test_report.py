@@ -308,4 +308,4 @@ def test_the_mistakes_of_the_chosen_candidate_are_named(tmp_path: Path) -> None:
     damaged = write_run(tmp_path, replace(cifar10, seed=2), *finished(cifar10, 0.95, 0.9))
     damaged.folder.write(PREDICTIONS, b"PK")
     _, page = read_report(tmp_path)
-    assert "| 7 of 200 | cat 75.00%, airplane 90.00% | cat for dog 5 x, airplane for ship 2 x |" in page
+    assert "| 7 of 200 | cat 75.00%, airplane 90.00% | cat for dog (5), airplane for ship (2) |" in page
