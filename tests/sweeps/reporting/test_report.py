@@ -202,6 +202,14 @@ def test_seeds_that_early_stopping_left_say_nothing_about_the_spread(tmp_path: P
     assert "98.50<br>± 0.71, 2 seeds<br>1 more seed stopped<br>published 99.02, -0.52" in markdown
 
 
+def test_a_candidate_that_shares_no_seed_with_the_others_is_said_to_have_had_no_part(tmp_path: Path) -> None:
+    for each, validation in ((config(0.01), 0.97), (config(0.03), 0.98), (config(0.003, seed=1), 0.99)):
+        write_run(tmp_path, each, *finished(each, validation, validation))
+    ((row,), text) = read_report(tmp_path)
+    assert (row["chosen_base_lr"], row["num_seeds"]) == (0.03, 1)
+    assert "no seed has finished with all candidates, so that 1 had no part in the choice; compared were those" in text
+
+
 def test_beside_a_figure_that_was_tuned_the_verdict_is_about_the_tuned_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
