@@ -47,8 +47,8 @@ def the_table(results: Results) -> list[Block]:
     explained += "; how long one run took, and on what."
     if any(record.judged not in ((), record.chosen) for record in results.cells):
         explained += (
-            " Where what was published has one fixed learning rate, the difference and the verdict are about our runs "
-            "of that rate, even where another is best here."
+            " What was published is of one fixed learning rate: where another is best here, difference and verdict are "
+            "about our runs of the published one, which stand after lr."
         )
     recipes = dict.fromkeys(f"{record.cell.dataset}: {labels.recipe(record.cell)}." for record in results.cells)
     return [
@@ -151,38 +151,36 @@ def _cell_text(record: CellRecord) -> str:
 
 def _beside(record: CellRecord, figure: PublishedFigure, name: str) -> list[str]:
     """What was published, and the difference; of which runs of ours, if they aren't the chosen ones."""
-    published, own = f"{name} {percent(figure.accuracy)}", record.beside(figure)
-    difference = record.difference(figure)
+    published, difference = f"{name} {percent(figure.accuracy)}", record.difference(figure)
     if difference is None:
-        return [f"{published} at rate {figure.base_lr:g}", "not finished here"]
-    if own == record.chosen:
+        return [published, f"lr {figure.base_lr:g} not finished"]
+    if record.beside(figure) == record.chosen:
         return [f"{published}, {points(difference)}"]
-    return [
-        f"{published} at rate {figure.base_lr:g}",
-        f"here {percent(figure.accuracy + difference)}, {points(difference)}",
-    ]
+    return [published, f"lr {figure.base_lr:g}: {percent(figure.accuracy + difference)}, {points(difference)}"]
 
 
 def _published_texts(record: CellRecord) -> list[str]:
     """What was published for a cell, the difference with its interval, and the verdict; empty where there is none."""
     figure, verdict = record.figure, record.verdict
-    rate = (
-        f" at rate {figure.base_lr:g}"
-        if figure is not None and figure.base_lr and record.judged != record.chosen
-        else ""
-    )
-    published = [] if figure is None else [percent(figure.accuracy) + rate]
-    published += [f"{percent(other.accuracy)} {PUBLISHED_BY[other.table]}" for other in record.others]
+    shown = [
+        *([] if figure is None else [(figure, "")]),
+        *((other, PUBLISHED_BY[other.table]) for other in record.others),
+    ]
+    published = [
+        percent(each.accuracy) + (f" at {each.base_lr:g}" if each.base_lr else "") + f" {name}".rstrip()
+        for each, name in shown
+    ]
     published += ["left open"] if record.is_left_open else []
-    if verdict is None:
-        return ["\n".join(published), "", "not finished here" if rate and record.chosen else ""]
+    if figure is None or verdict is None:
+        return ["\n".join(published), "", "not finished\nat this rate" if figure is not None and record.chosen else ""]
     low, high = verdict.interval_95
     said = verdict_text(verdict.status)
     if verdict.status is Status.INCONCLUSIVE:
         more = verdict.more_seeds_needed
         plural = "seed" if more == 1 else "seeds"
         said += "\nno number of seeds would decide" if more is None else f"\n{more} more {plural} would decide"
-    difference = f"{points(verdict.difference)}\n{points(low)} to {points(high)}"
-    if rate and figure is not None:
-        difference = f"{percent(figure.accuracy + verdict.difference)}{rate}: {difference}"
-    return ["\n".join(published), difference, said]
+    difference = [points(verdict.difference), f"{points(low)} to {points(high)}"]
+    if record.judged != record.chosen:
+        difference = [f"lr {figure.base_lr:g}: {percent(figure.accuracy + verdict.difference)}", *difference]
+        difference[1:1] = [f"of {verdict.num_seeds} seeds"] if verdict.num_seeds > 1 else []
+    return ["\n".join(published), "\n".join(difference), said]

@@ -265,10 +265,10 @@ def test_a_report_says_in_its_rows_what_varies(tmp_path: Path) -> None:
 def test_a_row_that_was_left_open_and_both_tables_of_one_that_both_have(tmp_path: Path) -> None:
     as_swept(tmp_path, "some", [B16, official_cell("ViT-H_14", "cifar100", dropout=0.1, resolution=224)])
     markdown = files_of(gather(Storage(tmp_path), "some"))["report.md"].decode()
-    assert "98.50<br>published 98.76 at rate 0.01<br>not finished here<br>reimplementation 99.06, -0.56<br>" in markdown
+    assert "98.50<br>published 98.76<br>lr 0.01 not finished<br>reimplementation 99.06, -0.56<br>" in markdown
     write_finished(tmp_path, Trial(B16, 0.01, 0), 0.5, test=0.985)
     markdown = files_of(gather(Storage(tmp_path)))["report.md"].decode()
-    assert "<br>published 98.76 at rate 0.01<br>here 98.50, -0.26<br>" in markdown
+    assert "<br>published 98.76<br>lr 0.01: 98.50, -0.26<br>" in markdown
     assert "98.50<br>published: left open<br>" in markdown
 
 

@@ -187,7 +187,7 @@ def test_a_verdict_is_about_the_published_rate_with_the_tuned_result_beside_it(t
     assert row["difference"] == pytest.approx(0.9902 - PUBLISHED)
     assert (row["verdict"], row["differs_in_whole_table"], row["mean_is_within_margin"]) == ("reproduced", False, True)
     assert (row["spread_runs"], row["spread_degrees_of_freedom"]) == ("19 published, 6 of ours", 13 + 2 + 2)
-    assert "99.32<br>± 0.02, 3 seeds<br>published 99.02 at rate 0.01<br>here 99.02, +0.00<br>✓ reproduced" in markdown
+    assert "99.32<br>± 0.02, 3 seeds<br>published 99.02<br>lr 0.01: 99.02, +0.00<br>✓ reproduced" in markdown
     assert "| 99.32 ± 0.02<br>99.30<br>99.34<br>99.32 |" in markdown
     assert "No cell is shown to differ from what was published (Holm's test, 5% for this one cell)." in markdown
     assert "Mean difference, in points: within the margin on cifar10 (+0.00)." in markdown
