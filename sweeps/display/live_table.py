@@ -190,7 +190,7 @@ def table_of(standing: Standing, detail: int, *, with_speed: bool = False) -> Ta
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False)
     table.add_column("model", no_wrap=True, vertical="top")
     for column in columns:
-        table.add_column(_header(*column, detail), no_wrap=True)
+        table.add_column(header_of(*column, detail), no_wrap=True)
     for row in dict.fromkeys(row for row, _ in by_place):
         cells = [by_place.get((row, column)) for column in columns]
         entries = [Text() if cell is None else _cell_text(standing, cell, detail, with_speed) for cell in cells]
@@ -236,7 +236,8 @@ def _shortened(part: str) -> str:
     return part.removeprefix("from ").replace("imagenet", "").replace(" ", "")
 
 
-def _header(dataset: str, dropout: str, detail: int) -> str:
+def header_of(dataset: str, dropout: str, detail: int) -> str:
+    """A column's label, as short as `detail` asks for."""
     if detail > 1:
         if len(dataset) > 10:
             dataset = re.sub(r"(?<=[a-z])(?=\d+$)|(?<=-)", "\n", dataset)

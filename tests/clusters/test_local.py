@@ -18,7 +18,7 @@ SCRIPT = HERE.parents[1] / "sweeps" / "paper_grid.py"
 
 
 def table(output: str) -> list[str]:
-    return re.findall(r"│ .* │", output)
+    return re.findall(r"│ .*│", output)
 
 
 def missing() -> str | None:

@@ -79,7 +79,7 @@ def num_done(storage: Path) -> int:
 
 
 def table(output: str) -> list[str]:
-    return re.findall(r"│ .* │", output)
+    return re.findall(r"│ .*│", output)
 
 
 def finished(storage: Path) -> dict[str, tuple[float, float, float]]:

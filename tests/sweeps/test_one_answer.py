@@ -131,7 +131,7 @@ def in_terminal(output: str) -> dict[Cell, Answer]:
     (_, *datasets), (_, *dropouts), *rest = lines
     answers = {}
     for cell, text in by_place(rest, list(zip(datasets, dropouts, strict=True))).items():
-        found = re.match(r"(\d+\.\d\d)\*?(?:\n±\d+\.\d\d of (\d+))?\nlr(\S+)$", text)
+        found = re.match(r"(\d+\.\d\d)\*?(?:\n±\d+\.\d\d x(\d+))?\nlr(\S+)$", text)
         answers[cell] = (float(found[3]), found[1], int(found[2] or 1)) if found else NOTHING
         assert found or text == "-"
     return answers

@@ -211,8 +211,8 @@ def test_a_mean_of_the_seeds_that_early_stopping_left_is_marked_and_their_spread
     )
     board.console.print(board.table())
     assert "97.00*" in printed(board)
-    assert "±1.41 of 2" in printed(board)
-    assert "*: early stopping ended other" in printed(board)
+    assert "±1.41 x2" in printed(board)
+    assert "*: of the seeds that early stopping left" in " ".join(printed(board).split())
 
 
 @pytest.mark.parametrize("num_columns", [30, 60, 80, 120, 200])
