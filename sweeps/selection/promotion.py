@@ -155,7 +155,7 @@ class Race:
                 return
             alive = [each for each in among if not self._is_out(each)]
             means = self._means(alive, rung)
-            ranked = sorted(alive, key=lambda each: -means[each])  # stable
+            ranked = sorted(alive, key=lambda each: -round(means[each], 9))  # stable; rounded as in `choose`
             going_on = [each for each in alive if each in ranked[:kept] or each in self._certain]
             yield rung, kept, ranked, going_on
             among = going_on

@@ -11,6 +11,7 @@ from sweeps.planning.halving import Halving
 from sweeps.records.decisions import METRIC
 from sweeps.selection.promotion import Leg, Race
 from sweeps.table.cells import MINI, Trial, cells_of
+from vit_trainer.tracking.chosen import Finished, choose
 
 CELL = replace(cells_of(MINI)[0], dropout=0.0)
 TOTAL = CELL.schedule.total_steps  # 80
@@ -91,6 +92,27 @@ def test_later_rungs_are_among_those_that_went_on() -> None:
     race.reported(race.trials[3], row(40, 0.9))
     assert race.legs == [Leg(race.trials[2])]
     assert len(race.decisions()) == 6
+
+
+@pytest.mark.parametrize("seed", [*range(20), 454, 469])  # in the last two equal means differ in their last bits
+def test_of_those_that_finish_the_best_at_the_last_rung_is_the_one_that_counts(seed: int) -> None:
+    """Whoever shows the cell chooses as the rungs did, where nothing changes after them; equal means included."""
+    chance = random.Random(seed)
+    trials = trials_of(0, 1, 2)
+    accuracies = {trial: chance.randint(9_700, 9_703) / 10_000 for trial in trials}
+    race = Race(CELL.name, trials, Halving(num_rungs=2), lambda trial: trial.base_lr == chance.choice(RATES))
+    finished = []
+    while race.legs:
+        leg = chance.choice(race.legs)
+        race.reported(leg.trial, row(leg.until or TOTAL, accuracies[leg.trial]))
+        if leg.until is None:
+            race.ended(leg.trial, "finished")
+            own = accuracies[leg.trial]
+            finished.append(Finished(leg.trial.trial_id, leg.trial.recipe, leg.trial.seed, own, own))
+    chosen = choose(finished)
+    (best,) = [each.trial_id for each in race.decisions() if each.rung == 40 and "is number 1 of" in each.rule]
+    assert chosen is not None
+    assert (chosen.trials[0].trial_id, len(chosen.trials)) == (best, 3)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None, "0.9"])
