@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from rich.console import Console
 
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from sweeps.checks.finding import Finding, fail, warn
+from sweeps.checks.finding import Finding, fail, print_finding, warn
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import grid_of
 from sweeps.records.left_states import left_behind
@@ -31,7 +30,6 @@ from vit_trainer.files.storage import Storage
 
 app = new_app("Checks what a sweep needs: a line per check, exit code 1 if one has failed.", name="doctor.py")
 
-STYLES = {"ok": "green", "FAIL": "bold red", "warn": "yellow", "skip": "dim"}
 _SEVERAL = Parameter(consume_multiple=True, negative=(), show_default=False)
 
 
@@ -61,11 +59,9 @@ def doctor(
         MLflow server or store, as for the sweep.
     """
     options = SweepOptions(preset=preset, models=models, datasets=datasets, storage=storage or SweepOptions.storage)
-    console = Console(highlight=False, soft_wrap=True)
     failed = False
     for finding in _findings(cluster, options, storage, tracking_uri):
-        console.print(f"[{STYLES[finding.kind]}]{finding.kind:<4}[/]", end="  ")
-        console.print(f"{finding.what}: {finding.detail}", markup=False)
+        print_finding(finding)
         failed |= finding.kind == "FAIL"
     return 1 if failed else 0
 

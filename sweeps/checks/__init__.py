@@ -1,8 +1,9 @@
-"""Checks: what the doctor looks at.
+"""Checks: what the doctor looks at, and what may explain a result.
 
 finding                the outcome of a check, as a line
 cluster_file_promises  what cluster files keep beyond Ray's schema
 before_launch          a cluster file, and whether it can be launched from here
 parity_on_nodes        whether nodes compute what the official code does
+explanations           why a result may differ from the published one
 on_nodes               a running cluster: versions, GPUs, weights, data, the storage
 """

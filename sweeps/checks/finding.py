@@ -1,7 +1,12 @@
 """Finding: the outcome of one check, as a line."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
+
+from rich.console import Console
+
+STYLES = {"ok": "green", "FAIL": "bold red", "warn": "yellow", "skip": "dim"}
 
 
 @dataclass(frozen=True)
@@ -33,3 +38,15 @@ def warn(what: str, detail: str) -> Finding:
 def skip(what: str, detail: str) -> Finding:
     """A check that couldn't be made."""
     return Finding("skip", what, detail)
+
+
+def print_finding(finding: Finding) -> None:
+    """A line, the kind in its colour where there is a terminal."""
+    console = _console()
+    console.print(f"[{STYLES[finding.kind]}]{finding.kind:<4}[/]", end="  ")
+    console.print(f"{finding.what}: {finding.detail}", markup=False)
+
+
+@cache
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
