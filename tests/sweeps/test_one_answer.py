@@ -32,6 +32,7 @@ from tests.stores import MlflowServer
 from tests.sweeps.storages import finished, write_run
 from vit_trainer.config import Execution
 from vit_trainer.files.storage import Storage
+from vit_trainer.tracking.sync import sync
 
 RATES, SEEDS, NUM_IMAGES = (0.003, 0.01, 0.03), (0, 1, 2), 10_000
 STOPPED_RATE = 0.06
@@ -253,6 +254,7 @@ def check(
 ) -> None:
     """Draws twice: what had not finished the first time may have come to something else the second time."""
     server.wait()
+    ask(server.address, "experiments/search?max_results=1")  # its first answer takes seconds
     name, chance = f"drawn-{seed}", random.Random(seed)
     options = SweepOptions(storage=str(storage), tracking_uri=server.address, base_lrs=(str(STOPPED_RATE),), seeds=(0,))
     drawn: Drawn = {}
@@ -268,7 +270,10 @@ def check(
         report = storage / "sweeps" / name / "report"
         assert in_json((report / "table.json").read_text()) == answers
         assert in_html((report / "report.html").read_text()) == answers
-        assert in_terminal(capsys.readouterr().out) == answers
+        output, errors = capsys.readouterr()
+        assert in_terminal(output) == answers
+        if "did not get everything" in errors:  # a machine with much else to do: the rest goes as that line says
+            sync(Storage(storage), server.address)
         assert in_mlflow(server.address, name) == answers
         assert while_watched(storage) == {cell: answer for cell, answer in answers.items() if answer != NOTHING}
         assert asked_for_seeds(storage, cells) == {cell: rate for cell, (rate, _, _) in answers.items()}
