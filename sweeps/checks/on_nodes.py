@@ -72,7 +72,7 @@ def check_nodes(storage: str, inputs: Iterable[tuple[str, str]], datasets: Itera
     yield from _check_storage(storage, everywhere)
     yield from _gather("checkpoints and data sets", everywhere(_missing_inputs, tuple(inputs), datasets))
     yield from _gather("disk", everywhere(_little_disk))
-    if any(family_of(dataset) in ("imagenet", "folder") for dataset in datasets):
+    if any(family_of(dataset).in_files for dataset in datasets):
         yield from _gather("shared memory", everywhere(_little_shared_memory))
     yield from _gather("ports", everywhere(_open_ports))
 
@@ -216,7 +216,7 @@ def _missing_inputs(inputs: tuple[tuple[str, str], ...], datasets: tuple[str, ..
         try:
             require_dataset(dataset, may_download=False)
         except InputError as error:
-            problems.append(("warn" if family_of(dataset) == "cifar" else "FAIL", str(error)))
+            problems.append(("warn" if family_of(dataset).is_downloaded else "FAIL", str(error)))
     return problems
 
 

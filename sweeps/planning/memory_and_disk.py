@@ -7,7 +7,7 @@ from sweeps.table.cells import Cell, Trial
 from vit_trainer.architectures import MODELS
 from vit_trainer.cards import Card
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data.datasets import family_of, is_folder
+from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import InputError
 from vit_trainer.model.memory import USABLE_SHARE, memory_bytes, micro_batch_sizes, num_parameters
 from vit_trainer.weights.npz_files import checkpoint_path
@@ -17,8 +17,6 @@ CHECKPOINT_BYTES_PER_PARAMETER = 6
 JOURNAL_BYTES_PER_ROW = 300
 JOURNAL_ROWS_EVERY_STEPS = 50
 NUM_CLASSES_21K = 21_843
-DATASET_BYTES = {"cifar10": 186e6, "cifar100": 186e6, "imagenet2012": 155e9}
-"""Unpacked, as published: six files of 31 MB, the same in two, and archives of 147.9 and 6.7 GB."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +92,8 @@ def disk_items(
     if best:
         items.append(DiskItem(f"{len(best)} registered models", 4.0 * sum(best.values())))
     for dataset in dict.fromkeys(config.dataset for config in configs):
-        if family_of(dataset) != "digits":  # those come with scikit-learn
-            items.append(DiskItem(dataset, None if is_folder(dataset) else DATASET_BYTES.get(dataset)))
+        if (num_bytes := dataset_info(dataset).num_bytes) != 0:
+            items.append(DiskItem(dataset, num_bytes))
     for model, upstream in dict.fromkeys((config.model, config.upstream) for config in configs):
         if upstream != "scratch":
             items.append(DiskItem(f"{upstream}/{model}.npz", _upstream_bytes(model, upstream)))

@@ -29,7 +29,7 @@ def environment(results: Results) -> list[Block]:
         upstream = trial.config["upstream"]
         count(f"weights of {trial.config['model']}, {upstream}", "random" if upstream == "scratch" else weights)
     for trial, _ in last_attempts:
-        count(f"data of {trial.config['dataset']}", _data(str(trial.config["dataset"])))
+        count(f"data of {trial.config['dataset']}", family_of(str(trial.config["dataset"])).origin)
     rows = tuple((name, value, str(number)) for name, values in found.items() for value, number in values.most_common())
     return [
         Heading("Environment"),
@@ -46,18 +46,6 @@ def _parity(results: Results) -> list[Block]:
     said = "Before it began, each session of a sweep compared every node's cards with what the official code computed:"
     rows = tuple((each.node, each.environment, "; ".join([each.outcome, *each.failures])) for each in last.values())
     return [Paragraph(said), TextTable(("node", "what computes there", "outcome"), rows)]
-
-
-def _data(dataset: str) -> str:
-    """How the images of a data set are known to be those that they should be."""
-    family = family_of(dataset)
-    if family == "cifar":
-        return "the published files: their MD5s are checked before they are read"
-    if family == "digits":
-        return "as scikit-learn has them"
-    if family == "imagenet":
-        return "not hashed: which files there are is checked, not what is in them"
-    return "a hash of all names and sizes is part of its name"
 
 
 def commands(results: Results) -> list[Block]:

@@ -33,7 +33,7 @@ SECONDS_BETWEEN_LOOKS = 0.5
 """How often a process that waits for a word looks whether it was asked to end."""
 SECONDS_TO_END = 0.5
 """How long a killed process may still be there after others have lost it: its connections close a little before."""
-PRELOADED = ("vit_trainer.train", "vit_trainer.data.digits")
+PRELOADED = ("vit_trainer.train", "vit_trainer.data.families.digits")
 
 
 @dataclass(frozen=True)

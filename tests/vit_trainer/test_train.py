@@ -169,7 +169,7 @@ def test_digits_have_the_sizes_that_are_planned_with(name: str) -> None:
 
 
 def test_fine_tuning_sees_no_image_of_the_pre_training_and_no_split_shares_one() -> None:
-    from vit_trainer.data.digits import subset_indices
+    from vit_trainer.data.families.digits import subset_indices
 
     pretrain = {int(i) for part in subset_indices("digits-pretrain").values() for i in part}
     seen: list[int] = [

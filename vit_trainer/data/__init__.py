@@ -2,14 +2,13 @@
 
 datasets        DATASETS: sizes and recipe of each, before any of it is read
 load            load_dataset(): its images as train, validation and test
-digits          the miniature data sets, which come with scikit-learn
-cifar           CIFAR-10 and CIFAR-100: downloaded, checked and read
+families/       a file per family of data sets: found or downloaded, checked and read
 class_folders   a listing of a folder of classes, and how many images are held out of each
-image_files     images in files, ImageNet's too: decoded and cut by worker processes
+image_files     images in files: decoded and cut by worker processes
 shared_memory   where those processes put them, and how much of it they need
 decoding        an image file as pixels
 class_names     what classes are called
-splits          Splits, what all of these give; images that are held in memory; which are held out
+splits          Splits, what all families give; images that are held in memory; which are held out
 crops           the random crop, the flip and the resize, in batches on the device
 randomness      order of images, crops and dropout as functions of (seed, step, position)
 """

@@ -7,13 +7,31 @@ import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 from vit_trainer.data.class_folders import HELD_OUT_PERCENT, find_class_folders, held_out_per_class
 from vit_trainer.errors import InputError, one_of
 
-Family = Literal["cifar", "imagenet", "digits", "folder"]
-"""Where a data set's images come from, and so how they are found and read."""
+
+@dataclass(frozen=True)
+class Family:
+    """Where images come from: what is known of that before any is read."""
+
+    reader: str
+    """The file of `families` that finds and reads them."""
+    origin: str
+    """How they are known to be those that they should be."""
+    is_downloaded: bool = False
+    """Whether the files come with the first trial where they aren't."""
+    in_files: bool = True
+    """Whether each image is a file, for worker processes to decode."""
+
+
+DIGITS = Family("digits", "as scikit-learn has them", in_files=False)
+CIFAR = Family(
+    "cifar", "the published files: their MD5s are checked before they are read", is_downloaded=True, in_files=False
+)
+IMAGENET = Family("imagenet", "not hashed: which files there are is checked, not what is in them")
+FOLDER = Family("folder", "a hash of all names and sizes is part of its name")
 
 
 @dataclass(frozen=True)
@@ -46,25 +64,36 @@ class DatasetInfo:
     """Validations per run, evenly spaced, the last at the last step."""
     image_size: tuple[int, int] = (375, 500)
     """Height and width of its images in pixels; where they differ from file to file, ImageNet's usual ones."""
+    num_bytes: float | None = None
+    """What its files take on a disk, with the archives that they came in; None if that isn't known."""
 
     @property
     def is_miniature(self) -> bool:
         """Whether it is made for trials of seconds on a laptop, as the architectures of that kind are."""
-        return self.family == "digits"
+        return self.family == DIGITS
 
 
-_CIFAR_LRS, _IMAGENET_LRS = (0.001, 0.003, 0.01, 0.03), (0.003, 0.01, 0.03, 0.06)
+_SMALL_LRS, _IMAGENET_LRS = (0.001, 0.003, 0.01, 0.03), (0.003, 0.01, 0.03, 0.06)
 
 
 def _cifar(num_classes: int) -> DatasetInfo:
     return DatasetInfo(
-        "cifar", num_classes, 49_000, 1_000, 10_000, 10_000, 500, base_lrs=_CIFAR_LRS, image_size=(32, 32)
+        CIFAR,
+        num_classes,
+        num_train=49_000,
+        num_validation=1_000,
+        num_test=10_000,
+        total_steps=10_000,
+        warmup_steps=500,
+        base_lrs=_SMALL_LRS,
+        image_size=(32, 32),
+        num_bytes=356e6,
     )
 
 
 def _digits(num_classes: int, num_train: int, num_validation: int, num_test: int) -> DatasetInfo:
     return DatasetInfo(
-        "digits",
+        DIGITS,
         num_classes,
         num_train,
         num_validation,
@@ -77,13 +106,16 @@ def _digits(num_classes: int, num_train: int, num_validation: int, num_test: int
         base_lrs=(0.003, 0.01),
         num_evaluations=8,
         image_size=(8, 8),
+        num_bytes=0.0,
     )
 
 
 DATASETS: dict[str, DatasetInfo] = {
     "cifar10": _cifar(10),
     "cifar100": _cifar(100),
-    "imagenet2012": DatasetInfo("imagenet", 1000, 1_268_355, 12_812, 50_000, 20_000, 500, base_lrs=_IMAGENET_LRS),
+    "imagenet2012": DatasetInfo(
+        IMAGENET, 1000, 1_268_355, 12_812, 50_000, 20_000, 500, base_lrs=_IMAGENET_LRS, num_bytes=155e9
+    ),
     "digits-even": _digits(5, 181, 90, 180),
     "digits-odd": _digits(5, 179, 90, 179),
     "digits-pretrain": replace(
@@ -116,7 +148,7 @@ def dataset_info(name: str) -> DatasetInfo:
 
 def family_of(name: str) -> Family:
     """A data set's family, whatever it is called: by name, path or id. Nothing is looked at, so it never fails."""
-    return DATASETS[name].family if name in DATASETS else "folder"
+    return DATASETS[name].family if name in DATASETS else FOLDER
 
 
 def dataset_id(name: str) -> str:
@@ -140,7 +172,7 @@ def _listed_folder(path: str) -> tuple[str, DatasetInfo]:
         num_validation = sum(folders.counts(folders.validation))
     num_test = sum(folders.counts(folders.test))
     info = DatasetInfo(
-        "folder", len(folders.classes), num_train, num_validation, num_test, 10_000, 500, base_lrs=_CIFAR_LRS
+        FOLDER, len(folders.classes), num_train, num_validation, num_test, 10_000, 500, base_lrs=_SMALL_LRS
     )
     return folders.contents_id(), info
 

@@ -4,10 +4,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import TypedDict
 
 from PIL import Image, UnidentifiedImageError
 
 from vit_trainer.errors import DataError, InputError, reason_of
+
+
+class Decoding(TypedDict, total=False):
+    """How image files are read."""
+
+    num_workers: int | None
+    """Processes that decode; see `config.Execution`."""
+    skip_unreadable: bool
+    """Whether to go on without what is damaged or missing; see `config.Execution`."""
+    compiled: bool
+    """Whether a GPU resizes images of different sizes in one kernel, which is made at the first batch."""
 
 
 def read_image(path: Path) -> Image.Image:

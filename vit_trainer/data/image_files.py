@@ -20,16 +20,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from vit_trainer.data.class_folders import HELD_OUT_PERCENT, ClassFolders, find_class_folders
 from vit_trainer.data.crops import random_crops, resize_cuts, whole_images
-from vit_trainer.data.datasets import DatasetInfo
 from vit_trainer.data.decoding import decoded, read_header, read_image
-from vit_trainer.data.shared_memory import ADVICE, FOLDER, too_small
-from vit_trainer.data.splits import MicroBatch, Splits, held_out
+from vit_trainer.data.shared_memory import ADVICE, FOLDER
+from vit_trainer.data.splits import MicroBatch
 from vit_trainer.errors import DataError
 from vit_trainer.machine import num_cores
-
-IMAGENET_HELD_OUT_PERCENT = 1
 
 
 class Cuts(NamedTuple):
@@ -137,7 +133,7 @@ class ImageFileSplit:
         skip_unreadable: bool = False,
         compiled: bool = False,
     ) -> None:
-        """paths: (num_images,) relative to the root; labels: (num_images,); the others as in `load_dataset`.
+        """paths: (num_images,) relative to the root; labels: (num_images,); the others as in `Decoding`.
 
         Bytes in one array, because workers would copy a list of a million strings by counting references to them.
         """
@@ -213,70 +209,3 @@ def _unless_memory_runs_out(loader: Iterable[Cuts]) -> Iterator[Cuts]:
         if "shared memory" not in str(error):
             raise
         raise DataError(f"processes that read images find no room in {FOLDER}: {ADVICE}, or --num-workers 0") from error
-
-
-def load_class_folders(
-    root: Path, *, num_workers: int | None = None, skip_unreadable: bool = False, compiled: bool = False
-) -> Splits:
-    """The splits of any folder of classes.
-
-    Raises:
-        DataError: as `find_class_folders`.
-    """
-    return _splits(find_class_folders(root), HELD_OUT_PERCENT, num_workers, skip_unreadable, compiled)
-
-
-def load_imagenet(
-    root: Path,
-    info: DatasetInfo,
-    *,
-    num_workers: int | None = None,
-    skip_unreadable: bool = False,
-    compiled: bool = False,
-) -> Splits:
-    """ImageNet-2012 from train/ and val/ class folders of JPEGs; val/ is the test split, as in the published table.
-
-    Args:
-        info: how many classes and images there have to be.
-
-    Raises:
-        DataError: as `find_class_folders`; classes or (unless told to skip them) images are missing; /dev/shm is so
-            small that loading would stop at its first batches.
-    """
-    folders = find_class_folders(root, test="val")
-    if len(folders.classes) != info.num_classes:
-        raise DataError(f"{root} has {len(folders.classes)} classes, not {info.num_classes}: unpack imagenet2012 anew")
-    for part, expected in (("train", info.num_train + info.num_validation), ("val", info.num_test)):
-        count = sum(folders.counts(part))
-        if count != expected and not skip_unreadable:
-            raise DataError(
-                f"{root / part} has {count:,} images, not {expected:,}: unpack imagenet2012 anew, "
-                "or give --skip-unreadable to go on with these"
-            )
-    if problem := too_small(num_cores() if num_workers is None else num_workers):
-        raise DataError(problem)
-    return _splits(folders, IMAGENET_HELD_OUT_PERCENT, num_workers, skip_unreadable, compiled)
-
-
-def _splits(
-    folders: ClassFolders, percent: int, num_workers: int | None, skip_unreadable: bool, compiled: bool
-) -> Splits:
-    def split(part: str, chosen: NDArray[np.int64] | slice = slice(None)) -> ImageFileSplit:
-        paths = np.array([os.fsencode(path) for path in folders.paths(part)])
-        return ImageFileSplit(
-            folders.root,
-            paths[chosen],
-            _labels(folders, part)[chosen],
-            num_workers=num_workers,
-            skip_unreadable=skip_unreadable,
-            compiled=compiled,
-        )
-
-    if folders.validation == "train":
-        train, validation = held_out(_labels(folders, "train"), percent)
-        return Splits(split("train", train), split("train", validation), split(folders.test))
-    return Splits(split("train"), split(folders.validation), split(folders.test))
-
-
-def _labels(folders: ClassFolders, part: str) -> NDArray[np.int64]:
-    return np.repeat(np.arange(len(folders.classes)), folders.counts(part))

@@ -5,5 +5,6 @@ storage        the layout of what --storage names
 run_dir        the files of a run folder: config, lease, journal, checkpoint, result, weights
 predictions    what a trial's final model said of every test image
 download       a file from the web, whole or not at all
+published      files of data sets, as published: downloaded, checked and unpacked
 progress_bar   how a download goes on
 """

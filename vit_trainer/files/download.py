@@ -61,7 +61,7 @@ def download(source: str, path: Path, *, check: Check, watcher: Watcher) -> bool
     """
     if is_good(path, check):
         return False
-    with _lock(path, watcher):
+    with locked(path, watcher):
         if is_good(path, check):
             return False
         part = _Part(path, source, watcher)
@@ -90,7 +90,7 @@ def is_good(path: Path, check: Check) -> bool:
 
 
 @contextmanager
-def _lock(path: Path, watcher: Watcher) -> Iterator[None]:
+def locked(path: Path, watcher: Watcher) -> Iterator[None]:
     """Only one process at a time is in here for this path."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,10 +18,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from vit_trainer.data.cifar import CIFAR, CifarFormat, fetch_cifar, load_cifar
 from vit_trainer.data.datasets import DATASETS
+from vit_trainer.data.families.cifar import CIFAR, CifarFormat
 from vit_trainer.data.load import load_dataset, require_dataset
+from vit_trainer.data.splits import Splits
 from vit_trainer.errors import DataError
+from vit_trainer.files.published import PublishedFile
+
+
+def load_cifar(files: CifarFormat, folder: Path) -> Splits:
+    """These files as the trainer reads CIFAR's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIT_DATA", str(folder))
+        patch.setitem(CIFAR, "cifar10", files)
+        return load_dataset("cifar10")
 
 
 def python2_pickle(images: NDArray[np.uint8], labels: list[int], labels_key: str) -> bytes:
@@ -63,6 +73,10 @@ class Small:
     test_images: NDArray[np.uint8]
     test_labels: NDArray[np.int64]
 
+    def published_at(self, url: str) -> CifarFormat:
+        archive = PublishedFile(self.files.archive.name, url, md5(self.archive()))
+        return dataclasses.replace(self.files, archive=archive)
+
     def write(self, folder: Path) -> Path:
         (folder / self.files.folder).mkdir(parents=True)
         for name, content in self.contents.items():
@@ -93,13 +107,12 @@ def small(request: pytest.FixtureRequest) -> Small:
     contents[official.test[0][0]] = python2_pickle(images[:30], labels[:30].tolist(), official.labels)
     files = dataclasses.replace(
         official,
-        url="file:///nowhere/" + official.archive,
         train=tuple((name, md5(contents[name])) for name, _ in official.train),
         test=tuple((name, md5(contents[name])) for name, _ in official.test),
     )
     order = np.concatenate([np.arange(200)[i::num_files] for i in range(num_files)])
     made = Small(files, contents, images[order], labels[order], images[:30], labels[:30])
-    made.files = dataclasses.replace(files, archive_md5=md5(made.archive()))
+    made.files = made.published_at("file:///nowhere/" + official.archive.name)
     return made
 
 
@@ -136,7 +149,7 @@ def test_files_become_splits(small: Small, tmp_path: Path) -> None:
 
 
 def test_the_archive_alone_is_enough(small: Small, tmp_path: Path) -> None:
-    (tmp_path / small.files.archive).write_bytes(small.archive())
+    (tmp_path / small.files.archive.name).write_bytes(small.archive())
     assert len(load_cifar(small.files, tmp_path).test) == 30
     assert not (tmp_path / small.files.folder / "readme.html").exists()
 
@@ -165,22 +178,22 @@ def test_not_even_a_right_checksum_lets_code_run(small: Small, tmp_path: Path) -
 @pytest.mark.parametrize("damage", ["truncated", "other"])
 def test_a_wrong_archive_is_not_opened(small: Small, tmp_path: Path, damage: str) -> None:
     content = small.archive()[:-100] if damage == "truncated" else b"<html>not found</html>"
-    (tmp_path / small.files.archive).write_bytes(content)
+    (tmp_path / small.files.archive.name).write_bytes(content)
     with pytest.raises(DataError, match=r"can't be made \(cannot read file:///nowhere/cifar.*: put that file at"):
         load_cifar(small.files, tmp_path)
     assert not (tmp_path / small.files.folder).exists()
 
 
 def test_an_archive_that_is_not_the_official_one_never_gets_its_name(small: Small, tmp_path: Path) -> None:
-    source = tmp_path / "mirror" / small.files.archive
+    source = tmp_path / "mirror" / small.files.archive.name
     source.parent.mkdir()
     source.write_bytes(b"<html>not found</html>")
-    files = dataclasses.replace(small.files, url=source.as_uri())
+    files = small.published_at(source.as_uri())
     with pytest.raises(
         DataError, match=r"tar\.gz is damaged or not the official file \(MD5 .*\): put the official one"
     ):
         load_cifar(files, tmp_path / "data")
-    assert not (tmp_path / "data" / small.files.archive).exists()
+    assert not (tmp_path / "data" / small.files.archive.name).exists()
     source.write_bytes(small.archive())
     assert len(load_cifar(files, tmp_path / "data").test) == 30
 
@@ -190,7 +203,7 @@ def test_missing_files_say_what_to_put_where(small: Small, tmp_path: Path) -> No
         load_cifar(small.files, tmp_path / "data")
     message = str(raised.value)
     assert "\n" not in message
-    for part in (str(tmp_path / "data"), small.files.folder, small.files.archive):
+    for part in (str(tmp_path / "data"), small.files.folder, small.files.archive.name):
         assert part in message
 
 
@@ -220,9 +233,9 @@ def test_two_processes_that_ask_at_once_download_once(
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     listening, requests = server
-    files = dataclasses.replace(small.files, url=f"http://127.0.0.1:{listening.server_port}/{small.files.archive}")
+    files = small.published_at(f"http://127.0.0.1:{listening.server_port}/{small.files.archive.name}")
     fork = multiprocessing.get_context("fork")
-    children = [fork.Process(target=fetch_cifar, args=(files, tmp_path)) for _ in range(2)]
+    children = [fork.Process(target=load_cifar, args=(files, tmp_path)) for _ in range(2)]
     for child in children:
         child.start()  # the first in waits for an answer, so the other finds the lock taken
     thread = threading.Thread(target=listening.serve_forever)
@@ -232,12 +245,12 @@ def test_two_processes_that_ask_at_once_download_once(
     listening.shutdown()
     thread.join()
     assert [child.exitcode for child in children] == [0, 0]
-    assert requests == [f"/{small.files.archive}"]
+    assert requests == [f"/{small.files.archive.name}"]
     assert len(load_cifar(files, tmp_path).train) == 190
     assert {path.name for path in tmp_path.iterdir()} == {
         small.files.folder,
-        small.files.archive,
-        f".{small.files.archive}.lock",
+        small.files.archive.name,
+        f".{small.files.archive.name}.lock",
     }
 
 
@@ -245,8 +258,8 @@ def test_the_official_table_agrees_with_torchvision() -> None:
     from torchvision.datasets import CIFAR10, CIFAR100
 
     for files, known in ((CIFAR["cifar10"], CIFAR10), (CIFAR["cifar100"], CIFAR100)):
-        assert (files.folder, files.archive, files.url) == (known.base_folder, known.filename, known.url)
-        assert files.archive_md5 == known.tgz_md5
+        assert files.folder == known.base_folder
+        assert files.archive == PublishedFile(known.filename, known.url, known.tgz_md5)
         assert [list(entry) for entry in files.train] == known.train_list
         assert [list(entry) for entry in files.test] == known.test_list
 

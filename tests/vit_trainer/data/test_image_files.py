@@ -14,7 +14,8 @@ from torch import Tensor
 from vit_trainer.data.class_folders import find_class_folders
 from vit_trainer.data.crops import random_crops, resize_crops, whole_images
 from vit_trainer.data.decoding import read_image
-from vit_trainer.data.image_files import ImageFileSplit, load_class_folders
+from vit_trainer.data.families import folder
+from vit_trainer.data.image_files import ImageFileSplit
 from vit_trainer.data.randomness import image_order
 from vit_trainer.data.splits import InMemorySplit, MicroBatch
 from vit_trainer.errors import DataError
@@ -53,29 +54,29 @@ def truncate(path: Path) -> None:
 def test_batches_do_not_depend_on_workers_or_micro_batches(image_folder: Write) -> None:
     root = image_folder()
     random_state = torch.get_rng_state()
-    expected = trained_on(load_class_folders(root, num_workers=0).train, STEP_SIZE)
+    expected = trained_on(folder.load(str(root), num_workers=0).train, STEP_SIZE)
     for num_workers, micro_batch_size in ((0, 6), (1, STEP_SIZE), (2, 4)):
-        images, labels = trained_on(load_class_folders(root, num_workers=num_workers).train, micro_batch_size)
+        images, labels = trained_on(folder.load(str(root), num_workers=num_workers).train, micro_batch_size)
         assert torch.equal(images, expected[0])
         assert torch.equal(labels, expected[1])
-    resumed, _ = trained_on(load_class_folders(root, num_workers=1).train, 8, first=1)
+    resumed, _ = trained_on(folder.load(str(root), num_workers=1).train, 8, first=1)
     assert torch.equal(resumed, expected[0][STEP_SIZE:])
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
 def test_evaluation_does_not_depend_on_workers_or_batch_size(image_folder: Write) -> None:
     root = image_folder()
-    images, labels = evaluated(load_class_folders(root, num_workers=0).test, 15)
+    images, labels = evaluated(folder.load(str(root), num_workers=0).test, 15)
     assert labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
     for num_workers, batch_size in ((0, 4), (2, 3)):
-        again, again_labels = evaluated(load_class_folders(root, num_workers=num_workers).test, batch_size)
+        again, again_labels = evaluated(folder.load(str(root), num_workers=num_workers).test, batch_size)
         assert torch.equal(images, again)
         assert torch.equal(labels, again_labels)
 
 
 def test_training_sees_the_crop_of_its_seed_step_and_position(image_folder: Write) -> None:
     root = image_folder()
-    split = load_class_folders(root, num_workers=0, skip_unreadable=False).train
+    split = folder.load(str(root), num_workers=0, skip_unreadable=False).train
     paths = split.names
     images, _ = trained_on(split, 8)
     for step, position in ((0, 0), (0, 17), (1, 5)):
@@ -120,7 +121,7 @@ def test_an_unreadable_image_is_named_and_ends_the_run(image_folder: Write, num_
     bad = root / "val" / "n02105855" / "n02105855_2.JPEG"
     truncate(bad)
     (root / "val" / "n03000247" / "n03000247_1.JPEG").write_bytes(b"")
-    split = load_class_folders(root, num_workers=num_workers).test
+    split = folder.load(str(root), num_workers=num_workers).test
     with pytest.raises(DataError) as raised:
         evaluated(split, 15)
     message = str(raised.value)
@@ -131,11 +132,11 @@ def test_an_unreadable_image_is_named_and_ends_the_run(image_folder: Write, num_
 
 def test_a_skipped_image_is_left_out_of_evaluation(image_folder: Write, capsys: pytest.CaptureFixture[str]) -> None:
     root = image_folder()
-    whole, _ = evaluated(load_class_folders(root, num_workers=0).test)
+    whole, _ = evaluated(folder.load(str(root), num_workers=0).test)
     bad = [root / "val" / "n02105855" / f"n02105855_{i}.JPEG" for i in range(4)]
     for path in bad:
         truncate(path)
-    split = load_class_folders(root, num_workers=1, skip_unreadable=True).test
+    split = folder.load(str(root), num_workers=1, skip_unreadable=True).test
     for _ in range(2):
         images, labels = evaluated(split, 2)  # one batch is empty
     assert labels.tolist() == [0] * 5 + [1] + [2] * 5
@@ -151,12 +152,12 @@ def test_a_skipped_image_is_left_out_of_evaluation(image_folder: Write, capsys: 
 
 def test_a_skipped_training_image_is_replaced_by_the_next(image_folder: Write) -> None:
     root = image_folder()
-    before = load_class_folders(root, num_workers=0).train
+    before = folder.load(str(root), num_workers=0).train
     paths = [path.decode() for path in before.names]
     for place in (4, 5, len(paths) - 1):
         truncate(root / paths[place])
     results = [
-        trained_on(load_class_folders(root, num_workers=workers, skip_unreadable=True).train, size)
+        trained_on(folder.load(str(root), num_workers=workers, skip_unreadable=True).train, size)
         for workers, size in ((0, STEP_SIZE), (2, 6))
     ]
     assert torch.equal(results[0][0], results[1][0])
@@ -176,7 +177,7 @@ def test_a_skipped_training_image_is_replaced_by_the_next(image_folder: Write) -
 @pytest.mark.filterwarnings("ignore:Image was not the expected size")
 def test_a_header_that_lies_about_the_size_is_not_believed(image_folder: Write) -> None:
     root = image_folder()
-    split = load_class_folders(root, num_workers=0).train
+    split = folder.load(str(root), num_workers=0).train
     path = root / split.names[0].decode()
     Image.fromarray(np.arange(48 * 40 * 3, dtype=np.uint8).reshape(48, 40, 3)).save(path, "ICO", sizes=[(40, 48)])
     content = bytearray(path.read_bytes())
@@ -194,7 +195,7 @@ def test_nothing_but_damage_ends_the_run_even_when_skipping(image_folder: Write)
     root = image_folder()
     for path in (root / "train").rglob("*.JPEG"):
         path.write_bytes(b"damaged")
-    split = load_class_folders(root, num_workers=0, skip_unreadable=True).train
+    split = folder.load(str(root), num_workers=0, skip_unreadable=True).train
     with pytest.raises(DataError, match=r"cannot read any of 33 images, such as .*not an image that Pillow knows"):
         trained_on(split, STEP_SIZE)
 

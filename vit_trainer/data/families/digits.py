@@ -5,10 +5,13 @@ half is for fine-tuning, split by digit into `digits-even` and `digits-odd`; no 
 Source of the images: Alpaydin and Kaynak, UCI ML repository, "Optical Recognition of Handwritten Digits".
 """
 
+from typing import Unpack
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
+from vit_trainer.data.decoding import Decoding
 from vit_trainer.data.randomness import Stream, raw_bits
 from vit_trainer.data.splits import InMemorySplit, Splits
 
@@ -43,7 +46,11 @@ def subset_indices(name: str) -> dict[str, NDArray[np.int64]]:
     }
 
 
-def load_digits_subset(name: str) -> Splits:
+def require(name: str, *, may_download: bool) -> None:
+    """They are always there."""
+
+
+def load(name: str, **_: Unpack[Decoding]) -> Splits:
     """The splits of one of DIGITS."""
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # ink from 0 to 16

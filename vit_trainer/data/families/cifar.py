@@ -7,20 +7,17 @@ only arrays and plain values can come out.
 import hashlib
 import io
 import pickle
-import tarfile
-import zlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_trainer.data.datasets import data_folder
+from vit_trainer.data.decoding import Decoding
 from vit_trainer.data.splits import InMemorySplit, Splits, held_out
-from vit_trainer.errors import DataError, DownloadError
-from vit_trainer.files.download import download
-from vit_trainer.files.folder import write_atomically
-from vit_trainer.files.progress_bar import ProgressBar
+from vit_trainer.errors import DataError
+from vit_trainer.files.published import PublishedFile, check_md5, fetch_published
 
 HELD_OUT_PERCENT = 2
 
@@ -31,10 +28,7 @@ class CifarFormat:
 
     folder: str
     """The unpacked folder, in the archive as in the data folder."""
-    archive: str
-    url: str
-    """Where the archive is published."""
-    archive_md5: str
+    archive: PublishedFile
     train: tuple[tuple[str, str], ...]
     """File names and MD5s of the training images, in the official order."""
     test: tuple[tuple[str, str], ...]
@@ -43,12 +37,14 @@ class CifarFormat:
     """Under which key the files hold the labels."""
 
 
+def _archive(name: str, md5: str) -> PublishedFile:
+    return PublishedFile(name, f"https://www.cs.toronto.edu/~kriz/{name}", md5)
+
+
 CIFAR: dict[str, CifarFormat] = {
     "cifar10": CifarFormat(
         folder="cifar-10-batches-py",
-        archive="cifar-10-python.tar.gz",
-        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-        archive_md5="c58f30108f718f92721af3b95e74349a",
+        archive=_archive("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
         train=(
             ("data_batch_1", "c99cafc152244af753f735de768cd75f"),
             ("data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
@@ -61,9 +57,7 @@ CIFAR: dict[str, CifarFormat] = {
     ),
     "cifar100": CifarFormat(
         folder="cifar-100-python",
-        archive="cifar-100-python.tar.gz",
-        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-        archive_md5="eb9058c3a382ffc7106e4002c42a8d85",
+        archive=_archive("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),
         train=(("train", "16019d7e3df5f24257cddd939b257f8d"),),
         test=(("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),),
         labels="fine_labels",
@@ -72,83 +66,37 @@ CIFAR: dict[str, CifarFormat] = {
 """As published at https://www.cs.toronto.edu/~kriz/cifar.html and known to torchvision.datasets.CIFAR10, CIFAR100."""
 
 
-def load_cifar(files: CifarFormat, folder: Path) -> Splits:
+def require(name: str, *, may_download: bool) -> None:
+    """Download what isn't there, if that may be; see `fetch_published`."""
+    files = CIFAR[name]
+    members = [f"{files.folder}/{file}" for file, _ in (*files.train, *files.test)]
+    fetch_published(files.archive, data_folder(), members, may_download=may_download)
+
+
+def load(name: str, **_: Unpack[Decoding]) -> Splits:
     """Read the images: 98% of train, the 2% that are held out of it, and test.
 
     Raises:
         DataError: the files are damaged, or missing and can't be downloaded; says what to put where.
     """
-    fetch_cifar(files, folder)
-    images, labels = _read(files, files.train, folder)
+    require(name, may_download=True)
+    files = CIFAR[name]
+    images, labels = _read(files, files.train)
     train, validation = held_out(labels, HELD_OUT_PERCENT)
     return Splits(
         InMemorySplit(images[train], labels[train]),
         InMemorySplit(images[validation], labels[validation]),
-        InMemorySplit(*_read(files, files.test, folder)),
+        InMemorySplit(*_read(files, files.test)),
     )
 
 
-def fetch_cifar(files: CifarFormat, folder: Path, *, may_download: bool = True) -> None:
-    """See to it that the unpacked files are in the data folder; of several processes that ask at once, one downloads.
-
-    Raises:
-        DataError: they aren't there and can't be made; says what to put where.
-    """
-    if _is_unpacked(files, folder):
-        return
-    if not may_download:
-        raise DataError(f"no {files.folder} in {folder}: it comes with the first trial, or python -m vit_trainer fetch")
-    archive = folder / files.archive
-    try:
-        with ProgressBar(files.archive) as bar:
-            download(files.url, archive, check=lambda path, name: _check_archive(files, path, name), watcher=bar)
-        _unpack(files, archive)
-    except (DownloadError, OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise DataError(
-            f"no {files.folder} in {folder}, and it can't be made ({error}): put it or {files.archive} there"
-        ) from error
-
-
-def _is_unpacked(files: CifarFormat, folder: Path) -> bool:
-    return all((folder / files.folder / name).is_file() for name, _ in (*files.train, *files.test))
-
-
-def _check_archive(files: CifarFormat, path: Path, name: str) -> None:
-    with path.open("rb") as file:
-        _check(name, hashlib.file_digest(file, "md5").hexdigest(), files.archive_md5)
-
-
-def _unpack(files: CifarFormat, archive: Path) -> None:
-    """Put the files that are needed, and nothing else of the archive, in place."""
-    unpacked = archive.parent / files.folder
-    unpacked.mkdir(exist_ok=True)
-    with tarfile.open(archive, "r:gz") as tar:
-        for name, _ in (*files.train, *files.test):
-            try:
-                member = tar.extractfile(f"{files.folder}/{name}")
-            except KeyError:
-                member = None
-            if member is None:
-                raise DataError(f"{archive} lacks {files.folder}/{name}: put the official archive there")
-            write_atomically(unpacked / name, member.read())
-
-
-def _check(name: str, given: str, published: str) -> None:
-    if given != published:
-        raise DataError(
-            f"{name} is damaged or not the official file (MD5 {given}, not {published}): put the official one there"
-        )
-
-
-def _read(
-    files: CifarFormat, names: tuple[tuple[str, str], ...], folder: Path
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _read(files: CifarFormat, names: tuple[tuple[str, str], ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images (count, 32, 32, 3) and labels (count,) of several files, in order."""
     images, labels = [], []
     for name, published in names:
-        path = folder / files.folder / name
+        path = data_folder() / files.folder / name
         content = path.read_bytes()
-        _check(str(path), hashlib.md5(content, usedforsecurity=False).hexdigest(), published)
+        check_md5(str(path), hashlib.md5(content, usedforsecurity=False).hexdigest(), published)
         try:
             batch = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
         except pickle.UnpicklingError as error:
