@@ -11,9 +11,9 @@ from cyclopts import Parameter
 
 from sweeps.machines.cards import card_of
 from sweeps.table.cells import Cell, Trial
+from sweeps.table.published import published_base_lr
 from sweeps.table.search_space import Searched
 from vit_trainer.architectures import MODELS
-from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import InputError, one_of
 from vit_trainer.files.folder import is_uri
@@ -190,7 +190,7 @@ class SweepOptions:
         if not self.base_lrs:
             return dataset_info(cell.dataset).base_lrs
         if self.base_lrs == ("official",):
-            return (FinetuneConfig.official(cell.model, cell.dataset).base_lr,)
+            return (published_base_lr(cell),)
         try:
             return tuple(float(rate) for rate in self.base_lrs)
         except ValueError:

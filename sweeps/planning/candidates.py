@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from sweeps.options import SweepOptions
 from sweeps.table.cells import MINI, PAPER, Cell, Grid, Trial
+from sweeps.table.published import published_base_lr
 from sweeps.table.search_space import Space
 from vit_trainer.architectures import MODELS
-from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.datasets import DATASETS, is_folder
 from vit_trainer.errors import InputError, one_of
 
@@ -87,7 +87,7 @@ def planned_trials(options: SweepOptions, cells: list[Cell], configs: Sequence[M
         space = search_space(options, cell)
         found = [trial for config in configs if (trial := space.trial_of(cell, config))]
         own = [trial for trial in found if trial.seed in options.seeds]
-        base_lr = FinetuneConfig.official(cell.model, cell.dataset).base_lr
+        base_lr = published_base_lr(cell)
         num_to_come = options.num_trials_per_cell * len(options.seeds) - len(own)
         trials += own + [Trial(cell, base_lr, UNKNOWN_SEED + i, cell.dropout or 0.0) for i in range(num_to_come)]
     return trials

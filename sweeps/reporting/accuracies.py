@@ -87,12 +87,14 @@ def cell_by_cell(results: Results) -> list[Block]:
     caveats = {figure.caveat: figure.source for figure in shown}
     blocks += [Paragraph(f"Published by {source}: {caveat}.") for caveat, source in caveats.items() if caveat]
     for record in results.cells:
-        if count := record.num_stopped_beside(record.chosen):
-            line = (
-                f"{name_of(record, results)}: early stopping ended {count} of the chosen candidate's seeds, so those "
-                "that count are the better ones. To compare seeds, run them with --no-early-stopping."
-            )
-            blocks.append(Paragraph(line))
+        groups = {"published learning rate": record.judged} if record.judged != record.chosen else {}
+        for whose, own in {"chosen candidate": record.chosen, **groups}.items():
+            if count := record.num_stopped_beside(own):
+                line = (
+                    f"{name_of(record, results)}: early stopping ended {count} of the {whose}'s seeds, so those that "
+                    "count are the better ones. To compare seeds, run them with --no-early-stopping."
+                )
+                blocks.append(Paragraph(line))
         if record.choice is not None and (count := record.choice.num_not_compared):
             line = (
                 f"{name_of(record, results)}: no seed has finished with all candidates, so that {count} had no part in "

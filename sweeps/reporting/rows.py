@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sweeps.records.cell_record import CellRecord, accuracies_of
@@ -11,7 +11,6 @@ from sweeps.records.trial_record import STATUSES
 from sweeps.reporting.texts import PUBLISHED_BY
 from sweeps.table.cells import name_of_cell
 from sweeps.table.spread import kind_of
-from sweeps.table.whole_table import MeanDifference
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
 
@@ -21,24 +20,15 @@ def rows_of(results: Results) -> list[dict[str, Any]]:
 
     Columns about what was published are left out where nothing is, and those about speed where no trial knows it.
     """
-    differs = {record.cell: differs for record, differs in zip(results.judged, results.whole.differs, strict=True)}
-    whole = {
-        record.cell: (
-            differs.get(record.cell),
-            results.whole.means.get(kind_of(record.cell)) if record.verdict else None,
-        )
-        for record in results.cells
-    }
-    return [_row(record, whole[record.cell], results.has_published, results.speeds) for record in results.cells]
+    return [_row(record, results) for record in results.cells]
 
 
-def _row(
-    record: CellRecord, whole: tuple[bool | None, MeanDifference | None], has_published: bool, speeds: Sequence[str]
-) -> dict[str, Any]:
-    """A cell's row of the table for other tools; whole: whether it is shown to differ, and the mean of its kind."""
+def _row(record: CellRecord, results: Results) -> dict[str, Any]:
+    """A cell's row of the table for other tools."""
     cell, figure, verdict = record.cell, record.figure, record.verdict
     first = record.chosen[0].config if record.chosen else {}
-    differs, mean = whole
+    differs = verdict and results.whole.differs[results.judged.index(record)]
+    mean = verdict and results.whole.means[kind_of(cell)]
     accuracies: dict[str, float] = {each.table: each.accuracy for each in (figure, *record.others) if each is not None}
     published = {
         **{f"{table}_accuracy": accuracies.get(table) for table in PUBLISHED_BY},
@@ -84,14 +74,14 @@ def _row(
         "accuracies": " ".join(map(str, record.accuracies)),
         "num_seeds": len(record.chosen),
         "num_stopped_seeds": record.num_stopped_beside(record.chosen),
-        **(published if has_published else {}),
+        **(published if results.has_published else {}),
         "validation_accuracy": record.validation_accuracy,
         "chosen_base_lr": first.get("base_lr"),
         "chosen_dropout": first.get("dropout"),
         "chosen_warmup_steps": first.get("warmup_steps"),
         "wall_hours": record.wall_hours,
         "device": record.device,
-        **{name: record.speed(name) for name in speeds},
+        **{name: record.speed(name) for name in results.speeds},
         "hours": record.hours,
         "predicted_hours": record.predicted_hours,
         "saved_hours": record.saved_hours,

@@ -11,8 +11,7 @@ from sweeps.options import SEVERAL, SweepOptions
 from sweeps.records.results import gather
 from sweeps.records.trial_record import TrialRecord
 from sweeps.table.cells import Cell, cell_of
-from sweeps.table.published import published_for
-from vit_trainer.config import FinetuneConfig
+from sweeps.table.published import published_base_lr, published_for
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.tracking.chosen import Chosen, Finished, choose
 
@@ -34,8 +33,8 @@ class RepeatOptions(SweepOptions):
             return super().base_lrs_of(cell)
         chosen, figure = self._chosen(cell), published_for(cell)
         rates = [chosen.base_lr] if chosen else []
-        rates += [figure.base_lr] if figure is not None and figure.base_lr is not None else []
-        return tuple(dict.fromkeys(rates)) or (FinetuneConfig.official(cell.model, cell.dataset).base_lr,)
+        rates += [published_base_lr(cell)] if not chosen or (figure is not None and figure.base_lr is not None) else []
+        return tuple(dict.fromkeys(rates))
 
     def explained(self, cells: Sequence[Cell]) -> list[str]:
         """A line per cell: which learning rate is repeated, and why."""

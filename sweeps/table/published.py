@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from sweeps.table.cells import Cell, Schedule, Trial
+from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
 
 PUBLISHED = Path(__file__).parent / "published_tables"
@@ -83,6 +84,17 @@ def published_cells(table: Table) -> list[Cell]:
         InputError: the file is not there.
     """
     return [_cell(row) for row in _rows(f"{table}.csv")]
+
+
+def published_base_lr(cell: Cell) -> float:
+    """The learning rate behind a cell's published figure; where none is known, that of the official recipe.
+
+    Raises:
+        InputError: there is no such recipe, or the files are not there.
+    """
+    figure = published_for(cell)
+    own = None if figure is None else figure.base_lr
+    return FinetuneConfig.official(cell.model, cell.dataset).base_lr if own is None else own
 
 
 def is_published(trial: Trial) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sweeps.table.cells import Cell, Trial
+from sweeps.table.published import published_base_lr
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import InputError
@@ -62,7 +63,7 @@ class Space:
         """The trial with these values, one for each that is searched."""
         return Trial(
             cell,
-            values["base_lr"] if self.base_lr else FinetuneConfig.official(cell.model, cell.dataset).base_lr,
+            values["base_lr"] if self.base_lr else published_base_lr(cell),
             seed,
             values["dropout"] if self.dropout else None,
             int(values["warmup_steps"]) if self.warmup_steps else None,
@@ -79,11 +80,10 @@ class Space:
             return None  # of another version, which had other fields
 
     def published(self, cell: Cell) -> dict[str, float]:
-        """The values of the cell's official recipe, one for each that is searched; may lie outside the ends."""
-        config = FinetuneConfig.official(cell.model, cell.dataset)
+        """The cell's published values, else the official, one for each that is searched; may lie outside the ends."""
         values = {
-            "base_lr": config.base_lr,
-            "dropout": config.dropout,
+            "base_lr": published_base_lr(cell),
+            "dropout": FinetuneConfig.official(cell.model, cell.dataset).dropout,
             "warmup_steps": cell.schedule.warmup_steps,
         }
         return {name: values[name] for name in self.ends}

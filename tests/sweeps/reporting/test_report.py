@@ -200,6 +200,7 @@ def test_seeds_that_early_stopping_left_say_nothing_about_the_spread(tmp_path: P
     (row,), markdown = read_report(tmp_path)
     assert (row["num_seeds"], row["num_stopped_seeds"], row["spread_runs"]) == (2, 1, "19 published")
     assert "98.50<br>± 0.71, 2 seeds<br>1 more seed stopped<br>published 99.02, -0.52" in markdown
+    assert markdown.count("early stopping ended 1 of the chosen candidate's seeds") == 1
 
 
 def test_a_candidate_that_shares_no_seed_with_the_others_is_said_to_have_had_no_part(tmp_path: Path) -> None:

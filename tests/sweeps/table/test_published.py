@@ -14,6 +14,7 @@ from sweeps.table.published import (
     figures_for,
     is_left_open,
     is_published,
+    published_base_lr,
     published_cells,
     published_figures,
     published_for,
@@ -167,6 +168,7 @@ def test_a_published_run_has_the_learning_rate_behind_its_figure_whatever_is_off
         cell: [rate for rate in (0.001, 0.01, 0.03) if is_published(Trial(cell, rate, 1))] for cell in (B16, SHORT)
     }
     assert rates == {B16: [0.01], SHORT: [0.03]}  # the official table's, and that of the other table's train.py
+    assert [published_base_lr(cell) for cell in (B16, SHORT, replace(B16, dropout=0.2))] == [0.01, 0.03, 0.01]
     assert not is_published(Trial(replace(B16, dropout=0.2), 0.01, 0)), "nothing is published"
     assert not is_published(Trial(replace(B16, dropout=None), 0.01, 0, dropout=0.1)), "a candidate of a search"
     assert not is_published(Trial(B16, 0.01, 0, warmup_steps=100))
