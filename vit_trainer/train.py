@@ -179,7 +179,14 @@ def _train(
     optimizer = OfficialSGD(model.parameters())
 
     # Restore.
-    ledger = Ledger(TrainState(raw_model, optimizer), run_dir, execution, accelerator, report, interrupted)
+    ledger = Ledger(
+        TrainState(raw_model, optimizer, config.trial_id, config.total_steps),
+        run_dir,
+        execution,
+        accelerator,
+        report,
+        interrupted,
+    )
     ledger.begin(made_with, initial_weights(config, execution))
     progress = ledger.state.progress
 

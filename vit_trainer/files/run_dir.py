@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path, PurePosixPath
@@ -119,11 +119,11 @@ class RunDir:
         self.folder.append(JOURNAL, (json.dumps(row) + "\n").encode())
         return row
 
-    def start_checkpoint(self, *parts: bytes | memoryview) -> None:
+    def start_checkpoint(self, parts: Callable[[], Sequence[bytes | memoryview]]) -> None:
         """Put a new checkpoint in the place of the last one, in the background; the one before must be finished.
 
         Args:
-            parts: its content, which must not change meanwhile.
+            parts: called there; gives its content, which must not change meanwhile.
         """
         assert self._checkpoint is None
         future: Future[None] = Future()
@@ -131,7 +131,7 @@ class RunDir:
         def write() -> None:
             try:
                 self.check_lease()
-                future.set_result(self.folder.write(CHECKPOINT, *parts))
+                future.set_result(self.folder.write(CHECKPOINT, *parts()))
             except BaseException as error:
                 future.set_exception(error)
 

@@ -4,6 +4,7 @@ import math
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from vit_trainer.config import Execution
 from vit_trainer.errors import CheckpointError, GangRestartError, NonFiniteLossError, RunInterruptedError
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.loop.liveness import START_SECONDS, Pace, expect, wait_for_all
-from vit_trainer.loop.state import TrainState
+from vit_trainer.loop.state import TrainState, sealed
 from vit_trainer.machine import device_name
 from vit_trainer.provenance import commit, versions
 from vit_trainer.weights.npz_files import file_sha256
@@ -209,7 +210,7 @@ class Ledger:
         self.mean_loss()  # a state that is no number is not worth keeping
         self.state.progress.loss_sum = self._loss_sum.item()
         self.count_time()
-        self._run_dir.start_checkpoint(*self.state.copied())
+        self._run_dir.start_checkpoint(partial(sealed, self.state.copied()))
         self._saved_at, self._saved_step = time.monotonic(), self.state.progress.step
 
     def _save_now(self) -> None:

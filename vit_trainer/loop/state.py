@@ -1,9 +1,13 @@
 """TrainState: exactly what must survive a restart, in one safetensors file that is whole or not there.
 
+A checksum over all of it guards against accidents: a disk that zeroes what it lost, a file of another trial.
 Image order, augmentation, dropout and learning rate are functions of the step, so they are not here.
 """
 
 import json
+import math
+import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +21,8 @@ from vit_trainer.loop.optim import OfficialSGD
 
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64"}
 """What safetensors calls them."""
+NO_CHECKSUM = b"crc32 00000000"
+CHUNK = 2**24
 
 
 @dataclass
@@ -42,7 +48,9 @@ class Progress:
 class TrainState:
     """A run's model, optimiser and progress."""
 
-    def __init__(self, model: nn.Module, optimizer: OfficialSGD) -> None:
+    def __init__(self, model: nn.Module, optimizer: OfficialSGD, trial_id: str = "", total_steps: int = 2**62) -> None:
+        """trial_id, total_steps: of the trial whose state it is; another's isn't taken for it."""
+        self._trial_id, self._total_steps = trial_id, total_steps
         self.model = model
         self.optimizer = optimizer
         self.progress = Progress()
@@ -53,7 +61,7 @@ class TrainState:
         return tensors | {f"momentum/{i}": tensor for i, tensor in enumerate(self.optimizer.momentum)}
 
     def copied(self) -> list[bytes | memoryview]:
-        """The whole state as it is now, as the content of a file in parts.
+        """The whole state as it is now, as the content of a file in parts, to be `sealed`.
 
         Their bytes lie in one copy in host memory, which the next call overwrites. A GPU's is pinned: it is filled at
         the speed of the bus, and writing it to a file later doesn't concern the GPU.
@@ -63,7 +71,8 @@ class TrainState:
             # Longer elements first, so that each begins at a multiple of its size.
             for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].element_size()):
                 self._copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        header: dict[str, object] = {"__metadata__": {"progress": json.dumps(asdict(self.progress))}}
+        metadata = {"trial_id": self._trial_id, "progress": json.dumps(asdict(self.progress))}
+        header: dict[str, object] = {"__metadata__": metadata | {"checksum": NO_CHECKSUM.decode()}}
         start = 0
         for name, copy in self._copies.items():
             copy.copy_(tensors[name], non_blocking=True)
@@ -86,10 +95,19 @@ class TrainState:
         tensors = self._tensors()
         try:
             with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+                _require_whole(path, metadata.get("checksum"))
                 loaded = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-                progress = Progress(**json.loads(file.metadata()["progress"]))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            progress = Progress(**json.loads(metadata["progress"]))
+            numbers = [value for name, value in vars(progress).items() if name != "row"]
+            if not all(isinstance(value, int | float) and 0 <= value < math.inf for value in numbers):
+                raise ValueError(f"progress {numbers}")
+        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"the checkpoint is damaged: {error}") from error
+        if (own := metadata.get("trial_id", self._trial_id)) != self._trial_id:
+            raise CheckpointError(f"the checkpoint is of {own}")
+        if not isinstance(progress.step, int) or progress.step > self._total_steps:
+            raise CheckpointError(f"the checkpoint is of step {progress.step}, beyond {self._total_steps}")
         if {name: tensor.shape for name, tensor in loaded.items()} != {
             n: tensor.shape for n, tensor in tensors.items()
         }:
@@ -97,3 +115,27 @@ class TrainState:
         for name, tensor in tensors.items():
             tensor.data.copy_(loaded[name])
         self.progress = progress
+
+
+def sealed(parts: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """What `TrainState.copied` gave, with its checksum: of all bytes, with zeros in its own place."""
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    header = bytes(parts[0]).replace(NO_CHECKSUM, b"crc32 %08x" % checksum, 1)
+    return [header, *parts[1:]]
+
+
+def _require_whole(path: Path, checksum: str | None) -> None:
+    """Raise ValueError unless a file has its checksum; those of earlier versions have none."""
+    if checksum is None:
+        return
+    found = 0
+    with path.open("rb") as file:
+        length = file.read(8)
+        header = file.read(int.from_bytes(length, "little"))
+        found = zlib.crc32(length + header.replace(checksum.encode(), NO_CHECKSUM, 1))
+        while chunk := file.read(CHUNK):
+            found = zlib.crc32(chunk, found)
+    if checksum != f"crc32 {found:08x}":
+        raise ValueError("its checksum is another")

@@ -1,5 +1,8 @@
 """Checkpoints are written beside the training: killed, slow and failing writes, for real."""
 
+import json
+import math
+import random
 import subprocess
 import sys
 import threading
@@ -10,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from vit_trainer.config import Execution, FinetuneConfig
+from vit_trainer.errors import CheckpointError
 from vit_trainer.files.folder import LocalFolder
 from vit_trainer.files.run_dir import CHECKPOINT, Row, RunDir
 from vit_trainer.loop.optim import OfficialSGD
-from vit_trainer.loop.state import TrainState
+from vit_trainer.loop.state import TrainState, sealed
 from vit_trainer.train import train
 
 ROOT = Path(__file__).parents[3]
@@ -149,7 +153,7 @@ def test_a_slow_folder_stops_neither_the_loop_nor_changes_what_it_is_given(tmp_p
     def copied(state: TrainState) -> list[bytes | memoryview]:
         assert not first or folder.goes_on.is_set()  # the only copy is still being written
         parts = before(state)
-        first.append(b"".join(parts))
+        first.append(b"".join(sealed(parts)))
         return parts
 
     before = TrainState.copied
@@ -193,9 +197,47 @@ def test_a_state_is_restored_to_the_bit_in_every_type(tmp_path: Path) -> None:
 
     one, other = state(0), state(1)
     one.progress.row = {"step": 3, "note": "ß" * 5}
-    (tmp_path / "state").write_bytes(b"".join(one.copied()))
+    (tmp_path / "state").write_bytes(b"".join(sealed(one.copied())))
     other.restore(tmp_path / "state")
     assert other.progress == one.progress
     for name, tensor in one._tensors().items():
         assert torch.equal(tensor, other._tensors()[name]), name
     assert load_file(tmp_path / "state").keys() == one._tensors().keys()
+
+
+def test_a_state_that_is_damaged_anywhere_or_of_another_trial_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(30, 50)
+    optimizer = OfficialSGD(model.parameters())
+    state = TrainState(model, optimizer, "a-trial", 10)
+    state.progress.step = 7
+    whole = b"".join(sealed(state.copied()))
+    path, before = tmp_path / "state", model.weight.detach().clone()
+
+    def refusal(content: bytes, trial_id: str = "a-trial", total_steps: int = 10) -> str:
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError) as caught:
+            TrainState(model, optimizer, trial_id, total_steps).restore(path)
+        assert torch.equal(model.weight, before)
+        return str(caught.value)
+
+    assert "its checksum is another" in refusal(whole[:-4000] + bytes(4000))
+    draw = random.Random(0)
+    for _ in range(200):
+        place = draw.randrange(len(whole))
+        refusal(whole[:place] + bytes([whole[place] ^ 1 << draw.randrange(8)]) + whole[place + 1 :])
+    for length in (0, 7, 100, len(whole) - 1):
+        refusal(whole[:length])
+    assert refusal(whole, "another-trial") == "the checkpoint is of a-trial"
+    assert refusal(whole, total_steps=6) == "the checkpoint is of step 7, beyond 6"
+    for step in ("7", None, -1, math.nan):
+        state.progress.step = step  # type: ignore[assignment]
+        refusal(b"".join(sealed(state.copied())))
+    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    del header["__metadata__"]["checksum"], header["__metadata__"]["trial_id"]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + int.from_bytes(whole[:8], "little") :])
+    restored = TrainState(model, optimizer, "a-trial", 10)
+    restored.restore(path)  # of an earlier version
+    assert restored.progress.step == 7
