@@ -57,6 +57,11 @@ def formula_row(config: FinetuneConfig, step: int) -> Row:
     }
 
 
+def attempt_of(number: int, from_step: int) -> Row:
+    """The journal's line of an attempt."""
+    return {"attempt": number, "from_step": from_step, "host": "", "device": "cpu", "num_processes": 1}
+
+
 class FormulaActor(tune.Trainable):
     """Runs the formula of config["assignment"] as TrialActor runs training: a result per report, and one at the end."""
 
@@ -73,7 +78,7 @@ class FormulaActor(tune.Trainable):
             self._run_dir.open_for_writing(self._config.to_dict())
             rows = self._run_dir.journal() if self._pause_at is None else []  # one that has paused goes on
             self._step = rows[-1]["step"] if rows else 0
-            self._run_dir.append({"attempt": 1, "from_step": self._step})
+            self._run_dir.append(attempt_of(1, self._step))
         row = formula_row(self._config, self._step)
         if self._step == self._config.total_steps:
             return self._finished(row)

@@ -1,10 +1,13 @@
 """SweepOptions: the flags that every sweep understands."""
 
 import math
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from cyclopts import Parameter
@@ -15,9 +18,9 @@ from sweeps.table.published import published_base_lr
 from sweeps.table.search_space import Searched
 from vit_trainer.architectures import MODELS
 from vit_trainer.data.datasets import dataset_info
-from vit_trainer.errors import InputError, one_of
+from vit_trainer.errors import DamagedError, InputError, one_of
 from vit_trainer.files.folder import is_uri
-from vit_trainer.files.run_dir import RunDir
+from vit_trainer.files.run_dir import Result, Run, RunDir
 from vit_trainer.files.storage import Storage
 
 SEVERAL = Parameter(consume_multiple=True, negative=(), show_default=False)
@@ -179,7 +182,7 @@ class SweepOptions:
         """GPUs of a model's trials."""
         return self._gpus_of_models.get(model, self._gpus_of_models[""])
 
-    def settled(self, result: dict[str, Any] | None) -> dict[str, Any] | None:
+    def settled(self, result: Result | None) -> Result | None:
         """The result if it needs no further work: finished, or stopped where ASHA is still asked for."""
         if result is None or result["status"] == "failed":
             return None
@@ -236,6 +239,23 @@ class SweepOptions:
     def run_dir(self, trial: Trial) -> RunDir:
         """The run folder of a trial."""
         return self.opened_storage.run_dir(trial.trial_id)
+
+    def run_of(self, trial: Trial) -> Run | None:
+        """What the run folder of a trial holds; None: nothing, or something damaged, so that nothing of it counts."""
+        with suppress(DamagedError):
+            return self.run_dir(trial).read()
+        return None
+
+    def say_left_out(self, lines: Iterable[str]) -> None:
+        """Name what of the storage is left out and why, each once."""
+        for line in dict.fromkeys(lines):
+            if line not in self._said:
+                print(f"left out: {line}", file=sys.stderr)
+                self._said.add(line)
+
+    @cached_property
+    def _said(self) -> set[str]:
+        return set()
 
 
 def _require_url(url: str) -> None:

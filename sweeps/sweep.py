@@ -23,7 +23,7 @@ from sweeps.records.left_states import left_behind
 from sweeps.records.predicted_hours import with_predicted_hours
 from sweeps.records.results import gather
 from sweeps.records.slots import read_slots
-from sweeps.records.trial_record import TrialRecord, read_trial
+from sweeps.records.trial_record import record_of
 from sweeps.reporting.write import write_report
 from sweeps.running.early_end import Reason
 from sweeps.running.session import Session
@@ -137,7 +137,10 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     if Catalogue(options.opened_storage, name).entries.keys() - session.trials.keys():
         session.display.remember_earlier(gather(options.opened_storage, name).cells)
     where = options.opened_storage.location
-    print(f"{name}: {session.num_expected} trials, {session.num_done} of them done, in {where}")
+    damaged = len(session.left_out.keys() & session.trials.keys())
+    anew = f"; {damaged} of the others are damaged and run anew, what is there is kept" if damaged else ""
+    print(f"{name}: {session.num_expected} trials, {session.num_done} of them done, in {where}{anew}")
+    options.say_left_out(session.left_out.values())
     pending = cells if session.studies else list(dict.fromkeys(trial.cell for trial in session.pending))
     if session.num_done < session.num_expected:
         _check_inputs(pending)
@@ -206,11 +209,15 @@ def _plan(cells: list[Cell], options: SweepOptions, execution: Execution, rehear
         cards = cards_of(kinds)
         if resources.has_gpus and options.card is None:
             cards += cards_here()
-    runs = options.opened_storage.run_dirs() if options.search == "optuna" else []
-    configs = [config for run_dir in runs if (config := run_dir.config()) is not None]
+    storage = options.opened_storage
+    runs, left_out = storage.read_runs(storage.trial_ids() if options.search == "optuna" else (), to_run=True)
+    configs = [run.config for run in runs.values()]
     trials = longest_first(rehearsal.planned() if rehearsal else planned_trials(options, cells, configs))
+    if options.search == "grid":
+        runs, left_out = storage.read_runs((trial.trial_id for trial in trials), to_run=True)
+    options.say_left_out(left_out.values())
     rehearsed = rehearsal.cells if rehearsal else []
-    done = {trial.trial_id for trial in trials if options.settled(options.run_dir(trial).result())}
+    done = {trial_id for trial_id, run in runs.items() if options.settled(run.result)}
 
     def planned(measured: Mapping[Workload, ProbeResult]) -> Plan:
         return make_plan(
@@ -294,8 +301,8 @@ def _register(session: Session, tracking_uri: str) -> list[str]:
 def _cost_lines(session: Session) -> list[str]:
     """Predicted against actual hours, and what early stopping and faults made of them."""
     holds = read_slots(session.options.opened_storage)
-    read = {trial_id: read_trial(session.run_dir(trial_id), holds.get(trial_id, ())) for trial_id in session.trials}
-    found = [replace(each, trial=session.trials[own]) for own, each in read.items() if isinstance(each, TrialRecord)]
+    runs, _ = session.options.opened_storage.read_runs(session.trials)
+    found = [replace(record_of(run, holds.get(key, ())), trial=session.trials[key]) for key, run in runs.items()]
     records, _ = with_predicted_hours(found, session.options.opened_storage)
     ended = [each for each in records if each.status in ("finished", "stopped")]
     known = [each.predicted_hours_so_far for each in ended if each.predicted_hours_so_far is not None]

@@ -1,10 +1,7 @@
 """FinetuneConfig: what a trial is. Execution: how it is run. Standard library only."""
 
 import dataclasses
-import hashlib
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Any, Literal
 from vit_trainer.architectures import MODELS
 from vit_trainer.data.datasets import dataset_id, dataset_info, is_folder
 from vit_trainer.errors import InputError, one_of
+from vit_trainer.files.schema import trial_id_of
 
 UPSTREAMS = ("imagenet21k", "imagenet21k+imagenet2012", "imagenet21k+imagenet2012-224", "digits", "scratch")
 """What a fine-tune starts from: released checkpoints, the miniatures' checkpoints, or random weights."""
@@ -131,13 +129,6 @@ class FinetuneConfig:
         'ViT-B_16-cifar10-d0.1-lr0.03-s0-4916bc'
         """
         return trial_id_of(self.to_dict())
-
-
-def trial_id_of(values: Mapping[str, Any]) -> str:
-    """The trial id of `FinetuneConfig.to_dict()`, which is the content of a config.json."""
-    digest = hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()
-    name = "{model}-{dataset}-d{dropout:g}-lr{base_lr:g}-s{seed}".format(**values)
-    return f"{name}-{digest[:6]}"
 
 
 Precision = Literal["auto", "float32", "bfloat16"]

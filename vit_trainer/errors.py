@@ -21,6 +21,10 @@ class DownloadError(InputError):
     """A file that couldn't be downloaded; the message says which one to put where."""
 
 
+class DamagedError(InputError):
+    """A run folder with something in it that no trial writes: which file and why, in one line. It counts nowhere."""
+
+
 class StoreError(InputError):
     """An MLflow store that doesn't answer, or refuses."""
 

@@ -19,7 +19,7 @@ from vit_trainer.data.datasets import dataset_info
 from vit_trainer.data.load import load_dataset
 from vit_trainer.errors import GangRestartError, InputError, LeaseLostError, RunInterruptedError, cause_of
 from vit_trainer.evaluate import evaluate
-from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.files.run_dir import Row, RunDir, last_step
 from vit_trainer.loop.accelerator import start_accelerator
 from vit_trainer.loop.ledger import Ledger, Report
 from vit_trainer.loop.liveness import START_SECONDS, expect, wait_for_all
@@ -98,7 +98,8 @@ def _attempt(
     if execution.profile:
         require_enough_steps(config.total_steps)
     accelerator = start_accelerator(execution.precision)
-    lines, device, writes = run_dir.lines(), device_name(), accelerator.is_main_process
+    run, device, writes = run_dir.read_intact(), device_name(), accelerator.is_main_process
+    lines = () if run is None else run.lines  # what is damaged is set aside below
     before = attempt_before(lines, deterministic=execution.deterministic, device=device)
     made_with: Row = {
         "precision": "bfloat16" if accelerator.mixed_precision == "bf16" else "float32",
@@ -139,9 +140,7 @@ def _attempt(
 
 def failure(error: Exception, run_dir: RunDir) -> dict[str, object]:
     """What result.json says of a run that raised."""
-    rows = run_dir.journal()
-    cause = cause_of(error)
-    result = TrainResult("failed", rows[-1]["step"] if rows else 0, {}, cause)
+    result = TrainResult("failed", last_step(run_dir), {}, cause_of(error))
     return result.to_dict() | {"traceback": "".join(traceback.format_exception(error))}
 
 

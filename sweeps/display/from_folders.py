@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -11,12 +10,12 @@ from sweeps.display.standing import Event, Standing, TrialProgress
 from sweeps.display.sweep_display import outcome
 from sweeps.records.commands import Command, candidate_of, read_commands
 from sweeps.records.slots import Hold, read_slots
-from sweeps.table.cells import Trial, cell_of, place_in_table
-from vit_trainer.config import trial_id_of
-from vit_trainer.errors import InputError, reason_of
-from vit_trainer.files.folder import Folder, Stamp
+from sweeps.records.trial_record import record_of
+from sweeps.table.cells import place_in_table
+from vit_trainer.errors import DamagedError, reason_of
+from vit_trainer.files.folder import Folder, RemoteFolder, Stamp
 from vit_trainer.files.run_dir import CONFIG, JOURNAL, LEASE, RESULT, Row, RunDir
-from vit_trainer.files.storage import COMMANDS, SLOTS, Storage
+from vit_trainer.files.storage import COMMANDS, NO_RUN, SLOTS, Storage, in_parallel
 
 SILENT_SECONDS = 300.0
 """After so long without a change in its folder a trial is called silent: its process may have been killed."""
@@ -24,10 +23,6 @@ SILENT_SECONDS = 300.0
 
 SILENT_ROWS = 3
 """It may also take so many times as long as between its last two rows."""
-
-
-NUM_READERS = 8
-"""Folders that are read at a time."""
 
 
 MAX_EVENTS = 20
@@ -87,14 +82,12 @@ class FolderWatch:
         stamps = {
             trial_id: {name: of_folder[name] for name in (CONFIG, LEASE, JOURNAL, RESULT) if name in of_folder}
             for trial_id, of_folder in files.items()
-            if "" not in of_folder  # a file beside the run folders
         }
         self._read_sweeps()
         holds = {trial_id: tuple(self._holds.get(trial_id, ())) for trial_id in stamps}
         known = {trial_id: (seen.stamps, seen.holds) for trial_id, seen in self._seen.items()}
         changed = [key for key, of_files in stamps.items() if known.get(key) != (of_files, holds[key])]
-        with ThreadPoolExecutor(NUM_READERS) as pool:
-            read = list(pool.map(lambda key: _read(runs, key, stamps[key], holds[key]), changed))
+        read = in_parallel(lambda key: _read(runs, key, stamps[key], holds[key]), changed)
         fresh = dict(zip(changed, read, strict=True))
         self._seen = {trial_id: fresh[trial_id] if trial_id in fresh else self._seen[trial_id] for trial_id in stamps}
         now = self._clock()
@@ -122,8 +115,7 @@ class FolderWatch:
             events += seen.events
             if seen.progress is None:
                 is_new = not seen.complaint and silence[trial_id] < SILENT_SECONDS
-                reason = seen.complaint or "no config.json: not a run folder, or its process was killed at once"
-                complaints += [] if is_new else [f"left out: runs/{trial_id}: {reason}"]
+                complaints += [] if is_new else [f"left out: {seen.complaint or f'runs/{trial_id}: {NO_RUN}'}"]
                 continue
             limit = max(SILENT_SECONDS, SILENT_ROWS * seen.row_seconds)
             is_silent = seen.progress.is_running and silence[trial_id] > limit
@@ -144,40 +136,33 @@ class FolderWatch:
 
 
 def _read(runs: Folder, trial_id: str, stamps: dict[str, Stamp], holds: tuple[Hold, ...]) -> _Seen:
-    if CONFIG not in stamps:
-        return _Seen(stamps, holds)
-    run_dir = RunDir(runs.child(trial_id))
     try:
-        config = run_dir.config() or {}
-        cell = cell_of(config)
-        if (own := trial_id_of(config)) != trial_id:
-            return _Seen(stamps, holds, complaint=f"a copy: its config.json is that of {own}")
-        trial = Trial(cell, float(config["base_lr"]), int(config["seed"]))
-        lines = run_dir.lines() if JOURNAL in stamps else []
-        result = run_dir.result() if RESULT in stamps else None
-        attempts = [line for line in lines if "attempt" in line]
-        num_slots = int(attempts[-1]["num_processes"]) if attempts else 1
-        progress = TrialProgress(trial, trial_id, num_slots=num_slots).after(lines, holds)
-        progress = replace(progress, is_paused=bool(lines) and "paused" in lines[-1])
-        events = [Event(float(line["time"]), f"{trial_id}: {text}") for line in lines if (text := _text(line))]
-        if result is not None:
-            _check_result(result)
-            progress = progress.ended(result)
-            events.append(Event(stamps[RESULT].modified_at, f"{trial_id}: {outcome(result)}"))
-        elif LEASE in stamps:
-            is_held = bool(holds) and holds[-1].until is None
-            since = holds[-1].since if is_held else stamps[LEASE].modified_at
-            progress = progress.began(max(progress.counted_until, since))
-            begun = max((i for i, line in enumerate(lines) if "attempt" in line), default=0)
-            progress = replace(progress, is_starting=not any("step" in line for line in lines[begun:]))
-        times = [float(line["time"]) for line in lines if "step" in line][-2:]
-        on_gpus = any(line.get("device") == "cuda" for line in attempts)
-        return _Seen(stamps, holds, progress, tuple(events), on_gpus, times[-1] - times[0] if times else 0.0)
-    except OSError as error:
-        return _Seen({}, holds, complaint=reason_of(error))  # without stamps: read again
-    except (InputError, KeyError, TypeError, ValueError) as error:
-        reason = str(error) if isinstance(error, InputError) else f"damaged ({type(error).__name__}: {error})"
-        return _Seen(stamps, holds, complaint=reason)
+        run = RunDir(runs.child(trial_id), stamps if isinstance(runs, RemoteFolder) else None).read()
+    except OSError as error:  # without stamps: read again
+        return _Seen({}, holds, complaint=f"runs/{trial_id} cannot be read ({reason_of(error)})")
+    except DamagedError as error:
+        return _Seen(stamps, holds, complaint=str(error))
+    if run is None:
+        return _Seen(stamps, holds)
+    record, lines, result = record_of(run), run.lines, run.result
+    attempts = record.attempts
+    num_slots = record.last_attempt.get("num_processes", 1)
+    progress = TrialProgress(record.trial, trial_id, num_slots=num_slots).after(lines, holds)
+    progress = replace(progress, is_paused=bool(lines) and "paused" in lines[-1])
+    events = [Event(float(line["time"]), f"{trial_id}: {text}") for line in lines if (text := _text(line))]
+    if result is not None:
+        progress = progress.ended(result)
+        ended_at = stamps[RESULT].modified_at if RESULT in stamps else time.time()
+        events.append(Event(ended_at, f"{trial_id}: {outcome(result)}"))
+    elif LEASE in stamps:
+        is_held = bool(holds) and holds[-1].until is None
+        since = holds[-1].since if is_held else stamps[LEASE].modified_at
+        progress = progress.began(max(progress.counted_until, since))
+        begun = max((i for i, line in enumerate(lines) if "attempt" in line), default=0)
+        progress = replace(progress, is_starting=not any("step" in line for line in lines[begun:]))
+    times = [line["time"] for line in lines if "step" in line][-2:]
+    on_gpus = any(line["device"] == "cuda" for line in attempts)
+    return _Seen(stamps, holds, progress, tuple(events), on_gpus, times[-1] - times[0] if times else 0.0)
 
 
 def _text(line: Row) -> str:
@@ -185,17 +170,7 @@ def _text(line: Row) -> str:
     if "attempt" in line:
         begins = f"goes on after step {line['from_step']}" if line["from_step"] else "started"
         return f"{begins} on {line['host']}"
-    return f"paused at step {line['paused']}" if "paused" in line else str(line.get("note", ""))
-
-
-def _check_result(result: dict[str, object]) -> None:
-    """Raises KeyError or ValueError for what nobody could show."""
-    if result["status"] not in ("finished", "stopped", "failed"):
-        raise ValueError(f"status {result['status']!r} in {RESULT}")
-    if result["status"] == "finished":
-        for name in ("test/accuracy", "val/accuracy"):
-            if not isinstance(result[name], float | int):
-                raise ValueError(f"{name} {result[name]!r} in {RESULT}")
+    return f"paused at step {line['paused']}" if "paused" in line else line.get("note", "")
 
 
 def _as_candidates(progress: TrialProgress, commands: list[Command]) -> list[TrialProgress]:

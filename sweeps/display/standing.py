@@ -91,10 +91,11 @@ class TrialProgress:
     def after(self, lines: Iterable[Row], holds: Sequence[Hold] = ()) -> "TrialProgress":
         """What a whole journal says, in the order written, as `RunDir.lines` gives it, and when it held slots."""
         lines = list(lines)
+        rows = kept_rows(lines)
         progress = self
-        for row in kept_rows(lines):
+        for row in [row for row in rows if "val/accuracy" in row][-1:] + rows[-1:]:
             progress = progress.reported(row)
-        until = max((float(line.get("time", 0.0)) for line in lines), default=0.0)
+        until = max((line["time"] for line in lines), default=0.0)
         return replace(progress, billed_hours=hours_billed(lines, holds), counted_until=until)
 
     @property

@@ -49,7 +49,7 @@ def hours_lost(lines: Iterable[Row], holds: Sequence[Hold] = ()) -> float:
         holds: of the trial. Within one, another attempt began because the one before had died.
     """
     lines = list(lines)
-    ends = closed(holds, [line["time"] for line in lines if "time" in line])
+    ends = closed(holds, [line["time"] for line in lines])
     lost = 0.0
     rows: dict[int, Row] = {}
     last: Row = {}
@@ -69,7 +69,7 @@ def hours_lost(lines: Iterable[Row], holds: Sequence[Hold] = ()) -> float:
                 base = 0.0 if kept == 0 else hours_of(rows.get(kept, undone[0]))
                 lost += hours_of(undone[-1]) - base
             last = line
-        last_time = line.get("time", last_time)
+        last_time = line["time"]
     return lost
 
 
@@ -82,8 +82,8 @@ def hours_billed(lines: Iterable[Row], holds: Sequence[Hold]) -> float:
         lines: as for `hours_lost`.
     """
     lines = list(lines)
-    ends = closed(holds, [line["time"] for line in lines if "time" in line])
-    before = [line for line in lines if not holds or line.get("time", 0.0) < holds[0].since]
+    ends = closed(holds, [line["time"] for line in lines])
+    before = [line for line in lines if not holds or line["time"] < holds[0].since]
     rows = kept_rows(before)
     held = sum((until - hold.since) * hold.num_slots for hold, until in ends) / 3600
     return held + hours_lost(before) + (hours_of(rows[-1]) if rows else 0.0)

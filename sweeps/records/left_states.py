@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sweeps.records.commands import read_commands
-from sweeps.records.trial_record import TrialRecord, read_trial
+from sweeps.table.cells import cell_of
 from vit_trainer.files.run_dir import CHECKPOINT
 from vit_trainer.files.storage import Storage
 from vit_trainer.tracking.catalogue import catalogues
@@ -75,9 +75,6 @@ def left_behind(storage: Storage, wanted: Iterable[str] = ()) -> str:
 def _of_last_command(storage: Storage, sweep: str, trial_ids: Iterable[str]) -> set[str]:
     """Those of a sweep's trials that its last session's cells have."""
     commands, _ = read_commands(storage, sweep)
-    records = {trial_id: read_trial(storage.run_dir(trial_id)) for trial_id in trial_ids}
-    return {
-        trial_id
-        for trial_id, record in records.items()
-        if not commands or not isinstance(record, TrialRecord) or commands[-1].cell_for(record.trial.cell) is not None
-    }
+    runs, _ = storage.read_runs(trial_ids)
+    others = {key for key, run in runs.items() if commands and commands[-1].cell_for(cell_of(run.config)) is None}
+    return set(trial_ids) - others

@@ -1,7 +1,6 @@
 """Results: what the run folders of a storage hold, as the cells of a table. Reads, and writes nothing."""
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,7 +10,7 @@ from sweeps.records.decisions import Decision, read_decisions
 from sweeps.records.parity import NodeParity, read_parity
 from sweeps.records.predicted_hours import with_predicted_hours
 from sweeps.records.slots import read_slots
-from sweeps.records.trial_record import SPEEDS, TrialRecord, read_trial
+from sweeps.records.trial_record import SPEEDS, TrialRecord, record_of
 from sweeps.table.cells import Cell, place_in_table
 from sweeps.table.published import figures_for, is_left_open, published_for
 from sweeps.table.spread import Kind, kind_of, spread_for
@@ -19,9 +18,6 @@ from sweeps.table.whole_table import WholeTable, whole_table
 from vit_trainer.errors import InputError
 from vit_trainer.files.storage import COMMANDS, DECISIONS, PARITY, Storage
 from vit_trainer.tracking.catalogue import Catalogue
-
-NUM_READERS = 8
-"""How many run folders are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +97,10 @@ def gather(storage: Storage, sweep: str | None = None) -> Results:
         damaged = {COMMANDS: num_damaged, DECISIONS: num_damaged_decisions, PARITY: num_damaged_parity}
         for file, count in damaged.items():
             complaints += [f"sweeps/{name}/{file}: {count} damaged lines"] if count else []
-    names = [name for name in storage.trial_ids() if own is None or name in own]
+    runs, left_out = storage.read_runs(name for name in storage.trial_ids() if own is None or name in own)
     holds = read_slots(storage)
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        read = list(pool.map(lambda name: read_trial(storage.run_dir(name), holds.get(name, ())), names))
-    complaints += [each for each in read if isinstance(each, str)]
-    trials, unread = with_predicted_hours([each for each in read if isinstance(each, TrialRecord)], storage)
-    complaints += unread
+    trials, unread = with_predicted_hours([record_of(run, holds.get(name, ())) for name, run in runs.items()], storage)
+    complaints += [*left_out.values(), *unread]
     cells, unknown = _cells(trials, sorted(commands, key=lambda each: each.time), sweep)
     complaints += [unknown] if unknown else []
     if own is not None:

@@ -1,6 +1,5 @@
-"""TrialRecord: what one run folder holds, read with care: whatever lies there is named rather than fatal."""
+"""TrialRecord: what one run folder tells of a trial."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,14 +8,13 @@ from typing import Any
 from sweeps.records.hours import hours_billed, hours_lost, hours_not_run, hours_of
 from sweeps.records.slots import Hold
 from sweeps.table.cells import Trial, cell_of
-from vit_trainer.config import trial_id_of
-from vit_trainer.errors import InputError, reason_of
-from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.files.run_dir import Row, Run, one_per_step
+from vit_trainer.files.schema import STATUSES as OF_RESULTS
 
 UNFINISHED = "unfinished"
 """Status of a trial without a result: it waits to be gone on with, or runs."""
-STATUSES = ("finished", "stopped", "failed", UNFINISHED)
-"""Every status; the first three are those of a result."""
+STATUSES = (*OF_RESULTS, UNFINISHED)
+"""Every status."""
 SPEEDS = ("images_per_second", "mfu", "peak_memory_gib", "input_wait_fraction")
 """What rows say of a trial's speed, as `vit_trainer.loop.speed` has it; those of older runs lack most of it."""
 
@@ -55,7 +53,7 @@ class TrialRecord:
     @cached_property
     def journal(self) -> list[Row]:
         """The journal's rows, one per step, as `RunDir.journal`."""
-        return [row for _, row in sorted({line["step"]: line for line in self.lines if "step" in line}.items())]
+        return one_per_step(self.lines)
 
     def speeds(self, name: str) -> list[float]:
         """One of SPEEDS, of each row that has it."""
@@ -113,18 +111,18 @@ class TrialRecord:
     @property
     def device(self) -> str:
         """What the last attempt ran on, such as `8 x NVIDIA H200`; empty: not recorded."""
-        return _device(self.last_attempt)
+        name, num_processes = self.last_attempt.get("device_name") or "", self.last_attempt.get("num_processes", 1)
+        return f"{num_processes} x {name}" if name and num_processes > 1 else name
 
     @property
     def notes(self) -> list[str]:
         """What the trial's processes noted, such as memory that ran out."""
-        return [str(line["note"]) for line in self.lines if "note" in line]
+        return [line["note"] for line in self.lines if "note" in line]
 
     @property
     def validations(self) -> list[tuple[int, float]]:
-        """(optimiser step, accuracy as a fraction) of each validation; what was no number is left out."""
-        found = [(row["step"], row["val/accuracy"]) for row in self.journal if "val/accuracy" in row]
-        return [(step, accuracy) for step, accuracy in found if math.isfinite(accuracy)]
+        """(optimiser step, accuracy as a fraction) of each validation."""
+        return [(row["step"], row["val/accuracy"]) for row in self.journal if "val/accuracy" in row]
 
     @property
     def last_time(self) -> float | None:
@@ -132,49 +130,12 @@ class TrialRecord:
         return float(self.lines[-1]["time"]) if self.lines else None
 
 
-def read_trial(run_dir: RunDir, holds: Sequence[Hold] = ()) -> TrialRecord | str:
-    """What a run folder holds, without a prediction; or in one line why the folder is left alone.
+def record_of(run: Run, holds: Sequence[Hold] = ()) -> TrialRecord:
+    """What a run folder tells, without a prediction.
 
     Args:
         holds: of the trial, as `read_slots` gives them.
     """
-    name = run_dir.trial_id
-    try:
-        return _read(run_dir, tuple(holds))
-    except OSError as error:
-        return f"runs/{name}: cannot be read ({reason_of(error)})"
-    except InputError as error:
-        return f"runs/{name}: {error}"
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        return f"runs/{name}: damaged ({type(error).__name__}: {error})"
-
-
-def _read(run_dir: RunDir, holds: tuple[Hold, ...]) -> TrialRecord:
-    """Raises one of what `read_trial` names for what is no trial's run folder."""
-    config = run_dir.config()
-    if config is None:
-        raise InputError("no config.json: not a run folder, or its process was killed at once")
-    cell = cell_of(config)
-    if (own := trial_id_of(config)) != run_dir.trial_id:
-        raise InputError(f"a copy: its config.json is that of {own}")
-    lines, result = run_dir.lines(), run_dir.result()
-    trial = Trial(cell, float(config["base_lr"]), int(config["seed"]))
-    record = TrialRecord(run_dir.trial_id, config, trial, tuple(lines), result, None, holds)
-    if result is not None:
-        if result["status"] not in STATUSES[:3]:
-            raise ValueError(f"status {result['status']!r} in result.json")
-        for name in ("test/accuracy", "val/accuracy") if result["status"] == "finished" else ():
-            if not (isinstance(result[name], int | float) and 0 <= result[name] <= 1):
-                raise ValueError(f"{name} {result[name]!r} in result.json is no fraction")
-    # What a report will look at is looked at now, so that a damaged journal is named rather than fatal.
-    _ = record.validations, record.hours, record.wall_hours, record.saved_hours, record.lost_hours, record.last_time
-    _ = record.billed_hours
-    _ = [_device(attempt) for attempt in record.attempts], [record.speeds(name) for name in SPEEDS]
-    return record
-
-
-def _device(attempt: Row) -> str:
-    """What an attempt ran on; empty if it wasn't recorded."""
-    name = str(attempt.get("device_name") or "")
-    num_processes = int(attempt.get("num_processes", 1))
-    return f"{num_processes} x {name}" if name and num_processes > 1 else name
+    config = run.config
+    trial = Trial(cell_of(config), float(config["base_lr"]), config["seed"])
+    return TrialRecord(run.trial_id, config, trial, run.lines, run.result, None, tuple(holds))

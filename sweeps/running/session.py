@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from sweeps.selection.rehearsal import is_rehearsal
 from sweeps.table.cells import Cell, Trial
 from vit_trainer.config import Execution
 from vit_trainer.errors import cause_of
-from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.files.run_dir import Result, Row, Run, RunDir
 from vit_trainer.files.storage import DECISIONS, SLOTS
 from vit_trainer.loop.repeatable import require_same
 
@@ -59,12 +59,16 @@ class Session:
             self.studies = open_studies(options, name, cells)
         self.trials: dict[str, Trial] = {}
         """The sweep's trials by their ids, in the order in which they start."""
+        storage = options.opened_storage
+        trials = candidates(options, cells) if self.studies is None else []
+        ids = storage.trial_ids() if self.studies is not None else [trial.trial_id for trial in trials]
+        runs, self.left_out = storage.read_runs(ids, to_run=True)
+        """Why trials' run folders are left out, by their ids; those of the sweep run anew."""
         if self.studies is not None:
-            self.studies.replay(self._runs())
+            self._replay_studies(self.studies, runs)
             trials = self.studies.trials
-        else:
-            trials = candidates(options, cells)
-        results = {trial: options.settled(options.run_dir(trial).result()) for trial in trials}
+        settled = {trial_id: options.settled(run.result) for trial_id, run in runs.items()}
+        results = {trial: settled.get(trial.trial_id) for trial in trials}
         in_order = cheapest_first if options.max_gpu_hours else longest_first
         done = [trial for trial in trials if results[trial] is not None]  # has nothing to pay any more
         for trial in done + in_order([trial for trial in trials if results[trial] is None]):
@@ -89,8 +93,8 @@ class Session:
         self.display = SweepDisplay(cells, self.num_expected, is_quiet=options.quiet)
         self.holding: set[str] = set()
         """Trials that hold slots now."""
-        journals = {trial_id: self.run_dir(trial_id).lines() for trial_id in self.trials}
-        holds = read_slots(options.opened_storage)
+        journals = {trial_id: runs[trial_id].lines if trial_id in runs else () for trial_id in self.trials}
+        holds = read_slots(storage)
         billed = {trial_id: hours_billed(lines, holds.get(trial_id, ())) for trial_id, lines in journals.items()}
         self.budget = Budget(options.max_gpu_hours, billed)
         for trial_id, trial in self.trials.items():
@@ -136,6 +140,10 @@ class Session:
 
     def run_dir(self, trial_id: str) -> RunDir:
         return self.options.run_dir(self.trials[trial_id])
+
+    def _journal(self, trial_id: str) -> list[Row]:
+        run = self.options.run_of(self.trials[trial_id])
+        return [] if run is None else run.journal
 
     def ask(self, num_slots: int) -> Leg | None:
         """What is to run next, if there is anything; its trial is under way from now on.
@@ -275,7 +283,7 @@ class Session:
         if self.studies is not None:
             self._lost.append(self.trials[trial_id])
 
-    def ended(self, trial_id: str, result: dict[str, Any]) -> None:
+    def ended(self, trial_id: str, result: Result) -> None:
         """Show a trial's end to everyone who follows the sweep."""
         trial = self.trials[trial_id]
         self._under_way.pop(trial_id, None)
@@ -283,11 +291,11 @@ class Session:
         self.released(trial_id)
         self.changed(trial)
         if self.studies is not None:
-            self.studies.tell(trial_id, self.run_dir(trial_id).journal(), result)
+            self.studies.tell(trial_id, self._journal(trial_id), result)
             self.display.num_trials = self.num_expected
         self._settle(trial.cell)
 
-    def _has_ended(self, trial: Trial, result: dict[str, Any]) -> None:
+    def _has_ended(self, trial: Trial, result: Result) -> None:
         self.display.ended(trial.trial_id, result)
         if (race := self._races.get(trial.cell)) is not None:
             race.ended(trial, str(result["status"]))
@@ -326,7 +334,7 @@ class Session:
 
     def replay(self, asha: "PerCellASHA") -> None:
         """Have ASHA know what an earlier session knew; what it decided and could no longer write is written now."""
-        journals = {trial_id: self.run_dir(trial_id).journal() for trial_id in self.trials}
+        journals = {trial_id: self._journal(trial_id) for trial_id in self.trials}
         results = {trial_id: self.display.result(trial_id) for trial_id in self.trials}
         at_rungs = [decision for decision in self.decisions() if not is_rehearsal(decision)]
         for decision in asha.replay_all(journals, results, at_rungs):
@@ -348,12 +356,10 @@ class Session:
             log.warning("passed over %d damaged lines of %s", num_damaged, DECISIONS)
         return decisions
 
-    def _runs(self) -> dict[str, Any]:
-        """All run folders of the storage, as the studies want to be told of them."""
+    def _replay_studies(self, studies: "Studies", runs: Mapping[str, Run]) -> None:
+        """Tell the studies what all run folders of the storage hold; what is damaged is to be run again."""
         from sweeps.selection.studies import PastRun
 
-        runs = {}
-        for run_dir in self.options.opened_storage.run_dirs():
-            if (config := run_dir.config()) is not None:
-                runs[run_dir.trial_id] = PastRun(config, run_dir.journal(), self.options.settled(run_dir.result()))
-        return runs
+        past = {key: PastRun(run.config, run.journal, self.options.settled(run.result)) for key, run in runs.items()}
+        damaged = [trial for trial in studies.trials if trial.trial_id in self.left_out]
+        studies.replay(past | {trial.trial_id: PastRun(trial.config.to_dict(), (), None) for trial in damaged})

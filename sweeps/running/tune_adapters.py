@@ -19,6 +19,7 @@ from sweeps.running.idle import Idle
 from sweeps.running.session import Session
 from sweeps.selection.asha_scheduler import PerCellASHA, trial_id_of
 from vit_trainer.errors import cause_of
+from vit_trainer.files.run_dir import Result
 
 log = logging.getLogger(__name__)
 
@@ -112,17 +113,18 @@ class Follower(Callback):
                 cause = f"its actor was lost {self.num_lost[trial_id]} times; see {log_file}"
                 self._ended(trial_id, self._record_failure(trial_id, cause))
 
-    def _result(self, trial_id: str) -> dict[str, Any] | None:
+    def _result(self, trial_id: str) -> Result | None:
         """The run folder's, once what ASHA decided is written there too."""
         decision = self._asha.stop_of(trial_id) if self._asha else None
         if decision is None:
-            return self._session.run_dir(trial_id).result()
+            run = self._session.options.run_of(self._session.trials[trial_id])
+            return None if run is None else run.result
         return self._session.record(trial_id, {"status": "stopped", "cause": decision.rule})
 
     def _record_failure(self, trial_id: str, cause: str) -> dict[str, Any]:
         return self._session.record(trial_id, {"status": "failed", "cause": cause})
 
-    def _ended(self, trial_id: str, result: dict[str, Any]) -> None:
+    def _ended(self, trial_id: str, result: Result) -> None:
         self.running.discard(trial_id)
         if result["status"] == "failed" and self._asha:
             self._asha.give_up(trial_id)

@@ -4,7 +4,6 @@ Early rungs of a long schedule mislead: high rates look bad until they decay. A 
 It is a sweep of its own, so that it resumes, reports and shares trials as every sweep does.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
@@ -90,8 +89,8 @@ class Rehearsal:
     @property
     def is_over(self) -> bool:
         """Whether every short trial has come to its end, a failure being one, a stop by another sweep not."""
-        results = [self.options.run_dir(trial).result() for trial in self.trials]
-        return all(result is not None and result["status"] != "stopped" for result in results)
+        runs = [self.options.run_of(trial) for trial in self.trials]
+        return all(run is not None and run.status not in (None, "stopped") for run in runs)
 
     def accuracies(self, cell: Cell) -> dict[float, float | None]:
         """What each learning rate of a cell of the sweep reached in its rehearsal.
@@ -106,9 +105,8 @@ class Rehearsal:
         return found
 
     def _accuracy(self, trial: Trial) -> float | None:
-        result = self.options.run_dir(trial).result() or {}
-        value = result.get(METRIC) if result.get("status") == "finished" else None
-        return float(value) if value is not None and math.isfinite(value) else None
+        run = self.options.run_of(trial)
+        return float((run.result or {})[METRIC]) if run is not None and run.status == "finished" else None
 
     def best(self, cell: Cell) -> tuple[float, ...]:
         """The learning rates that a cell of the sweep goes on with; none if none of its rehearsals finished.
@@ -133,7 +131,8 @@ class Rehearsal:
         limit = self._options.max_gpu_hours
         if limit is not None:
             holds = read_slots(self._options.opened_storage)
-            used = [hours_billed(self.options.run_dir(t).lines(), holds.get(t.trial_id, ())) for t in self.trials]
+            runs = [run for trial in self.trials if (run := self.options.run_of(trial)) is not None]
+            used = [hours_billed(run.lines, holds.get(run.trial_id, ())) for run in runs]
             limit = max(limit - sum(used), 1e-9)
         return list(best), self._fixed(best, max_gpu_hours=limit)
 

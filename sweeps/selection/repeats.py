@@ -59,7 +59,9 @@ class RepeatOptions(SweepOptions):
     def _finished(self) -> list[TrialRecord]:
         """All of the storage when first asked."""
         try:
-            return [trial for trial in gather(self.opened_storage).trials if trial.status == "finished"]
+            results = gather(self.opened_storage)
+            self.say_left_out(results.complaints)
+            return [trial for trial in results.trials if trial.status == "finished"]
         except OSError as error:
             raise InputError(
                 f"storage {self.storage} cannot be read ({reason_of(error)}): give that of a sweep"

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vit_trainer.errors import DamagedError
 from vit_trainer.files.run_dir import RunDir
 
 
@@ -21,8 +22,11 @@ class EventFiles:
         # Brought by Ray Tune. Its SummaryWriter is a thread and a queue per trial, whose flush doesn't wait for them.
         from tensorboardX.event_file_writer import EventsWriter
 
-        rows, result, trial_id = run_dir.journal(), run_dir.result(), run_dir.trial_id
-        if not rows:
+        try:
+            run, trial_id = run_dir.read(), run_dir.trial_id
+        except DamagedError:  # it is named where the sweep begins
+            return
+        if run is None or not (rows := run.journal):
             return
         writer = self._writers.get(trial_id)
         if writer is None:
@@ -36,7 +40,7 @@ class EventFiles:
                 _write(writer, row, row["step"], row["time"])
                 self._last_steps[trial_id] = row["step"]
         writer.flush()
-        if result is not None:
+        if (result := run.result) is not None:
             _write(writer, {key: result[key] for key in result if key.startswith("test/")}, result["step"], time.time())
             writer.close()
             del self._writers[trial_id]

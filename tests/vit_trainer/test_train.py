@@ -1,6 +1,7 @@
 """The loop, on real digits with the real miniature checkpoints."""
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from tests.vit_trainer.finished_trial import finished_trial, outcome_of
 from tests.vit_trainer.finished_trial import weights_of as weights
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.datasets import DATASETS
@@ -185,3 +188,30 @@ def test_a_validation_falls_on_each_quarter_that_is_rounded_up() -> None:
     steps = steps_of_evaluations(config, Execution())
     assert len(steps) == config.num_evaluations == 12
     assert {128, 255, 383, 510} <= steps
+
+
+def test_a_damaged_trial_is_named_by_who_wants_it_and_runs_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, run_dir = finished_trial(tmp_path)
+    path = Path(run_dir.location) / "result.json"
+    result = json.loads(path.read_text())
+    damaged = json.dumps(result | {"test/accuracy": 5.0})
+    path.write_text(damaged)
+    where = ["--storage", str(tmp_path)]
+    reason = f"runs/{config.trial_id}/result.json is damaged: test/accuracy is 5.0, not a fraction in [0, 1]"
+    digit = tmp_path / "digit.png"
+    Image.new("L", (8, 8)).save(digit)
+    assert outcome_of(["predict", str(digit), "--trial", config.trial_id, *where], capsys) == (
+        2,
+        "",
+        f"error: {reason}\n",
+    )
+    flags = ["--total-steps", "2", "--warmup-steps", "1", "--base-lr", "0.03", "--num-evaluations", "1"]
+    command = ["train", "--model", config.model, "--dataset", config.dataset, *flags, *where]
+    code, out, err = outcome_of(command, capsys)
+    assert (code, err) == (0, f"{reason}: its trial runs anew, and what is there is kept\n")
+    assert f"test/accuracy {100 * result['test/accuracy']:.2f}% after 2 steps" in out
+    assert (path.parent / "damaged-1" / "result.json").read_text() == damaged
+    assert (RunDir(path.parent).result() or {})["test/accuracy"] == result["test/accuracy"]
+    assert [row["step"] for row in RunDir(path.parent).journal()] == [2]

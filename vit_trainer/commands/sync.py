@@ -33,8 +33,8 @@ def sync(*, storage: str = "sweep-results", tracking_uri: str | None = None, exp
 
     with outage_said("the same command ships the rest"):
         synced = ship_all(opened, uri, experiment)
-    for line in synced.passed_over:
-        print(f"passed over: {line}", file=sys.stderr)
+    for line in synced.left_out:
+        print(f"left out: {line}", file=sys.stderr)
     counts = ", ".join(f"{count} {what}" for what, count in synced.num_runs.items())
-    print(f"runs in MLflow at {hide_password(uri)}: {counts}; {len(synced.passed_over)} folders passed over")
+    print(f"runs in MLflow at {hide_password(uri)}: {counts}; {len(synced.left_out)} folders left out")
     return 0

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from vit_trainer.command_line import outlive_readers
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.errors import RunInterruptedError
+from vit_trainer.errors import DamagedError, RunInterruptedError
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.files.storage import Storage
 from vit_trainer.loop.accelerator import is_first_process
@@ -92,8 +92,13 @@ def train(
     if tracking_uri is not None and is_first_process():
         require_store(tracking_uri)
     run_dir = Storage(storage).run_dir(config.trial_id)
-    finished = run_dir.result()
-    if finished is None or finished["status"] != "finished":
+    try:
+        run = run_dir.read()
+    except DamagedError as error:
+        run = None
+        if is_first_process():
+            print(f"{error}: its trial runs anew, and what is there is kept", file=sys.stderr)
+    if run is None or run.status != "finished":
         outlive_readers()
         if is_first_process():
             print(f"{config.trial_id} in {run_dir.location}", flush=True)

@@ -79,6 +79,10 @@ class Folder(ABC):
         """Delete a file if it is there."""
 
     @abstractmethod
+    def move(self, name: str, new_name: str) -> None:
+        """Give a file another name, in another folder of this one perhaps, if it is there."""
+
+    @abstractmethod
     def as_file(self, name: str) -> AbstractContextManager[Path | None]:
         """A local path with a file's content for as long as the context lasts, or None if there is no such file."""
 
@@ -105,7 +109,7 @@ class LocalFolder(Folder):
         for folder, _, names in os.walk(self.path, onerror=refuse):
             for name in names:
                 path = Path(folder, name)
-                with suppress(FileNotFoundError, PermissionError):  # gone since it was listed, or not for us
+                with suppress(OSError):  # gone since it was listed, or not for us
                     status = path.stat()
                     stamps[path.relative_to(self.path).as_posix()] = Stamp(status.st_size, status.st_mtime)
         return stamps
@@ -130,6 +134,11 @@ class LocalFolder(Folder):
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
+
+    def move(self, name: str, new_name: str) -> None:
+        (self.path / new_name).parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            os.replace(self.path / name, self.path / new_name)
 
     @contextmanager
     def as_file(self, name: str) -> Iterator[Path | None]:
@@ -185,6 +194,11 @@ class RemoteFolder(Folder):
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
             self.filesystem.delete_file(f"{self.path}/{name}")
+
+    def move(self, name: str, new_name: str) -> None:
+        if self.filesystem.get_file_info(f"{self.path}/{name}").is_file:
+            self.filesystem.copy_file(f"{self.path}/{name}", f"{self.path}/{new_name}")
+            self.remove(name)
 
     @contextmanager
     def as_file(self, name: str) -> Iterator[Path | None]:

@@ -10,6 +10,9 @@ A run folder is the whole truth about a trial:
     model.safetensors  the final weights, where asked for
     predictions.npz    what the final model said of each test image, see `Predictions`
     profile/           what ten steps did, where asked for
+    damaged-1/         what stood here when something of it was damaged, and the trial had to start anew
+
+What is read has passed the schema of its file, or is a DamagedError, so that nobody else need check anything.
 """
 
 import json
@@ -18,16 +21,20 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from vit_trainer.errors import InputError, LeaseLostError, reason_of
+from vit_trainer.errors import DamagedError, InputError, LeaseLostError, reason_of
 from vit_trainer.files.folder import Folder, open_folder
+from vit_trainer.files.schema import config_of, lease_of, lines_of, result_of, trial_id_of
 
+T = TypeVar("T")
 Row = dict[str, Any]
 """A row of the journal: `time` (Unix seconds), `step`, and metrics under their own names."""
 Result = Mapping[str, Any]
@@ -41,6 +48,41 @@ SILENT_HOURS = 1.0
 """A writer on another machine that has written nothing for so long is taken for dead."""
 
 
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds; all of it has been checked."""
+
+    trial_id: str
+    """Name of the folder."""
+    config: Mapping[str, Any]
+    """Content of config.json."""
+    lines: tuple[Row, ...]
+    """Every line of the journal in the order written."""
+    result: Result | None
+    """Content of result.json."""
+
+    @property
+    def status(self) -> str | None:
+        """That of the result."""
+        return None if self.result is None else self.result["status"]
+
+    @property
+    def journal(self) -> list[Row]:
+        """As `RunDir.journal`."""
+        return one_per_step(self.lines)
+
+
+def one_per_step(lines: Iterable[Row]) -> list[Row]:
+    """Of a journal's lines one row per step in order of steps; where a resumed run wrote one again, its later row."""
+    return [row for _, row in sorted({line["step"]: line for line in lines if "step" in line}.items())]
+
+
+def last_step(run_dir: "RunDir") -> int:
+    """The last step that a trial's journal has; 0 without one, or where anything is damaged."""
+    run = run_dir.read_intact()
+    return max((line.get("step", 0) for line in run.lines), default=0) if run is not None else 0
+
+
 class RunDir:
     """One trial's folder: creating it, writing to it under a lease, reading it.
 
@@ -48,9 +90,14 @@ class RunDir:
     taken over by a successor gets `LeaseLostError` instead of writing beside it.
     """
 
-    def __init__(self, folder: Folder | str | Path) -> None:
-        """folder: or its path or URI, see `open_folder`."""
+    def __init__(self, folder: Folder | str | Path, names: Container[str] | None = None) -> None:
+        """
+        Args:
+            folder: or its path or URI, see `open_folder`.
+            names: of the files that are there, if a listing has told: a bucket isn't asked for others.
+        """
         self.folder = folder if isinstance(folder, Folder) else open_folder(folder)
+        self._names = names
         self._lease: str | None = None
         self._checkpoint: Future[None] | None = None
 
@@ -68,7 +115,8 @@ class RunDir:
     def open_for_writing(self, config: Mapping[str, Any]) -> None:
         """Create the folder if need be, take the lease over, and write the config or check that it agrees.
 
-        A result from before is taken away: whoever opens a run for writing goes on with it.
+        A result from before is taken away: whoever opens a run for writing goes on with it. Where anything is damaged,
+        all that is there is moved to a folder beside it, and the journal begins by saying so.
 
         Raises:
             InputError: the folder can't be written, or belongs to a trial with another config.
@@ -77,8 +125,14 @@ class RunDir:
             self._lease = uuid.uuid4().hex
             lease = {"writer": self._lease, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
             self.folder.write(LEASE, json.dumps(lease).encode())
-            present = self.config()
-            if present in (None, dict(config)):
+            try:
+                present = self._read()
+                if present is not None and present.config != dict(config) and self.trial_id == trial_id_of(config):
+                    raise self._damaged(CONFIG, "it is another trial's")
+            except DamagedError as error:
+                present = None
+                self._set_aside(str(error))
+            if present is None or present.config == dict(config):
                 self.folder.remove(RESULT)
             for name in self.folder.child("checkpoint").names():
                 if name.endswith(".tmp"):  # of a writer that was killed
@@ -89,11 +143,19 @@ class RunDir:
             raise InputError(
                 f"cannot write to run folder {self.location}: {reason_of(error)}; give another one"
             ) from error
-        if present is not None and present != dict(config):
-            differing = sorted(key for key in {*present, *config} if present.get(key) != config.get(key))
+        if present is not None and present.config != dict(config):
+            differing = sorted(key for key in {*present.config, *config} if present.config.get(key) != config.get(key))
             raise InputError(
                 f"run folder {self.location} holds another trial ({', '.join(differing)} differ): give a new one"
             )
+
+    def _set_aside(self, reason: str) -> None:
+        """Begin anew: the result goes first and the config last, so that nothing looks whole in between."""
+        names = self.folder.names()
+        into = next(name for i in count(1) if (name := f"damaged-{i}") not in names)
+        for name in (RESULT, JOURNAL, CHECKPOINT, WEIGHTS, PREDICTIONS, TRACE, MEMORY, CONFIG):
+            self.folder.move(name, f"{into}/{name}")
+        self.append({"note": f"started anew, since {reason}; what was there is kept in {into}"})
 
     def check_lease(self) -> None:
         """Raise `LeaseLostError` unless this object is still the folder's writer."""
@@ -184,13 +246,45 @@ class RunDir:
 
     # Reading.
 
+    def read(self) -> Run | None:
+        """All that is here, or None before a trial has begun.
+
+        Raises:
+            DamagedError: something here is not what the trial of the folder's name has written.
+            OSError: it can't be read.
+        """
+        run = self._read()
+        if run is not None and (own := trial_id_of(run.config)) != self.trial_id:
+            raise self._damaged(CONFIG, f"it is that of {own}, of which this may be a copy")
+        return run
+
+    def read_intact(self) -> Run | None:
+        """As `read`, whatever the folder's name; None too where anything is damaged, so that none of it counts."""
+        with suppress(DamagedError):
+            return self._read()
+        return None
+
+    def _read(self) -> Run | None:
+        # The result is read before the journal, which is complete once there is one.
+        config, result, lines = self.config(), self.result(), self.lines()
+        if config is None:
+            if result is None and not lines:
+                return None
+            raise self._damaged(CONFIG, "it is missing")
+        for name, own in ((RESULT, [result or {}]), (JOURNAL, lines)):
+            if (step := max((each.get("step", 0) for each in own), default=0)) > config["total_steps"]:
+                raise self._damaged(name, f"it has step {step} of {config['total_steps']}")
+        return Run(self.trial_id, config, tuple(lines), result)
+
     def config(self) -> dict[str, Any] | None:
         """The trial's FinetuneConfig as a dict, or None before it was written."""
-        return self._read_json(CONFIG)
+        return self._parsed(CONFIG, config_of)
 
     def lease(self) -> dict[str, Any] | None:
         """Who writes here (`host`, `pid`, `time`), or None if nobody does; left behind by a writer that was killed."""
-        return self._read_json(LEASE)
+        with suppress(DamagedError):  # says nothing of the trial
+            return self._parsed(LEASE, lease_of)
+        return None
 
     def has_writer(self) -> bool:
         """Whether a process seems to write here: on this machine one that lives, else one that has written of late."""
@@ -205,12 +299,13 @@ class RunDir:
             except PermissionError:
                 pass  # another user's, but alive
             return True
-        last: float = max([lease["time"], *(line["time"] for line in self.lines()[-1:])])
+        run = self.read_intact()
+        last: float = max([lease["time"], *(line["time"] for line in run.lines[-1:])] if run else [lease["time"]])
         return time.time() - last < 3600 * SILENT_HOURS
 
     def result(self) -> dict[str, Any] | None:
         """The outcome, or None while there is none."""
-        return self._read_json(RESULT)
+        return self._parsed(RESULT, result_of)
 
     def checkpoint(self) -> AbstractContextManager[Path | None]:
         """The latest checkpoint as a local file for as long as the context lasts, or None."""
@@ -222,15 +317,7 @@ class RunDir:
 
     def lines(self) -> list[Row]:
         """Every complete line of the journal in the order written: rows, and the beginnings of attempts."""
-        lines = []
-        for line in (self.folder.read(JOURNAL) or b"").split(b"\n"):
-            try:
-                content = json.loads(line)
-            except ValueError:
-                continue  # empty, or torn by a crash
-            if isinstance(content, dict):
-                lines.append(content)
-        return lines
+        return self._parsed(JOURNAL, lines_of) or []
 
     def attempts(self) -> list[Row]:
         """Each time that a process began or went on with the trial: `attempt`, `from_step`, `host`, …"""
@@ -242,21 +329,18 @@ class RunDir:
 
     def journal(self) -> list[Row]:
         """One row per step in order of steps; where a resumed run wrote a step again, its later row."""
-        return [row for _, row in sorted({row["step"]: row for row in self.rows()}.items())]
+        return one_per_step(self.lines())
 
-    def _read_json(self, name: str) -> dict[str, Any] | None:
-        content = self.folder.read(name)
-        if content is None:
-            return None
+    def _parsed(self, name: str, parse: Callable[[bytes], T]) -> T | None:
         try:
-            value = json.loads(content)
+            content = self.folder.read(name) if self._names is None or name in self._names else None
+            return None if content is None else parse(content)
+        except NotADirectoryError:
+            return None  # this is a file beside the run folders
+        except IsADirectoryError as error:
+            raise self._damaged(name, reason_of(error)) from error
         except ValueError as error:
             raise self._damaged(name, str(error)) from error
-        if not isinstance(value, dict):
-            raise self._damaged(name, "not an object")
-        return value
 
-    def _damaged(self, name: str, reason: str) -> InputError:
-        return InputError(
-            f"{self.location}/{name} is damaged ({reason}): move its folder away to start that trial anew"
-        )
+    def _damaged(self, name: str, reason: str) -> DamagedError:
+        return DamagedError(f"runs/{self.trial_id}/{name} is damaged: {reason}")

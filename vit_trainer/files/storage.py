@@ -10,16 +10,24 @@ optuna.log                the studies of --search optuna, unless they have a fil
 mlflow.db, mlflow-artifacts/   MLflow's, unless it has a server; of a bucket, in ./mlflow of the local machine
 """
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
-from vit_trainer.errors import InputError
+from vit_trainer.errors import DamagedError, InputError, reason_of
 from vit_trainer.files.folder import Folder, LocalFolder, is_uri, open_folder
-from vit_trainer.files.run_dir import RunDir
+from vit_trainer.files.run_dir import Run, RunDir
+
+T = TypeVar("T")
 
 COMMANDS, DECISIONS, PARITY, SLOTS = "commands.jsonl", "decisions.jsonl", "parity.jsonl", "slots.jsonl"
 TRACKING = "tracking.json"
 """Files of a sweep's folder."""
 PROBES = "probes.json"
+NO_RUN = "no config.json: not a run folder, or its process was killed at once"
+NUM_READERS = 8
+"""How many run folders are read at a time."""
 
 
 class Storage:
@@ -75,6 +83,35 @@ class Storage:
         """All run folders, in the order of their trials' ids."""
         return [self.run_dir(trial_id) for trial_id in self.trial_ids()]
 
+    def read_runs(
+        self, trial_ids: Iterable[str] | None = None, *, to_run: bool = False
+    ) -> tuple[dict[str, Run], dict[str, str]]:
+        """What run folders hold, and in a line each which are left out and why; by trial id. The one reader of all.
+
+        Args:
+            trial_ids: None: all that have a folder.
+            to_run: the trials are to be run unless they are done; they needn't have begun.
+
+        Raises:
+            InputError: of trials that are to be run, one can't be read, so that nobody knows.
+        """
+        ids = self.trial_ids() if trial_ids is None else list(trial_ids)
+        found = dict(zip(ids, in_parallel(lambda trial_id: self._run(trial_id, to_run), ids), strict=True))
+        left_out = {trial_id: each for trial_id, each in found.items() if isinstance(each, str) and each}
+        return {trial_id: each for trial_id, each in found.items() if isinstance(each, Run)}, left_out
+
+    def _run(self, trial_id: str, to_run: bool) -> Run | str:
+        """The run of a trial, or why it is left out, if that is worth a word."""
+        try:
+            return self.run_dir(trial_id).read() or ("" if to_run else f"runs/{trial_id}: {NO_RUN}")
+        except DamagedError as error:
+            return str(error)
+        except OSError as error:
+            reason = f"runs/{trial_id} cannot be read ({reason_of(error)})"
+            if to_run:
+                raise InputError(f"{reason}: make it readable, or move it away to run that trial anew") from error
+            return reason
+
     # Sweeps.
 
     def sweep_names(self) -> list[str]:
@@ -125,3 +162,9 @@ class Storage:
     def tracking_uri(self) -> str:
         """MLflow's address of `mlflow_database`."""
         return f"sqlite:///{self.mlflow_database}"
+
+
+def in_parallel(call: Callable[[str], T], names: Iterable[str]) -> list[T]:
+    """What a call comes to for each name, most of which is waiting for a storage."""
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        return list(pool.map(call, names))

@@ -6,7 +6,7 @@ Imports PyTorch only when it sets its switches.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,7 +86,7 @@ def attempt_before(lines: Iterable[Row], *, deterministic: bool, device: str | N
     return found
 
 
-def require_same(lines: list[Row], now: Row, *, device: str | None = None) -> None:
+def require_same(lines: Sequence[Row], now: Row, *, device: str | None = None) -> None:
     """Check that a deterministic run goes on as it began; before its first row there is nothing that could differ.
 
     Args:

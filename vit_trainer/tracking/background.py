@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from vit_trainer.errors import InputError, cause_of
+from vit_trainer.errors import DamagedError, InputError, cause_of
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.tracking.catalogue import Membership
 from vit_trainer.tracking.store import hide_password
@@ -64,6 +64,8 @@ class BackgroundShipper:
                 for trial_id, (run_dir, membership) in list(waiting.items()):
                     try:
                         shipper.ship(run_dir, membership, driver_ended=closing)
+                    except DamagedError:
+                        pass  # who reads the storage has named it
                     except InputError as error:
                         log.warning("MLflow: passed over: %s", error)
                     del waiting[trial_id]

@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vit_trainer.config import trial_id_of
-from vit_trainer.errors import InputError, reason_of
+from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import RunDir
-from vit_trainer.files.storage import Storage
+from vit_trainer.files.storage import NO_RUN, Storage
 from vit_trainer.tracking.catalogue import Membership, catalogues
 from vit_trainer.tracking.trial_runs import Change, Shipper
 
@@ -21,7 +20,7 @@ class Synced:
 
     num_runs: dict[Change, int] = field(default_factory=lambda: {"created": 0, "updated": 0, "unchanged": 0})
     """Runs by what was done to them; a trial that is part of several sweeps has a run in the experiment of each."""
-    passed_over: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     """A line per folder that is damaged or none of ours: which, and why."""
 
 
@@ -37,15 +36,16 @@ def sync(storage: Storage, tracking_uri: str, experiment: str | None = None) -> 
     places = _places(storage, experiment)
     shippers: dict[str, Shipper] = {}
     synced = Synced()
-    for run_dir in storage.run_dirs():
+    runs, left_out = storage.read_runs()
+    synced.left_out += left_out.values()
+    for trial_id in runs:
         try:
-            _check_is_ours(run_dir)
-            for where, membership in places.get(run_dir.trial_id) or [(experiment or DEFAULT_EXPERIMENT, Membership())]:
+            for where, membership in places.get(trial_id) or [(experiment or DEFAULT_EXPERIMENT, Membership())]:
                 if where not in shippers:
                     shippers[where] = _shipper(storage, tracking_uri, where, membership)
-                synced.num_runs[shippers[where].ship(run_dir, membership)] += 1
+                synced.num_runs[shippers[where].ship(storage.run_dir(trial_id), membership)] += 1
         except InputError as error:
-            synced.passed_over.append(str(error))
+            synced.left_out.append(str(error))
     for shipper in shippers.values():
         shipper.summarise_cells()
     return synced
@@ -62,7 +62,8 @@ def sync_files(storage: Storage, tracking_uri: str, run_dir: RunDir, files: Iter
         InputError: the run folder is damaged or none of ours.
         Exception: whatever MLflow raises where the store can't be reached or refuses.
     """
-    _check_is_ours(run_dir)
+    if run_dir.read() is None:
+        raise InputError(f"runs/{run_dir.trial_id}: {NO_RUN}")
     files = list(files)
     for where, membership in _places(storage, None).get(run_dir.trial_id) or [(DEFAULT_EXPERIMENT, Membership())]:
         shipper = _shipper(storage, tracking_uri, where, membership)
@@ -85,19 +86,3 @@ def _places(storage: Storage, experiment: str | None) -> dict[str, list[tuple[st
             if experiment is None or not known:
                 known.append((experiment or name, membership))
     return places
-
-
-def _check_is_ours(run_dir: RunDir) -> None:
-    """Raise InputError for a folder that no trial of this project has made."""
-    try:
-        config = run_dir.config()
-    except OSError as error:
-        raise InputError(f"{run_dir.location} is no run folder ({reason_of(error)})") from error
-    if config is None:
-        raise InputError(f"{run_dir.location} is no run folder: it has no config.json")
-    try:
-        own: str | None = trial_id_of(config)
-    except (KeyError, TypeError, ValueError):
-        own = None
-    if run_dir.trial_id != own:
-        raise InputError(f"{run_dir.location} is no run folder: its config.json is another trial's than its name says")

@@ -15,17 +15,14 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from vit_trainer.data.datasets import DATASETS
 from vit_trainer.errors import InputError
-from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.files.run_dir import RunDir
 from vit_trainer.tracking.catalogue import Membership
 from vit_trainer.tracking.cell_runs import CellRuns
 from vit_trainer.tracking.experiment import PARENT, Experiment, insist, metrics_of
-
-if TYPE_CHECKING:
-    from mlflow.entities import Metric
 
 MLFLOW_STATUS = {
     "running": "RUNNING",
@@ -81,7 +78,7 @@ class Shipper:
             driver_ended: nobody goes on with a trial that has no result, even if a lease was left behind.
 
         Raises:
-            InputError: the folder is damaged or none of ours; MLflow is as before.
+            DamagedError: the folder is damaged or none of ours; MLflow is as before.
             Exception: whatever MLflow raises in an outage.
         """
         from mlflow.exceptions import MlflowException
@@ -128,19 +125,15 @@ class Shipper:
         return next((str(run.info.run_id) for run in self._experiment.runs("trial_id", trial_id)), None)
 
     def _ship(self, run_dir: RunDir, membership: Membership, driver_ended: bool) -> Change:
-        # The result is read before the journal, which is complete once there is one.
-        config, result, trial_id = run_dir.config(), run_dir.result(), run_dir.trial_id
-        if config is None:
+        run = run_dir.read()
+        if run is None:
             return "unchanged"
-        lines = run_dir.lines()
+        config, lines, result, trial_id = run.config, run.lines, run.result, run.trial_id
         rows = [line for line in lines if "step" in line]
-        points = [_points(row, run_dir) for row in rows]
         ended = _milliseconds(lines[-1]["time"]) if lines else None
         outcome = "interrupted"
         if result is not None:
-            outcome = result.get("status", "")
-            if outcome not in ("finished", "stopped", "failed"):
-                raise InputError(f"{run_dir.location}/result.json has the unknown status {outcome!r}: move it away")
+            outcome = result["status"]
         elif not driver_ended and run_dir.has_writer():
             outcome = "running"
         elif lines and "paused" in lines[-1]:
@@ -159,11 +152,11 @@ class Shipper:
         first = shipped.mark[0]
         if first > len(rows) or (first and rows[first - 1]["time"] != shipped.mark[1]):
             first = 0
-        metrics = [point for row_points in points[first:] for point in row_points]
+        metrics = [point for row in rows[first:] for point in metrics_of(row, row["step"], _milliseconds(row["time"]))]
         if result is not None:
             # MLflow shows the latest point of a step: the result's, such as the speed of the whole run.
             now = (ended or 0) + 1
-            metrics += metrics_of(result | _difference(result, membership), result["step"], now)
+            metrics += metrics_of({**result, **_difference(result, membership)}, result["step"], now)
         tags = {"outcome": outcome, "shipped": json.dumps(mark)}
         cause = (result or {}).get("cause", "")
         if cause or shipped.outcome in ("stopped", "failed"):
@@ -206,15 +199,6 @@ class Shipper:
 
 def _milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
-
-
-def _points(row: Row, run_dir: RunDir) -> list[Metric]:
-    try:
-        return metrics_of(row, row["step"], _milliseconds(row["time"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{run_dir.location}/journal.jsonl has a row that is none ({error!r}): move it away"
-        ) from error
 
 
 def _difference(result: Mapping[str, Any], membership: Membership) -> dict[str, float]:

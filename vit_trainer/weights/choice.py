@@ -4,7 +4,7 @@ Imports NumPy only when it looks into a file, since every command's help needs t
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,11 +117,11 @@ class WeightsChoice:
                 f"resolution {self.resolution} does not fit {model}: give a multiple of {MODELS[model].stride}"
             )
 
-    def _finished(self) -> dict[str, Any]:
+    def _finished(self) -> Mapping[str, Any]:
         """The config of the trial."""
         run_dir = self.run_dir()
-        config = run_dir.config()
-        if config is None:
+        run = run_dir.read()
+        if run is None:
             known = Storage(self.storage).trial_ids()
             if not known:
                 raise InputError(
@@ -130,7 +130,7 @@ class WeightsChoice:
             near = difflib.get_close_matches(str(self.trial), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"give one of the {len(known)} in {self.storage}/runs"
             raise InputError(f"no trial {self.trial} in {self.storage}: {hint}")
-        result = run_dir.result()
+        result = run.result
         if result is None:
             raise InputError(f"trial {self.trial} isn't finished: let the command that began it go on to its end")
         if result["status"] != "finished":
@@ -138,4 +138,4 @@ class WeightsChoice:
                 f"trial {self.trial} isn't finished, it {'was ' if result['status'] == 'stopped' else ''}"
                 f"{result['status']} at step {result['step']}: give one that is"
             )
-        return config
+        return run.config

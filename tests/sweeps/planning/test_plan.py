@@ -374,11 +374,11 @@ def test_disk_holds_two_checkpoints_of_each_trial_that_runs_and_one_of_each_that
 
 
 def row(step: int, hours: float) -> Row:
-    return {"step": step, "runtime_hours": hours, "gpu_hours": 2 * hours}
+    return {"time": 0.0, "step": step, "runtime_hours": hours, "gpu_hours": 2 * hours}
 
 
 def attempt(number: int, from_step: int) -> Row:
-    return {"attempt": number, "from_step": from_step}
+    return {"time": 0.0, "attempt": number, "from_step": from_step}
 
 
 def test_hours_lost_are_those_since_the_checkpoint_that_was_gone_on_from() -> None:
@@ -388,13 +388,15 @@ def test_hours_lost_are_those_since_the_checkpoint_that_was_gone_on_from() -> No
     again = [*first, attempt(2, 20), row(30, 3.5), row(40, 4.5)]
     assert hours_lost(again) == pytest.approx(2 * 1.0)
     # The second attempt is cut off too, without a newer checkpoint; notes don't matter.
-    assert hours_lost([*again, attempt(3, 20), {"note": "a retry"}, row(30, 3.0)]) == pytest.approx(2 * (1.0 + 2.5))
+    assert hours_lost([*again, attempt(3, 20), {"time": 0.0, "note": "a retry"}, row(30, 3.0)]) == pytest.approx(
+        2 * (1.0 + 2.5)
+    )
     assert hours_lost([*first, attempt(2, 0), row(10, 1.0)]) == pytest.approx(2 * 3.0)
     # The checkpoint lies between rows: only what is certain counts.
     assert hours_lost([*first, attempt(2, 15), row(20, 2.0)]) == pytest.approx(2 * 1.0)
     # Nothing was reported after the checkpoint, and once it was newer than every row.
     assert hours_lost([*first, attempt(2, 35), row(40, 4.0), attempt(3, 35)]) == 0.0
-    assert hours_lost([{"step": 10, "runtime_hours": 1.0, "gpu_hours": 0.0}, attempt(2, 0)]) == 1.0
+    assert hours_lost([{"time": 0.0, "step": 10, "runtime_hours": 1.0, "gpu_hours": 0.0}, attempt(2, 0)]) == 1.0
 
 
 class Killed(BaseException):

@@ -95,7 +95,7 @@ def test_an_actor_that_starts_too_late_leaves_a_trial_that_ran_elsewhere_alone(
     actor_class: type, tmp_path: Path
 ) -> None:
     """While it starts, Tune gives its trial to an actor that has become free, and stops it when it is there."""
-    result = {"status": "finished", "step": 2, "test/accuracy": 1.0}
+    result = {"status": "finished", "step": 2, "test/accuracy": 1.0, "val/accuracy": 1.0}
     elsewhere = RunDir(tmp_path)
     elsewhere.open_for_writing(CONFIG.to_dict())
     elsewhere.write_result(result)

@@ -8,6 +8,8 @@ from tensorboardX.proto.event_pb2 import Event
 
 from sweeps.options import SweepOptions
 from sweeps.tracking.to_tensorboard import EventFiles
+from tests.sweeps.storages import ATTEMPT
+from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import RunDir
 
@@ -28,18 +30,19 @@ def scalars(folder: Path) -> dict[tuple[str, int], float]:
 
 
 def test_a_journal_becomes_curves_while_it_grows_and_again_in_a_later_session(tmp_path: Path) -> None:
-    run_dir = RunDir(tmp_path / "runs" / "a-trial")
-    run_dir.open_for_writing({"model": "ViT-B_16"})
+    config = FinetuneConfig.official("ViT-B_16", "cifar10")
+    run_dir = RunDir(tmp_path / "runs" / config.trial_id)
+    run_dir.open_for_writing(config.to_dict())
     folder, files = tmp_path / "tensorboard", EventFiles(tmp_path / "tensorboard")
     files.update(run_dir)
     assert not folder.exists()
-    run_dir.append({"attempt": 1, "from_step": 0})
+    run_dir.append(ATTEMPT)
     run_dir.append({"step": 10, "train/loss": 2.5})
     files.update(run_dir)
     files.update(run_dir)
-    assert scalars(folder / "a-trial") == {("train/loss", 10): 2.5}
+    assert scalars(folder / config.trial_id) == {("train/loss", 10): 2.5}
     run_dir.append({"step": 20, "train/loss": 1.5, "val/accuracy": 0.5, "note": "no number"})
-    run_dir.write_result({"status": "finished", "step": 20, "test/accuracy": 0.75, "cause": "none"})
+    run_dir.write_result({"status": "finished", "step": 20, "test/accuracy": 0.75, "val/accuracy": 0.5})
     files.update(run_dir)
     expected = {
         ("train/loss", 10): 2.5,
@@ -47,13 +50,13 @@ def test_a_journal_becomes_curves_while_it_grows_and_again_in_a_later_session(tm
         ("val/accuracy", 20): 0.5,
         ("test/accuracy", 20): 0.75,
     }
-    assert scalars(folder / "a-trial") == expected
+    assert scalars(folder / config.trial_id) == expected
     files.close()
 
     later = EventFiles(folder)
     later.update(run_dir)
     later.close()
-    assert scalars(folder / "a-trial") == expected
+    assert scalars(folder / config.trial_id) == expected
 
 
 def test_a_bucket_is_refused() -> None:

@@ -73,8 +73,8 @@ def test_lines_are_added(folder: Folder) -> None:
 
 def test_a_lease_is_lost_to_a_successor_and_given_back(folder: Folder) -> None:
     first, second = RunDir(folder.child("run")), RunDir(folder.child("run").location)
-    first.open_for_writing({"seed": 0})
-    second.open_for_writing({"seed": 0})
+    first.open_for_writing(CONFIG.to_dict())
+    second.open_for_writing(CONFIG.to_dict())
     with pytest.raises(LeaseLostError, match="is now written by process"):
         first.append({"step": 1})
     first.close()
@@ -85,6 +85,26 @@ def test_a_lease_is_lost_to_a_successor_and_given_back(folder: Folder) -> None:
         second.append({"step": 2})
     assert [row["step"] for row in first.rows()] == [1]
     assert first.trial_id == "run"
+
+
+def test_what_is_damaged_is_set_aside_and_nothing_is_lost(folder: Folder) -> None:
+    run_dir = RunDir(folder.child("damaged"))
+    content = {"result.json": b"[1]", "journal.jsonl": b'{"step": 1}\n', "checkpoint/state.safetensors": b"state"}
+    for number in (1, 2):
+        for name, written in content.items():
+            run_dir.folder.write(name, written)
+        run_dir.open_for_writing(CONFIG.to_dict())
+        run_dir.append({"step": 1})
+        note, row = run_dir.lines()
+        reason = "runs/damaged/result.json is damaged: no object"
+        assert note["note"] == f"started anew, since {reason}; what was there is kept in damaged-{number}"
+        assert row["step"] == 1
+        assert run_dir.result() is None
+        with run_dir.checkpoint() as state:
+            assert state is None
+        for name, written in content.items():
+            assert run_dir.folder.read(f"damaged-{number}/{name}") == written
+    assert run_dir.read_intact() is not None
 
 
 class Killed(BaseException):

@@ -124,7 +124,9 @@ def unfinished(storage: Path, status: str | None) -> str:
     run_dir = RunDir(storage / "runs" / config.trial_id)
     run_dir.open_for_writing(config.to_dict())
     if status is not None:
-        run_dir.write_result({"status": status, "step": 7, "cause": "a reason"})
+        run_dir.write_result(
+            {"status": status, "step": 7, "cause": "a reason", "val/accuracy": 0.5, "test/accuracy": 0.5}
+        )
     run_dir.close()
     return config.trial_id
 
@@ -270,7 +272,7 @@ def test_a_trial_of_a_folder_of_classes_has_names_only_if_the_folder_is_given(tm
     run_dir = RunDir(tmp_path / "runs" / config.trial_id)
     run_dir.open_for_writing(config.to_dict())
     run_dir.write_weights(save(model.state_dict()))
-    run_dir.write_result({"status": "finished", "step": 1})
+    run_dir.write_result({"status": "finished", "step": 1, "val/accuracy": 0.5, "test/accuracy": 0.5})
     for dataset, names in ((None, ("class 0", "class 1")), (pets, ("ant", "dog"))):
         with WeightsChoice(trial=config.trial_id, storage=str(tmp_path), dataset=dataset).opened() as weights:
             assert Classifier.load(weights).names(weights) == names

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import threading
+import zlib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tests.stores import with_mlflow_tables
+from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import LEASE, RunDir
 from vit_trainer.files.storage import Storage
@@ -19,8 +21,6 @@ from vit_trainer.tracking.catalogue import Membership
 from vit_trainer.tracking.experiment import Experiment
 from vit_trainer.tracking.trial_runs import Shipper
 
-CONFIG = {"model": "ViT-B_16", "dataset": "cifar10", "dropout": 0.1, "base_lr": 0.01, "seed": 0}
-CONFIG |= {"total_steps": 20, "warmup_steps": 2}
 MEMBERSHIP = Membership("a cell's name", {"cell": "a cell's name"}, published_accuracy=0.9)
 
 
@@ -44,9 +44,16 @@ def client_of(storage: Path) -> MlflowClient:
     return MlflowClient(Storage(storage).tracking_uri)
 
 
-def new_run(storage: Path, name: str, **config: float) -> RunDir:
-    run_dir = RunDir(storage / "runs" / name)
-    run_dir.open_for_writing(CONFIG | config)
+TRIAL_IDS: dict[str, str] = {}
+"""Of the trials that tests have made, by the names that these have for them."""
+
+
+def new_run(storage: Path, name: str, **changes: float) -> RunDir:
+    values = {"base_lr": 0.01, "seed": zlib.crc32(name.encode()), "total_steps": 20, "warmup_steps": 2}
+    config = FinetuneConfig.official("ViT-B_16", "cifar10", dropout=0.1, **values | changes)
+    TRIAL_IDS[name] = config.trial_id
+    run_dir = RunDir(storage / "runs" / config.trial_id)
+    run_dir.open_for_writing(config.to_dict())
     run_dir.append({"step": 10, "train/loss": 0.5, "val/accuracy": 0.8, "images_per_second": 300.0})
     return run_dir
 
@@ -65,8 +72,8 @@ def runs_of(storage: Path, key: str, value: str) -> list[Run]:
     return list(client.search_runs([experiment.experiment_id], f'tags.{key} = "{value}"'))
 
 
-def run_of(storage: Path, trial_id: str) -> Run:
-    (run,) = runs_of(storage, "trial_id", trial_id)
+def run_of(storage: Path, name: str) -> Run:
+    (run,) = runs_of(storage, "trial_id", TRIAL_IDS[name])
     return run
 
 
@@ -87,7 +94,7 @@ def test_one_run_for_ever_and_nothing_twice(storage: Path) -> None:
 
     run = run_of(storage, "resumed")
     assert run.info.status == "FINISHED"
-    assert run.data.params == {name: str(value) for name, value in CONFIG.items()}
+    assert run.data.params == {name: str(value) for name, value in (run_dir.config() or {}).items()}
     assert run.data.metrics["test/accuracy"] == 0.91
     assert run.data.metrics["published/accuracy"] == 0.9
     assert run.data.metrics["accuracy_difference"] == pytest.approx(0.01)
@@ -113,7 +120,7 @@ def test_sending_again_without_the_mark_changes_nothing(storage: Path) -> None:
 
 def test_a_journal_that_was_begun_anew_is_shipped_from_its_first_row(storage: Path) -> None:
     shipper(storage).ship(new_run(storage, "anew"), MEMBERSHIP)
-    (storage / "runs" / "anew" / "journal.jsonl").unlink()
+    (storage / "runs" / TRIAL_IDS["anew"] / "journal.jsonl").unlink()
     run_dir = new_run(storage, "anew")
     run_dir.append({"step": 15, "train/loss": 0.1})
     shipper(storage).ship(run_dir, MEMBERSHIP)
@@ -133,7 +140,7 @@ def test_a_failed_run_that_goes_on_is_running_again(storage: Path) -> None:
     run_dir = new_run(storage, "retried")
     run_dir.write_result({"status": "failed", "step": 10, "cause": "the reason"})
     shipper(storage).ship(run_dir, MEMBERSHIP)
-    run_dir.open_for_writing(CONFIG)
+    run_dir.open_for_writing(run_dir.config() or {})
     assert run_dir.result() is None
     shipper(storage).ship(run_dir, MEMBERSHIP)
     run = run_of(storage, "retried")
@@ -153,7 +160,7 @@ def test_a_failed_run_that_goes_on_is_running_again(storage: Path) -> None:
 )
 def test_only_a_trial_that_someone_writes_is_running(own_storage: Path, lease: dict[str, object], shown: str) -> None:
     run_dir = new_run(own_storage, "unfinished")
-    path = own_storage / "runs" / "unfinished" / "journal.jsonl"
+    path = own_storage / "runs" / run_dir.trial_id / "journal.jsonl"
     row = json.loads(path.read_text())
     path.write_text(json.dumps(row | {"time": 1e9}) + "\n")
     run_dir.folder.remove(LEASE)
@@ -201,7 +208,7 @@ def test_a_shipper_that_died_before_the_parameters_is_made_up_for(storage: Path)
     run_dir = new_run(storage, "half-made")
     client, experiment = client_of(storage), client_of(storage).get_experiment_by_name("a-sweep")
     assert experiment is not None
-    client.create_run(experiment.experiment_id, tags={"trial_id": "half-made"})
+    client.create_run(experiment.experiment_id, tags={"trial_id": run_dir.trial_id})
     shipper(storage).ship(run_dir, MEMBERSHIP)
     run = run_of(storage, "half-made")
     assert run.data.params["model"] == "ViT-B_16"
@@ -211,7 +218,7 @@ def test_a_shipper_that_died_before_the_parameters_is_made_up_for(storage: Path)
 
 def test_a_cell_shows_what_counts_and_what_all_of_its_trials_took(own_storage: Path) -> None:
     membership = Membership("cell", {"cell": "cell"}, published_accuracy=0.95)
-    better_on_test = new_run(own_storage, "better-on-test", base_lr=0.03)
+    better_on_test = new_run(own_storage, "better-on-test", base_lr=0.03, seed=0)
     best, repeated, begun = (new_run(own_storage, name, seed=i) for i, name in enumerate(("best", "repeated", "begun")))
     finish(better_on_test, 0.99, val_accuracy=0.8)
     driver = shipper(own_storage)
@@ -224,7 +231,7 @@ def test_a_cell_shows_what_counts_and_what_all_of_its_trials_took(own_storage: P
     driver.ship(best, membership)
     driver.summarise_cells()
     (cell,) = runs_of(own_storage, "cell_run", "cell")
-    assert (cell.data.metrics["test/accuracy"], cell.data.tags["best_trial"]) == (0.96, "best")
+    assert (cell.data.metrics["test/accuracy"], cell.data.tags["best_trial"]) == (0.96, best.trial_id)
     assert cell.data.metrics["num_seeds"] == 1
     assert "test/accuracy_deviation" not in cell.data.metrics
     finish(repeated, 0.94, val_accuracy=0.6)  # their mean is below what the rival has
@@ -232,7 +239,7 @@ def test_a_cell_shows_what_counts_and_what_all_of_its_trials_took(own_storage: P
     driver.ship(begun, membership, driver_ended=True)
     driver.summarise_cells(driver_ended=True)
     (cell,) = runs_of(own_storage, "cell_run", "cell")
-    assert (cell.info.status, cell.data.tags["best_trial"]) == ("KILLED", "best")
+    assert (cell.info.status, cell.data.tags["best_trial"]) == ("KILLED", best.trial_id)
     metrics = cell.data.metrics
     assert (metrics["test/accuracy"], metrics["num_seeds"]) == (pytest.approx(0.95), 2)
     assert metrics["test/accuracy_deviation"] == pytest.approx(0.02 / 2**0.5)
@@ -268,7 +275,8 @@ def test_an_experiment_that_was_deleted_is_said(own_storage: Path) -> None:
 
 def test_the_background_shipper_ships_everything_before_it_closes(storage: Path) -> None:
     background = BackgroundShipper(Storage(storage).tracking_uri, "a-sweep", storage / "artifacts", {})
-    run_dirs = [new_run(storage, f"background-{i}") for i in range(3)]
+    names = [f"background-{i}" for i in range(3)]
+    run_dirs = [new_run(storage, name) for name in names]
     damaged = new_run(storage, "damaged")
     damaged.folder.write("result.json", b"{")
     for run_dir in [damaged, *run_dirs]:
@@ -276,8 +284,8 @@ def test_the_background_shipper_ships_everything_before_it_closes(storage: Path)
     finish(run_dirs[0], 0.9)
     background.close()
     assert background.failure is None
-    assert not runs_of(storage, "trial_id", "damaged")
-    shown = [run_of(storage, run_dir.trial_id).data.tags["outcome"] for run_dir in run_dirs]
+    assert not runs_of(storage, "trial_id", damaged.trial_id)
+    shown = [run_of(storage, name).data.tags["outcome"] for name in names]
     assert shown == ["finished", "interrupted", "interrupted"]
 
 

@@ -81,12 +81,12 @@ def check(tracking_uri: str, storage: Path) -> None:
     arguments = ["--storage", str(storage), "--tracking-uri", tracking_uri]
     first = sync(*arguments)
     assert first.returncode == 0, first.stderr
-    assert "3 created, 0 updated, 0 unchanged; 4 folders passed over" in first.stdout
+    assert "3 created, 0 updated, 0 unchanged; 4 folders left out" in first.stdout
     for name in (
-        "empty is no run folder",
-        "a-file is no run folder",
-        "-copy is no run folder",
-        "config.json is damaged",
+        "left out: runs/empty: no config.json: not a run folder",
+        "left out: runs/a-file",
+        "-copy/config.json is damaged: it is that of",
+        "config.json is damaged: no JSON",
     ):
         assert name in first.stderr
     before = content(tracking_uri)
