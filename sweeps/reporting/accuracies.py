@@ -86,6 +86,11 @@ def cell_by_cell(results: Results) -> list[Block]:
     shown = [figure for record in results.cells for figure in (record.figure, *record.others) if figure is not None]
     caveats = {figure.caveat: figure.source for figure in shown}
     blocks += [Paragraph(f"Published by {source}: {caveat}.") for caveat, source in caveats.items() if caveat]
+    tuned = {figure.source: figure.base_lr_basis for figure in shown if figure.base_lr is None}
+    blocks += [
+        Paragraph(f"Published by {source}: learning rate {basis}. What is compared with it is the best of ours.")
+        for source, basis in tuned.items()
+    ]
     for record in results.cells:
         groups = {"published learning rate": record.judged} if record.judged != record.chosen else {}
         for whose, own in {"chosen candidate": record.chosen, **groups}.items():

@@ -191,6 +191,9 @@ def test_a_verdict_is_about_the_published_rate_with_the_tuned_result_beside_it(t
     assert "| 99.32 ± 0.02<br>99.30<br>99.34<br>99.32 |" in markdown
     assert "No cell is shown to differ from what was published (Holm's test, 5% for this one cell)." in markdown
     assert "Mean difference, in points: within the margin on cifar10 (+0.00)." in markdown
+    said = write_report(Storage(tmp_path)).splitlines()
+    assert [line.split(":")[0] for line in said[1:]] == ["Mean difference, in points", "One by one", "Report"]
+    assert said[0] in markdown
 
 
 def test_seeds_that_early_stopping_left_say_nothing_about_the_spread(tmp_path: Path) -> None:
@@ -219,12 +222,17 @@ def test_beside_a_figure_that_was_tuned_the_verdict_is_about_the_tuned_result(
     (row,), _ = read_report(tmp_path)
     assert row["judged_base_lr"] == 0.01
     fixed = published._by_cell()
-    tuned = {cell: [replace(figure, base_lr=None) for figure in figures] for cell, figures in fixed.items()}
+    basis = "tuned: the best of four on a part of train held out, then trained on all of train"
+    tuned = {
+        cell: [replace(figure, base_lr=None, base_lr_basis=basis) for figure in figures]
+        for cell, figures in fixed.items()
+    }
     monkeypatch.setattr(published, "_by_cell", lambda: tuned)
     (row,), markdown = read_report(tmp_path)
     assert (row["published_base_lr"], row["judged_base_lr"]) == (None, 0.03)
     assert row["difference"] == pytest.approx(0.9932 - PUBLISHED)
     assert "99.32<br>published 99.02, +0.30" in markdown
+    assert f"learning rate {basis}. What is compared with it is the best of ours." in markdown
 
 
 def read_report(storage: Path) -> tuple[list[dict[str, Any]], str]:
