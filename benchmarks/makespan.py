@@ -24,11 +24,13 @@ from sweeps.options import SweepOptions
 from sweeps.planning.rates import Rates
 from sweeps.running.assignment import Assignment
 from sweeps.table.cells import PAPER, Cell, Trial, cell_of, cells_of
+from sweeps.table.published import is_published
 from vit_trainer.cards import CARDS
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.loop.ledger import REPORT_MINUTES
 
 app = new_app("Runs the paper's grid with trials that only wait.", name="makespan.py")
 
@@ -76,14 +78,21 @@ class WaitingActor(FormulaActor):
             time.sleep(60 * START_MINUTES * second)
         if self._step == config.total_steps:
             return self._finished(self._run_dir.journal()[-1])
-        hours = Rates(CARDS["A100-40GB"]).hours(Trial(cell_of(config.to_dict()), config.base_lr, config.seed))
+        trial = Trial(cell_of(config.to_dict()), config.base_lr, config.seed)
+        hours = Rates(CARDS["A100-40GB"]).hours(trial)
         assert hours is not None
         size = sum(assignment.processes_of_nodes)
-        self._step = min(self._step + config.total_steps // config.num_evaluations, config.total_steps)
-        seconds = 3600 * hours / config.num_evaluations / size * second
+        per_validation = config.total_steps // config.num_evaluations
+        per_report = int(config.total_steps * REPORT_MINUTES / 60 * size / hours)
+        validation = self._step // per_validation * per_validation + per_validation
+        steps = min(validation, self._step + per_report) - self._step
+        self._step += steps
+        seconds = 3600 * hours * steps / config.total_steps / size * second
         time.sleep(seconds)
         self._hours = self._hours[0] + seconds / 3600, self._hours[1] + seconds * size / 3600
-        row = {"step": self._step, "train/loss": 1.0, "val/accuracy": zlib.crc32(config.trial_id.encode()) / 2**32}
+        row = {"step": self._step, "train/loss": 1.0}
+        if self._step % per_validation == 0:
+            row["val/accuracy"] = _accuracy(trial)
         row |= dict(zip(("runtime_hours", "gpu_hours"), self._hours, strict=True))
         written = self._run_dir.append(row) | {"node": ray.get_runtime_context().get_node_id()}
         if assignment.pause_at is None or self._step < assignment.pause_at or self._step == config.total_steps:
@@ -91,6 +100,13 @@ class WaitingActor(FormulaActor):
         self._run_dir.append({"paused": self._step})
         self._run_dir.close()
         return written | {"done": True, "paused": True}
+
+
+def _accuracy(trial: Trial) -> float:
+    """Drawn, but the published rate is the best of its cell without dropout and the worst with: then three go on."""
+    if is_published(trial):
+        return 1.0 if trial.cell.dropout == 0 else 0.0
+    return zlib.crc32(trial.trial_id.encode()) / 2**32
 
 
 def makespan(cells: list[Cell], gpus_of_nodes: list[int], seconds_per_hour: float, **flags: Any) -> Makespan:

@@ -10,7 +10,6 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from sweeps.planning.capacity import Resources
-from sweeps.records.decisions import METRIC
 from sweeps.running.session import Session
 from sweeps.selection.asha_scheduler import trial_id_of
 
@@ -21,7 +20,7 @@ STARTS_WORTH = 3.0
 
 
 class GrowingGangs(FIFOScheduler):
-    """At a trial's validation, once nothing waits for a slot, decides whether it ends there to go on with more.
+    """At a trial's report, once nothing waits for a slot, decides whether it ends there to go on with more.
 
     What a trial learns doesn't depend on how many GPUs share its batch, but for rounding.
     """
@@ -37,9 +36,9 @@ class GrowingGangs(FIFOScheduler):
         trial_id, size = trial_id_of(trial), None
         try:
             if not self._session.has_waiting:
-                # An actor that waits for its next trial holds its slots: the next validation finds them free.
+                # An actor that waits for its next trial holds its slots: the next report finds them free.
                 tune_controller._cleanup_cached_actors(force_all=True)
-                size = self._larger(trial_id, str(result.get("node"))) if METRIC in result else None
+                size = self._larger(trial_id, str(result.get("node"))) if "step" in result else None
         except Exception:  # it would end the whole experiment
             log.exception("growing %s failed", trial_id)
         if size is None:

@@ -21,10 +21,13 @@ from vit_trainer.provenance import commit, versions
 from vit_trainer.weights.npz_files import file_sha256
 
 Report = Callable[[Row], None]
-"""Gets the journal's row after each validation, and its notes; the only seam towards whoever started the run.
+"""Gets the journal's rows with validations, others after some minutes, and its notes; the only seam towards whoever
+started the run.
 
 It may raise RunInterruptedError: then the state is kept, and the run ends.
 """
+REPORT_MINUTES = 5.0
+"""After so long without a validation, whoever started the run gets a row all the same: it may have other plans."""
 VALIDATION_MINUTES = 2.0
 """At a validation, a checkpoint older than this is renewed: it is a moment to which one may want to go back."""
 
@@ -48,7 +51,7 @@ class Ledger:
         self._num_gpus = accelerator.num_processes if accelerator.device.type == "cuda" else 0
         self._loss_sum = torch.zeros((), device=accelerator.device)
         self._first_bad_step = torch.full((), math.inf, device=accelerator.device)
-        self._started_at = self._saved_at = time.monotonic()
+        self._started_at = self._saved_at = self._told_at = time.monotonic()
         self._saved_step = -1  # none, or one whose row it didn't hold
         self._pace = Pace(60 * execution.hang_minutes)
 
@@ -115,6 +118,7 @@ class Ledger:
         self._pace.begin()
 
     def _tell(self, line: Row) -> None:
+        self._told_at = time.monotonic()
         try:
             if self._report is not None:
                 self._report(line)
@@ -161,7 +165,7 @@ class Ledger:
         return due
 
     def write_row(self, row: Row, *, is_last: bool = False) -> None:
-        """Put a row into the journal, and report it if it has a validation.
+        """Put a row into the journal, and report it if it has a validation or is the first in minutes.
 
         Whatever ends the process afterwards, the row stays: a checkpoint of this step holds it too, and from an older
         one the run comes to it again. After the last row there is nothing left to go on with.
@@ -177,7 +181,7 @@ class Ledger:
             if validated and not is_last:
                 self.save_if_due(VALIDATION_MINUTES)
             written = self._run_dir.append(progress.row)
-            if validated:
+            if validated or time.monotonic() - self._told_at >= 60 * REPORT_MINUTES:
                 self._tell(written)
         wait_for_all(self._accelerator.num_processes)
         self._pace.row_ends(validated=validated)
