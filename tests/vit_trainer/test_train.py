@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +17,10 @@ from tests.vit_trainer.finished_trial import weights_of as weights
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.datasets import DATASETS
 from vit_trainer.data.load import load_dataset
-from vit_trainer.errors import InputError, LeaseLostError, NonFiniteLossError
+from vit_trainer.errors import InputError, LeaseLostError, NonFiniteLossError, RunInterruptedError
 from vit_trainer.files.predictions import Predictions
 from vit_trainer.files.run_dir import PREDICTIONS, Row, RunDir
+from vit_trainer.loop import ledger
 from vit_trainer.loop.step import choose_micro_batch_size
 from vit_trainer.model.memory import memory_bytes
 from vit_trainer.train import steps_of_evaluations, train
@@ -215,3 +217,26 @@ def test_a_damaged_trial_is_named_by_who_wants_it_and_runs_anew(
     assert (path.parent / "damaged-1" / "result.json").read_text() == damaged
     assert (RunDir(path.parent).result() or {})["test/accuracy"] == result["test/accuracy"]
     assert [row["step"] for row in RunDir(path.parent).journal()] == [2]
+
+
+def test_rows_between_validations_are_reported_after_minutes_and_a_trial_can_end_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execution = replace(EXECUTION, num_evaluations=2, log_every_steps=1)
+    reported: list[int] = []
+    train(CONFIG, RunDir(tmp_path / "whole"), execution, lambda row: reported.append(row["step"]))
+    assert reported == [4, 8]
+    monkeypatch.setattr(ledger, "REPORT_MINUTES", 0.0)
+
+    def end_at_3(row: Row) -> None:
+        if row["step"] == 3:
+            raise RunInterruptedError("enough")
+
+    run_dir = RunDir(tmp_path / "in two")
+    with pytest.raises(RunInterruptedError):
+        train(CONFIG, run_dir, execution, end_at_3)
+    train(CONFIG, run_dir, execution, lambda row: reported.append(row["step"]))
+    assert run_dir.attempts()[1]["from_step"] == 3
+    assert reported == [4, 8, 4, 5, 6, 7, 8]
+    whole = RunDir(tmp_path / "whole").result() or {}
+    assert (run_dir.result() or {})["test/loss"] == whole["test/loss"]
