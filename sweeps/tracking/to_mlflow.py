@@ -69,4 +69,6 @@ class SweepShipper:
 def _membership(cell: Cell, selection: str) -> Membership:
     published = published_for(cell)
     tags = {"cell": cell.name, "model": cell.model, "dataset": cell.dataset, "early_stopping": selection}
-    return Membership(cell.name, tags, None if published is None else published.accuracy)
+    if published is None:
+        return Membership(cell.name, tags)
+    return Membership(cell.name, tags, published.accuracy, published.base_lr)

@@ -21,6 +21,8 @@ class Membership:
     """Tags that are put on its run."""
     published_accuracy: float | None = None
     """Test accuracy that others have published for its cell, a fraction in [0, 1]; None: nobody has."""
+    published_base_lr: float | None = None
+    """The learning rate behind that, whose runs alone are compared with it; None: the best of several."""
 
 
 class Catalogue:
@@ -52,4 +54,5 @@ def catalogues(storage: Storage) -> dict[str, Catalogue]:
 
 
 def _membership(values: dict[str, Any]) -> Membership:
-    return Membership(values["group"], dict(values["tags"]), values["published_accuracy"])
+    rate = values.get("published_base_lr")  # earlier versions compared every run
+    return Membership(values["group"], dict(values["tags"]), values["published_accuracy"], rate)

@@ -13,6 +13,9 @@ from vit_trainer.tracking.experiment import PARENT, Experiment, metrics_of
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+DIFFERENCE = "accuracy_difference"
+"""Achieved minus published; of trials that may be compared with what was published."""
+
 
 class CellRuns:
     """The runs of the cells that were asked for, and which of them are behind their trials."""
@@ -43,6 +46,7 @@ class CellRuns:
 
         A cell has the metrics of the candidate that counts (see `choose`), means over its seeds; num_seeds says of
         how many, test/accuracy_deviation is their standard deviation, and the tag best_trial names the first of them.
+        accuracy_difference is that of the runs with the published learning rate, where others don't have it;
         runtime_hours and gpu_hours are what all of its trials took together.
 
         Args:
@@ -76,6 +80,9 @@ class CellRuns:
             values = {name: statistics.fmean(metrics[name] for metrics in seeds) for name in names}
             for name in ("runtime_hours", "gpu_hours"):
                 values[name] = sum(trial.data.metrics.get(name, 0.0) for trial in trials)
+            compared = [each for _, trial in finished.values() if DIFFERENCE in (each := trial.data.metrics)]
+            if compared and len(compared) < len(finished):  # those of the published rate, whichever was chosen
+                values[DIFFERENCE] = statistics.fmean(metrics[DIFFERENCE] for metrics in compared)
             values |= {"num_trials": float(len(trials)), "num_seeds": float(len(seeds))}
             if chosen.deviation is not None or "test/accuracy_deviation" in run.data.metrics:
                 values["test/accuracy_deviation"] = math.nan if chosen.deviation is None else chosen.deviation

@@ -156,7 +156,7 @@ class Shipper:
         if result is not None:
             # MLflow shows the latest point of a step: the result's, such as the speed of the whole run.
             now = (ended or 0) + 1
-            metrics += metrics_of({**result, **_difference(result, membership)}, result["step"], now)
+            metrics += metrics_of({**result, **_difference(config, result, membership)}, result["step"], now)
         tags = {"outcome": outcome, "shipped": json.dumps(mark)}
         cause = (result or {}).get("cause", "")
         if cause or shipped.outcome in ("stopped", "failed"):
@@ -201,12 +201,14 @@ def _milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def _difference(result: Mapping[str, Any], membership: Membership) -> dict[str, float]:
-    """The published accuracy beside a finished trial's, and how much better that is: fractions."""
-    if result["status"] != "finished" or membership.published_accuracy is None:
+def _difference(config: Mapping[str, Any], result: Mapping[str, Any], membership: Membership) -> dict[str, float]:
+    """The published accuracy beside a finished trial's, and how much better that is, if it has its rate: fractions."""
+    published = membership.published_accuracy
+    if result["status"] != "finished" or published is None:
         return {}
-    difference = result["test/accuracy"] - membership.published_accuracy
-    return {"published/accuracy": membership.published_accuracy, "accuracy_difference": difference}
+    if membership.published_base_lr not in (None, config["base_lr"]):
+        return {"published/accuracy": published}
+    return {"published/accuracy": published, "accuracy_difference": result["test/accuracy"] - published}
 
 
 def _dataset_input(dataset: str) -> Any:

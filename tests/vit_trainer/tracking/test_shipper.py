@@ -249,6 +249,23 @@ def test_a_cell_shows_what_counts_and_what_all_of_its_trials_took(own_storage: P
         assert run_of(own_storage, name).data.tags["mlflow.parentRunId"] == cell.info.run_id
 
 
+def test_what_was_published_for_one_learning_rate_is_compared_with_runs_of_that_rate(own_storage: Path) -> None:
+    membership = Membership("cell", {"cell": "cell"}, published_accuracy=0.95, published_base_lr=0.03)
+    tuned, *published = (
+        new_run(own_storage, f"{rate}-{seed}", base_lr=rate, seed=seed)
+        for rate, seed in ((0.01, 0), (0.03, 0), (0.03, 1))
+    )
+    driver = shipper(own_storage)
+    for run_dir, accuracy, validation in zip((tuned, *published), (0.97, 0.94, 0.95), (0.9, 0.8, 0.8), strict=True):
+        finish(run_dir, accuracy, val_accuracy=validation)
+        driver.ship(run_dir, membership)
+    driver.summarise_cells(driver_ended=True)
+    (cell,) = runs_of(own_storage, "cell_run", "cell")
+    assert (cell.data.metrics["test/accuracy"], cell.data.metrics["published/accuracy"]) == (0.97, 0.95)
+    assert cell.data.metrics["accuracy_difference"] == pytest.approx(-0.005)
+    assert "accuracy_difference" not in run_of(own_storage, "0.01-0").data.metrics
+
+
 def test_files_of_the_whole_sweep(own_storage: Path) -> None:
     report = own_storage / "report"
     report.mkdir()
