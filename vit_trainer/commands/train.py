@@ -85,6 +85,7 @@ def train(
         require_checkpoint(config.model, config.upstream)
     else:
         check_checkpoint(Path(execution.checkpoint), config.model)
+    from vit_trainer.data.load import require_dataset
     from vit_trainer.loop.accelerator import require_environment
     from vit_trainer.train import train as run_trial
 
@@ -99,6 +100,7 @@ def train(
         if is_first_process():
             print(f"{error}: its trial runs anew, and what is there is kept", file=sys.stderr)
     if run is None or run.status != "finished":
+        require_dataset(config.dataset)
         outlive_readers()
         if is_first_process():
             print(f"{config.trial_id} in {run_dir.location}", flush=True)

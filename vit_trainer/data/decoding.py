@@ -52,6 +52,8 @@ def decoded(image: Image.Image) -> Image.Image:
     """The pixels of an image whose header is known, as RGB; raises as `read_image`."""
     with _reasons():
         image.load()
+        if isinstance(image.info.get("transparency"), bytes):
+            image.info.pop("transparency")  # of palettes' colours: without it they stay the same, and nothing warns
         return image if image.mode == "RGB" else image.convert("RGB")
 
 

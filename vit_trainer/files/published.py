@@ -53,7 +53,7 @@ def fetch_published(
     path = folder / file.name
     if not (missing := _missing(folder, members) if members else [file.name][: not is_good(path, file.check)]):
         return
-    what = missing[0] + (f" and {len(missing) - 1:,} other files" if len(missing) > 1 else "")
+    what = missing[0] + (f" and {len(missing) - 1:,} more" if len(missing) > 1 else "")
     if not may_download:
         raise DataError(f"no {what} in {folder}: it comes with the first trial, or python -m vit_trainer fetch")
     try:
@@ -63,8 +63,9 @@ def fetch_published(
                 with locked(path, bar):
                     _unpack(path, folder, set(_missing(folder, members)))
     except (DownloadError, OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        put = f"it or {file.name}" if members else "it"
-        raise DataError(f"no {what} in {folder}, and it can't be made ({error}): put {put} there") from error
+        raise DataError(
+            f"no {what} in {folder}, and it can't be made ({error}): put {'it or ' if members else ''}{file.name} there"
+        ) from error
 
 
 def _missing(folder: Path, members: Sequence[str]) -> list[str]:
