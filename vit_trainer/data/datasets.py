@@ -78,33 +78,13 @@ _SMALL_LRS, _IMAGENET_LRS = (0.001, 0.003, 0.01, 0.03), (0.003, 0.01, 0.03, 0.06
 
 
 def _cifar(num_classes: int) -> DatasetInfo:
-    return DatasetInfo(
-        CIFAR,
-        num_classes,
-        num_train=49_000,
-        num_validation=1_000,
-        num_test=10_000,
-        total_steps=10_000,
-        warmup_steps=500,
-        base_lrs=_SMALL_LRS,
-        image_size=(32, 32),
-        num_bytes=356e6,
-    )
+    sizes = (num_classes, 49_000, 1_000, 10_000)
+    return DatasetInfo(CIFAR, *sizes, 10_000, 500, base_lrs=_SMALL_LRS, image_size=(32, 32), num_bytes=356e6)
 
 
-def _oxford(num_classes: int, num_train: int, num_validation: int, num_test: int, num_bytes: float) -> DatasetInfo:
-    return DatasetInfo(
-        OXFORD,
-        num_classes,
-        num_train,
-        num_validation,
-        num_test,
-        total_steps=500,
-        warmup_steps=100,  # not in the paper; that of its authors' later configurations
-        base_lrs=_SMALL_LRS,
-        num_evaluations=20,
-        num_bytes=num_bytes,
-    )
+def _oxford(sizes: tuple[int, int, int, int], num_bytes: float) -> DatasetInfo:
+    """The warm-up isn't in the paper; it is that of its authors' later configurations."""
+    return DatasetInfo(OXFORD, *sizes, 500, 100, base_lrs=_SMALL_LRS, num_evaluations=20, num_bytes=num_bytes)
 
 
 def _digits(num_classes: int, num_train: int, num_validation: int, num_test: int) -> DatasetInfo:
@@ -132,8 +112,8 @@ DATASETS: dict[str, DatasetInfo] = {
     "imagenet2012": DatasetInfo(
         IMAGENET, 1000, 1_268_355, 12_812, 50_000, 20_000, 500, base_lrs=_IMAGENET_LRS, num_bytes=155e9
     ),
-    "oxford_pets": _oxford(37, 3_312, 368, 3_669, 1.6e9),
-    "oxford_flowers102": _oxford(102, 918, 102, 6_149, 0.7e9),
+    "oxford_pets": _oxford((37, 3_312, 368, 3_669), 1.6e9),
+    "oxford_flowers102": _oxford((102, 918, 102, 6_149), 0.7e9),
     "digits-even": _digits(5, 181, 90, 180),
     "digits-odd": _digits(5, 179, 90, 179),
     "digits-pretrain": replace(

@@ -53,7 +53,7 @@ def decoded(image: Image.Image) -> Image.Image:
     with _reasons():
         image.load()
         if isinstance(image.info.get("transparency"), bytes):
-            image.info.pop("transparency")  # of palettes' colours: without it they stay the same, and nothing warns
+            del image.info["transparency"]  # of a palette: convert would drop it too, but warn
         return image if image.mode == "RGB" else image.convert("RGB")
 
 

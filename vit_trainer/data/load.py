@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, Unpack, cast
 
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.data.decoding import Decoding
+from vit_trainer.errors import DataError, reason_of
 
 if TYPE_CHECKING:
     from vit_trainer.data.splits import Splits
@@ -28,7 +31,8 @@ def require_dataset(name: str, *, may_download: bool = True) -> None:
     Raises:
         DataError: it can't; says what to put where.
     """
-    _reader(name).require(name, may_download=may_download)
+    with _one_line(name):
+        _reader(name).require(name, may_download=may_download)
 
 
 def load_dataset(name: str, **decoding: Unpack[Decoding]) -> Splits:
@@ -37,7 +41,16 @@ def load_dataset(name: str, **decoding: Unpack[Decoding]) -> Splits:
     Raises:
         DataError: the files are missing or damaged; says what to put where.
     """
-    return _reader(name).load(name, **decoding)
+    with _one_line(name):
+        return _reader(name).load(name, **decoding)
+
+
+@contextmanager
+def _one_line(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or name}: {reason_of(error)}; make it readable") from error
 
 
 def _reader(name: str) -> Reader:

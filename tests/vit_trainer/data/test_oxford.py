@@ -246,6 +246,10 @@ def test_files_that_are_not_the_published_ones_are_refused(publish: Publish) -> 
         with pytest.raises(DataError, match=message):
             require_dataset("oxford_pets")
     (lists / "test.txt").unlink()
+    (lists / "test.txt").mkdir()
+    with pytest.raises(DataError, match=f"cannot read {lists}/test.txt: .*; make it readable"):
+        require_dataset("oxford_pets")
+    (lists / "test.txt").rmdir()
     require_dataset("oxford_pets")
     assert (lists / "test.txt").read_text() == good
 

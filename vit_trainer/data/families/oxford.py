@@ -7,8 +7,8 @@
 the 1,020 of `trnid`, as in its authors' later configurations; the 1,020 of `valid` are left alone.
 
 Of the archives only the images that are listed are unpacked: not 41 pets that are in no list, nor trimaps, .mat files
-and macOS's `._` files. A dozen pets' .jpg are PNGs (with an alpha channel, which is dropped), GIFs or BMPs, or JPEGs
-with stray bytes: what is inside decides, and Pillow reads them all; where one can't be read, see `ImageFileSplit`.
+and macOS's `._` files. Some of the pets' .jpg are of another kind or have stray bytes: what is inside decides how they
+are read, alpha channels are dropped, and one that Pillow can't read is named and stops what reads it; see `Decoding`.
 """
 
 import re
@@ -54,7 +54,7 @@ def _pets(root: Path) -> tuple[Listed, Listed]:
     def listed(path: Path) -> Listed:
         images = {}
         for line in path.read_text(errors="replace").splitlines():
-            match = re.fullmatch(r"((\w+)_\d+) (\d+) \d+ \d+\s*", line)
+            match = re.fullmatch(r"((\w+)_\d+)\s+(\d+)\s+\d+\s+\d+\s*", line)
             if match is None or numbers.get(match[2]) != int(match[3]) - 1:
                 raise DataError(f"{path} has a line that lists no pet ({line[:80]!r}): {_ANEW}")
             images[f"images/{match[1]}.jpg"] = int(match[3]) - 1
