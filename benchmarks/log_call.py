@@ -16,6 +16,7 @@ if not __package__:  # started as a script, from any folder
 
 from benchmarks.provenance import machine, write_json
 from vit_trainer.command_line import new_app, run
+from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import RunDir
 
@@ -45,8 +46,8 @@ def log_call(*, num_calls: int = 5000, json: Path | None = None) -> int:
         raise InputError(f"num_calls {num_calls} is below 100: give a whole number of at least 100")
     with tempfile.TemporaryDirectory() as folder:
         run_dir = RunDir(Path(folder) / "trial")
-        run_dir.open_for_writing({"model": "ViT-B_16"})
-        ours = _seconds(lambda step: run_dir.append({"step": step, **ROW}), num_calls)
+        run_dir.open_for_writing(FinetuneConfig("ViT-B_16", "cifar10").to_dict())
+        ours = _seconds(lambda step: run_dir.append({"step": step + 1, **ROW}), num_calls)
         run_dir.close()
         assert len(run_dir.rows()) == num_calls
         with (Path(folder) / "bare.jsonl").open("ab", buffering=0) as file:

@@ -28,6 +28,7 @@ from vit_trainer.config import Execution
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import CONFIG, JOURNAL, LEASE, RESULT
 from vit_trainer.files.storage import Storage
+from vit_trainer.tracking.catalogue import Catalogue, Membership
 
 CELL = official_cell("ViT-B_16-mini", "digits-even", dropout=0.1)
 STEPS = CELL.schedule.total_steps
@@ -166,6 +167,8 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     storage = with_mlflow_tables(tmp_path_factory.mktemp("results"))
     for what in SEEDS:
         leave(storage, what)
+    entries = {trial(what).trial_id: Membership("cell", {"cell": "cell"}) for what in SEEDS}
+    Catalogue(Storage(storage), "sweep").add(entries)
     return storage
 
 
@@ -211,8 +214,12 @@ def _of_sync(storage: Path) -> Reading:
 
     uri = Storage(storage).tracking_uri
     synced = sync(Storage(storage), uri)
-    experiments = [each.experiment_id for each in MlflowClient(uri).search_experiments()]
-    return Reading({run.data.tags["trial_id"] for run in MlflowClient(uri).search_runs(experiments)}, synced.left_out)
+    client = MlflowClient(uri)
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    (cell,) = [run for run in runs if "cell_run" in run.data.tags]
+    assert cell.data.metrics["test/accuracy"] == pytest.approx(0.9)
+    ids = {run.data.tags["trial_id"] for run in runs if run is not cell}
+    return Reading(ids, synced.left_out)
 
 
 def _of_seeds(storage: Path) -> Reading:

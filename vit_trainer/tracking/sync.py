@@ -38,12 +38,15 @@ def sync(storage: Storage, tracking_uri: str, experiment: str | None = None) -> 
     synced = Synced()
     runs, left_out = storage.read_runs()
     synced.left_out += left_out.values()
-    for trial_id in runs:
+    for trial_id in [*runs, *(each for each in left_out if each in places)]:
         try:
             for where, membership in places.get(trial_id) or [(experiment or DEFAULT_EXPERIMENT, Membership())]:
                 if where not in shippers:
                     shippers[where] = _shipper(storage, tracking_uri, where, membership)
-                synced.num_runs[shippers[where].ship(storage.run_dir(trial_id), membership)] += 1
+                if trial_id in runs:
+                    synced.num_runs[shippers[where].ship(storage.run_dir(trial_id), membership)] += 1
+                else:
+                    shippers[where].discount(trial_id, membership, left_out[trial_id])
         except InputError as error:
             synced.left_out.append(str(error))
     for shipper in shippers.values():

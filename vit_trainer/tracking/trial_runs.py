@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vit_trainer.data.datasets import DATASETS
-from vit_trainer.errors import InputError
+from vit_trainer.errors import DamagedError, InputError
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.tracking.catalogue import Membership
 from vit_trainer.tracking.cell_runs import CellRuns
@@ -78,18 +78,32 @@ class Shipper:
             driver_ended: nobody goes on with a trial that has no result, even if a lease was left behind.
 
         Raises:
-            DamagedError: the folder is damaged or none of ours; MLflow is as before.
+            DamagedError: the folder is damaged or another trial's, and what MLflow has of the trial counts no more.
             Exception: whatever MLflow raises in an outage.
         """
         from mlflow.exceptions import MlflowException
 
         try:
             return self._ship(run_dir, membership, driver_ended)
+        except DamagedError as error:
+            self.discount(run_dir.trial_id, membership, str(error))
+            raise
         except MlflowException:
             shipped = self._shipped.pop(run_dir.trial_id, None)  # the next attempt looks at what MLflow has
             if shipped is None or not self._experiment.is_deleted(shipped.run_id):
                 raise
             return self._ship(run_dir, membership, driver_ended)  # another shipper saw two and kept the other
+
+    def discount(self, trial_id: str, membership: Membership, cause: str) -> None:
+        """Show what MLflow has of a trial whose folder can't be counted as interrupted, until it has run anew."""
+        self._shipped.pop(trial_id, None)
+        for run in self._experiment.runs("trial_id", trial_id):
+            if run.data.tags.get("cause") != cause:
+                self._experiment.log(run.info.run_id, [], {"outcome": "interrupted", "cause": cause})
+                self._experiment.set_status(run.info.run_id, MLFLOW_STATUS["interrupted"], None)
+                if membership.group is not None:
+                    self._cells.run_of(membership.group, membership)
+                    self._cells.note_change(membership.group)
 
     def summarise_cells(self, *, driver_ended: bool = False) -> None:
         """Bring the runs of the cells up to date with their trials, see `CellRuns.summarise`."""
@@ -159,7 +173,7 @@ class Shipper:
             metrics += metrics_of({**result, **_difference(config, result, membership)}, result["step"], now)
         tags = {"outcome": outcome, "shipped": json.dumps(mark)}
         cause = (result or {}).get("cause", "")
-        if cause or shipped.outcome in ("stopped", "failed"):
+        if cause or shipped.outcome in ("stopped", "failed", "interrupted"):
             tags["cause"] = cause
         self._experiment.log(shipped.run_id, metrics, tags)
         self._experiment.set_status(shipped.run_id, MLFLOW_STATUS[outcome], ended)

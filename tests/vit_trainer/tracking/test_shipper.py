@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from mlflow.entities import Run
 
 from tests.stores import with_mlflow_tables
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.errors import InputError
+from vit_trainer.errors import DamagedError, InputError
 from vit_trainer.files.run_dir import LEASE, RunDir
 from vit_trainer.files.storage import Storage
 from vit_trainer.tracking.background import BackgroundShipper
@@ -264,6 +265,31 @@ def test_what_was_published_for_one_learning_rate_is_compared_with_runs_of_that_
     assert (cell.data.metrics["test/accuracy"], cell.data.metrics["published/accuracy"]) == (0.97, 0.95)
     assert cell.data.metrics["accuracy_difference"] == pytest.approx(-0.005)
     assert "accuracy_difference" not in run_of(own_storage, "0.01-0").data.metrics
+
+
+def test_a_trial_whose_folder_is_damaged_counts_no_more_until_it_has_run_anew(own_storage: Path) -> None:
+    membership = Membership("cell", {"cell": "cell"})
+    best, other = (new_run(own_storage, name, seed=0, base_lr=rate) for name, rate in (("best", 0.03), ("other", 0.01)))
+    finish(best, 0.96, val_accuracy=0.9)
+    finish(other, 0.91, val_accuracy=0.8)
+
+    def shown() -> tuple[float, str, str, str]:
+        driver = shipper(own_storage)
+        for run_dir in (best, other):
+            with suppress(DamagedError):
+                driver.ship(run_dir, membership)
+        driver.summarise_cells()
+        (cell,) = runs_of(own_storage, "cell_run", "cell")
+        tags = run_of(own_storage, "best").data.tags
+        return cell.data.metrics["test/accuracy"], cell.data.tags["best_trial"], tags["outcome"], tags.get("cause", "")
+
+    assert shown() == (0.96, best.trial_id, "finished", "")
+    good = best.folder.read("result.json") or b""
+    best.folder.write("result.json", b"[1]")
+    reason = f"runs/{best.trial_id}/result.json is damaged: no object"
+    assert shown() == shown() == (0.91, other.trial_id, "interrupted", reason)
+    best.folder.write("result.json", good)
+    assert shown() == (0.96, best.trial_id, "finished", "")
 
 
 def test_files_of_the_whole_sweep(own_storage: Path) -> None:
