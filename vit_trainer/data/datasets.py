@@ -31,7 +31,7 @@ CIFAR = Family(
     "cifar", "the published files: their MD5s are checked before they are read", is_downloaded=True, in_files=False
 )
 IMAGENET = Family("imagenet", "not hashed: which files there are is checked, not what is in them")
-OXFORD = Family("oxford", "the published archives: their MD5s are checked before they are unpacked", is_downloaded=True)
+OXFORD = Family("oxford", "the published archives' MD5s are checked, what was unpacked isn't", is_downloaded=True)
 FOLDER = Family("folder", "a hash of all names and sizes is part of its name")
 
 
