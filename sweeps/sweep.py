@@ -37,7 +37,6 @@ from vit_trainer.data.load import require_dataset
 from vit_trainer.errors import InputError, cause_of, reason_of
 from vit_trainer.loop.probe import ProbeResult
 from vit_trainer.tracking.catalogue import Catalogue
-from vit_trainer.tracking.store import hide_password
 from vit_trainer.weights.npz_files import require_checkpoint
 
 
@@ -280,11 +279,10 @@ def _summarise(session: Session, tracking_uri: str, report: str) -> int:
             failed = True
             print(f"failed: {trial_id}: {result.get('cause')}", file=sys.stderr)
     print(report)
-    uri = hide_password(tracking_uri)
-    command = f"{sys.executable} -m mlflow ui --workers 1 --backend-store-uri {uri}"
+    command = f"{sys.executable} -m mlflow ui --workers 1 --backend-store-uri {tracking_uri}"
     if session.options.register:
         print("\n".join(_register(session, tracking_uri)))
-    print(f"To compare the runs: {uri if uri.startswith('http') else command}")
+    print(f"To compare the runs: {tracking_uri if tracking_uri.startswith('http') else command}")
     return 1 if failed else 0
 
 
@@ -294,8 +292,7 @@ def _register(session: Session, tracking_uri: str) -> list[str]:
     try:
         return register_best(session, tracking_uri)
     except Exception as error:  # an outage: the results are there all the same
-        reason = hide_password(cause_of(error))
-        return [f"not registered: {reason}; the same command tries again"]
+        return [f"not registered: {cause_of(error)}; the same command tries again"]
 
 
 def _cost_lines(session: Session) -> list[str]:

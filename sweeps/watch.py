@@ -22,6 +22,7 @@ from sweeps.display.live_table import LiveTable, Screen, is_interactive
 from sweeps.display.standing import Standing
 from vit_trainer.command_line import new_app, run
 from vit_trainer.errors import InputError, reason_of
+from vit_trainer.files.outgoing import canvas, outgoing
 
 app = new_app("Shows how a sweep stands, from its run folders alone.", name="watch.py")
 
@@ -42,7 +43,7 @@ def watch(
     """
     if not 0 < every_seconds < math.inf:
         raise InputError(f"every_seconds {every_seconds:g} is not a positive number: give seconds such as 5")
-    watched, console = FolderWatch(storage), Console(highlight=False)
+    watched, console = FolderWatch(storage), Console(file=canvas(sys.stdout), highlight=False)
     try:
         standing = watched.read()
     except OSError as error:
@@ -75,7 +76,7 @@ def _follow(watched: FolderWatch, standing: Standing, console: Console, every_se
         known = {*before.events, *before.complaints}
         news = [event.text for event in latest[0].events if event not in known]
         for line in [*news, *(complaint for complaint in latest[0].complaints if complaint not in known)]:
-            console.print(line, soft_wrap=True, markup=False)
+            console.print(outgoing(line), soft_wrap=True, markup=False)
 
 
 def _read_again(watched: FolderWatch, before: Standing) -> Standing:

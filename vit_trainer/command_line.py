@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TextIO
 from cyclopts import App, CycloptsError
 
 from vit_trainer.errors import InputError, RunInterruptedError, VitTrainerError
+from vit_trainer.files.outgoing import Spoken, hide_secrets
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or a request to end."""
@@ -42,8 +43,8 @@ def run(app: App, tokens: list[str] | None = None) -> NoReturn:
 
 
 def this_command() -> str:
-    """What to type to start this process once more."""
-    return "the same command" if "LOCAL_RANK" in os.environ else shlex.join(sys.orig_argv)
+    """What to type to start this process once more, secrets aside."""
+    return "the same command" if "LOCAL_RANK" in os.environ else shlex.join(map(hide_secrets, sys.orig_argv))
 
 
 def outlive_readers() -> None:
@@ -73,7 +74,7 @@ class Output(io.FileIO):
 
 @contextmanager
 def _outputs() -> Iterator[None]:
-    """Has sys.stdout and sys.stderr end as `Output` does."""
+    """Has sys.stdout and sys.stderr end as `Output` does, and say what `Spoken` does."""
     Output.ends_with_reader = True
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_with_output, before)
@@ -94,7 +95,7 @@ def _with_output(stream: TextIO | None) -> TextIO:
     with suppress(OSError):  # a test's
         output = Output(stream.fileno(), "wb", closefd=False)
         unbuffered = stream.write_through
-        return io.TextIOWrapper(
+        return Spoken(
             output if unbuffered else io.BufferedWriter(output),
             stream.encoding,
             stream.errors,

@@ -6,6 +6,8 @@ from typing import Literal
 
 from rich.console import Console
 
+from vit_trainer.files.outgoing import outgoing
+
 STYLES = {"ok": "green", "FAIL": "bold red", "warn": "yellow", "skip": "dim"}
 
 
@@ -44,7 +46,7 @@ def print_finding(finding: Finding) -> None:
     """A line, the kind in its colour where there is a terminal."""
     console = _console()
     console.print(f"[{STYLES[finding.kind]}]{finding.kind:<4}[/]", end="  ")
-    console.print(f"{finding.what}: {finding.detail}", markup=False)
+    console.print(outgoing(f"{finding.what}: {finding.detail}"), markup=False)
 
 
 @cache

@@ -1,6 +1,5 @@
 """FolderWatch: how the trials of a storage stand by their run folders alone, read again and again."""
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -64,8 +63,8 @@ class FolderWatch:
 
     @property
     def location(self) -> str:
-        """Path or URI of the storage, without the password that a URI may hold."""
-        return re.sub(r"//[^/@]*@", "//", self._storage.location)
+        """Path or URI of the storage."""
+        return self._storage.location
 
     def read(self) -> Standing:
         """How the trials stand that have a run folder; nothing is written.

@@ -19,6 +19,7 @@ from rich.text import Text
 from sweeps.display.standing import Standing, TrialProgress
 from sweeps.table.cells import Cell
 from sweeps.table.labels import Labels
+from vit_trainer.files.outgoing import outgoing, printable
 from vit_trainer.tracking.chosen import Chosen
 
 SECONDS_PER_FRAME = 1.0
@@ -131,9 +132,11 @@ class Screen:
                 has_speed = with_speed
                 if len(lines) + LINES_BELOW <= room:
                     break
-        return lines or console.render_lines(list_of(self._standing), options.update(height=None), pad=False), has_speed
+        lines = lines or console.render_lines(list_of(self._standing), options.update(height=None), pad=False)
+        return [[Segment(printable(each.text), each.style) for each in line] for line in lines], has_speed
 
     def _line(self, line: str, style: str = "") -> Text:
+        line = outgoing(line, keep="")
         if self._fits_height:
             return Text(line, style=style, no_wrap=True, overflow="ellipsis")
         return Text(line, style=style, overflow="fold")

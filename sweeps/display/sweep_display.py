@@ -25,6 +25,7 @@ from sweeps.records.cell_record import CellRecord
 from sweeps.records.slots import Hold
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.labels import Labels
+from vit_trainer.files.outgoing import canvas, outgoing
 from vit_trainer.files.run_dir import Result, Row
 
 SECONDS_BETWEEN_SUMMARIES = 600.0
@@ -43,7 +44,7 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
     """Trials of the whole sweep, those included that `add` has yet to be called with."""
     is_quiet: bool = False
     """Whether to show nothing until the table at the end."""
-    console: Console = field(default_factory=lambda: Console(highlight=False))
+    console: Console = field(default_factory=lambda: Console(file=canvas(sys.stdout), highlight=False))
     clock: Callable[[], float] = time.time
     """Unix seconds."""
 
@@ -186,7 +187,7 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
 
     def _say(self, line: str) -> None:
         if not self.is_quiet and self._live is None:
-            self.console.print(line, soft_wrap=True, markup=False)
+            self.console.print(outgoing(line), soft_wrap=True, markup=False)
 
     # Views.
 

@@ -1,17 +1,15 @@
 """Commands: which command ran which cells, a line in the storage for each session of a sweep."""
 
 import json
-import shlex
 import socket
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sweeps.table.cells import Cell, Schedule, Trial
+from vit_trainer.files.outgoing import shown_command
 from vit_trainer.files.storage import COMMANDS, Storage
-from vit_trainer.tracking.store import hide_password
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Command:
     host: str
     """Host that its driver ran on."""
     line: str
-    """Its command line as for a shell, without passwords."""
+    """Its command line as for a shell, without secrets."""
     cells: tuple[Cell, ...]
     """Cells with trials that weren't done when it began; data sets by their ids."""
     searched: tuple[str, ...]
@@ -65,7 +63,7 @@ def record_command(storage: Storage, sweep: str, cells: Iterable[Cell], searched
     line = {
         "time": time.time(),
         "host": socket.gethostname(),
-        "line": hide_password(shlex.join(["python", *sys.argv])),
+        "line": shown_command(),
         "cells": [asdict(cell.as_recorded) for cell in cells],
         "searched": list(searched),
     }

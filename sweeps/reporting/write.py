@@ -15,6 +15,7 @@ from sweeps.reporting.sections import page
 from sweeps.reporting.statement import statement
 from vit_trainer.errors import cause_of
 from vit_trainer.files.folder import Folder
+from vit_trainer.files.outgoing import outgoing
 from vit_trainer.files.storage import Storage
 
 
@@ -40,13 +41,13 @@ def write_report(storage: Storage, sweep: str | None = None) -> str:
 def files_of(results: Results) -> dict[str, bytes]:
     """The report's files by name; of an empty storage, only the page that says so and an empty table."""
     rows, content = rows_of(results), page(results, now=time.time())
-    return {
-        "table.json": (json.dumps(rows, indent=1) + "\n").encode(),
-        "table.csv": _csv(rows).encode(),
-        **chart_files(results),
-        "report.md": markdown(content).encode(),
-        "report.html": html(content).encode(),
+    texts = {
+        "table.json": json.dumps(rows, indent=1) + "\n",
+        "table.csv": _csv(rows),
+        "report.md": markdown(content),
+        "report.html": html(content),
     }
+    return {name: outgoing(text).encode() for name, text in texts.items()} | chart_files(results)
 
 
 def write_files(files: Mapping[str, bytes], folder: Folder) -> None:
@@ -56,11 +57,16 @@ def write_files(files: Mapping[str, bytes], folder: Folder) -> None:
 
 
 def _csv(rows: list[dict[str, object]]) -> str:
-    """Rows as a CSV file with a header; empty without rows."""
+    """Rows as a CSV file with a header; empty without rows. No spreadsheet takes a text of theirs for a formula."""
     if not rows:
         return ""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        writer.writerow({name: _cell(value) for name, value in row.items()})
     return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

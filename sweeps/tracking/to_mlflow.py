@@ -10,9 +10,10 @@ from sweeps.options import SweepOptions
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.published import published_for
 from vit_trainer.files.folder import Folder
+from vit_trainer.files.outgoing import shown_command
 from vit_trainer.tracking.background import BackgroundShipper
 from vit_trainer.tracking.catalogue import Catalogue, Membership
-from vit_trainer.tracking.store import hide_password, require_store
+from vit_trainer.tracking.store import require_store
 
 
 class SweepShipper:
@@ -30,7 +31,7 @@ class SweepShipper:
         self.tracking_uri = options.tracking_uri or storage.tracking_uri
         self._options = options
         self._catalogue = Catalogue(storage, name)
-        tags = {"sweep": name, "command": hide_password(shlex.join(sys.argv))}
+        tags = {"sweep": name, "command": shown_command()}
         self._background = BackgroundShipper(self.tracking_uri, name, storage.mlflow_artifacts, tags)
 
     def ship_all(self, trials: Iterable[Trial]) -> None:
@@ -57,7 +58,7 @@ class SweepShipper:
                 (files / name).write_bytes(report.read(name) or b"")
             self._background.close(files=files if any(files.iterdir()) else None)
         if self._background.failure:
-            uri = hide_password(self.tracking_uri)
+            uri = self.tracking_uri
             given = f" --tracking-uri {shlex.quote(uri)}" if self._options.tracking_uri else ""
             command = f"python -m vit_trainer sync --storage {shlex.quote(self._options.storage)}{given}"
             print(

@@ -3,11 +3,16 @@
 import json
 import queue
 import socket
+import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Mapping
 from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from vit_trainer.errors import cause_of
+from vit_trainer.files.outgoing import hide_secrets, outgoing
 
 News = Literal["finished", "failed", "cell failed", "budget reached", "interrupted"]
 SECONDS_TO_ANSWER = 5.0
@@ -24,9 +29,9 @@ class Notifier:
     def __init__(self, url: str | None, sweep: str, storage: str) -> None:
         """url: None to tell nobody."""
         self._url, self._sweep, self._storage = url, sweep, storage
-        self._queue: queue.Queue[bytes | None] = queue.Queue()
+        self._queue: queue.Queue[tuple[News, bytes] | None] = queue.Queue()
         self.failure: str | None = None
-        """Why the last event couldn't be sent, in one line."""
+        """Why the last event couldn't be sent, in one line, which was said when it happened."""
         self._thread = threading.Thread(target=self._work, name="notifier", daemon=True)
         if url is not None:
             self._thread.start()
@@ -44,7 +49,7 @@ class Notifier:
             "time": time.time(),
             **(facts or {}),
         }
-        self._queue.put(json.dumps(content).encode())
+        self._queue.put((event, hide_secrets(json.dumps(content)).encode()))
 
     def close(self) -> None:
         """Wait a moment for what is on its way."""
@@ -52,14 +57,22 @@ class Notifier:
             self._queue.put(None)
             self._thread.join(SECONDS_TO_SEND_THE_LAST)
             if self._thread.is_alive():
-                self.failure = self.failure or f"no answer within {SECONDS_TO_SEND_THE_LAST:g} s"
+                self._say("was not told everything", f"no answer within {SECONDS_TO_SEND_THE_LAST:g} s")
 
     def _work(self) -> None:
         assert self._url is not None
-        while (content := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None:
+            event, content = item
             request = urllib.request.Request(self._url, content, {"Content-Type": "application/json"})
             try:
                 with urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER):
                     self.failure = None
-            except OSError as error:  # URLError is one too
-                self.failure = (str(error) or type(error).__name__).splitlines()[0]
+            except Exception as error:  # also what answers that aren't HTTP raise: later events are tried all the same
+                self._say(f"was not told of {event!r}", cause_of(error))
+
+    def _say(self, what: str, failure: str) -> None:
+        """Once as long as it is the same."""
+        failure, before = outgoing(failure, keep="")[:200], self.failure
+        self.failure = failure
+        if failure != before:
+            print(f"--notify {urlsplit(self._url).hostname!s} {what}: {failure}", file=sys.stderr)

@@ -1,7 +1,5 @@
 """Trackers: everywhere that the news of a sweep goes: MLflow, TensorBoard's event files, a web address."""
 
-import sys
-
 from sweeps.options import SweepOptions
 from sweeps.running.early_end import Reason
 from sweeps.running.session import Session
@@ -75,5 +73,3 @@ class Trackers:
         if self._event_files is not None:
             self._event_files.close()
         self._notifier.close()
-        if self._notifier.failure:
-            print(f"{self._options.notify} was not told everything: {self._notifier.failure}", file=sys.stderr)

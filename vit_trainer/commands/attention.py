@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.folder import write_atomically
 from vit_trainer.files.storage import Storage
-from vit_trainer.tracking.store import hide_password, outage_said, require_store
+from vit_trainer.tracking.store import outage_said, require_store
 from vit_trainer.weights.choice import WeightsChoice
 
 DEFAULT_CHOICE = WeightsChoice()
@@ -74,7 +74,7 @@ def attention(
     uri = tracking_uri or opened.tracking_uri
     with outage_said("the same command brings the figures there"):
         sync_files(opened, uri, choice.run_dir(), files, "attention")
-    print(f"in MLflow at {hide_password(uri)}: artifacts of {choice.trial}, attention/")
+    print(f"in MLflow at {uri}: artifacts of {choice.trial}, attention/")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.files.storage import Storage
 from vit_trainer.loop.accelerator import is_first_process
 from vit_trainer.loop.interruption import signals_as_request
-from vit_trainer.tracking.store import hide_password, require_store
+from vit_trainer.tracking.store import require_store
 
 DEFAULT_EXECUTION = Execution()
 
@@ -142,8 +142,7 @@ def _shipped(run_dir: RunDir, storage: str, tracking_uri: str | None) -> Iterato
         shipper.ship(run_dir, Membership())
         shipper.close()
         if shipper.failure:
-            uri = hide_password(tracking_uri)
-            rest = f"python -m vit_trainer sync --storage {storage} --tracking-uri {uri}"
+            rest = f"python -m vit_trainer sync --storage {storage} --tracking-uri {tracking_uri}"
             print(f"MLflow did not get everything: {shipper.failure}. To ship the rest: {rest}", file=sys.stderr)
 
 

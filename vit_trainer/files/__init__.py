@@ -7,5 +7,6 @@ schema         what may stand in them
 predictions    what a trial's final model said of every test image
 download       a file from the web, whole or not at all
 published      files of data sets, as published: downloaded, checked and unpacked
+outgoing       text that leaves the process: without secrets and control characters
 progress_bar   how a download goes on
 """

@@ -1,17 +1,20 @@
 """ProgressBar: how a download goes on."""
 
+import sys
 from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from vit_trainer.files.outgoing import canvas
+
 
 class ProgressBar:
     """Shows a download on stderr: a bar in a terminal, nothing that moves elsewhere."""
 
     def __init__(self, title: str) -> None:
-        self._console = Console(stderr=True)
+        self._console = Console(file=canvas(sys.stderr), stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

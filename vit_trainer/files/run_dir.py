@@ -32,6 +32,7 @@ from urllib.parse import urlsplit
 
 from vit_trainer.errors import DamagedError, InputError, LeaseLostError, reason_of
 from vit_trainer.files.folder import Folder, open_folder
+from vit_trainer.files.outgoing import hide_secrets
 from vit_trainer.files.schema import config_of, lease_of, lines_of, result_of, trial_id_of
 
 T = TypeVar("T")
@@ -178,7 +179,7 @@ class RunDir:
         """Add a row to the journal with the time, in one write, so that a crash tears at most the last line."""
         self.check_lease()
         row = {"time": time.time(), **row}
-        self.folder.append(JOURNAL, (json.dumps(row) + "\n").encode())
+        self.folder.append(JOURNAL, (hide_secrets(json.dumps(row)) + "\n").encode())
         return row
 
     def start_checkpoint(self, parts: Callable[[], Sequence[bytes | memoryview]]) -> None:
@@ -242,7 +243,7 @@ class RunDir:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Put the outcome in place."""
         self.check_lease()
-        self.folder.write(RESULT, json.dumps(dict(result), indent=1).encode())
+        self.folder.write(RESULT, hide_secrets(json.dumps(dict(result), indent=1)).encode())
 
     # Reading.
 

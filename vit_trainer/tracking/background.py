@@ -10,7 +10,6 @@ from pathlib import Path
 from vit_trainer.errors import DamagedError, InputError, cause_of
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.tracking.catalogue import Membership
-from vit_trainer.tracking.store import hide_password
 from vit_trainer.tracking.trial_runs import Shipper
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ class BackgroundShipper:
                     shipper.ship_files(self._files)
                 self.failure = None
             except Exception as error:
-                failure = hide_password(cause_of(error))
+                failure = cause_of(error)
                 if failure != self.failure:
                     log.warning("MLflow: %s", failure)
                 self.failure = failure

@@ -2,7 +2,6 @@
 
 import os
 import queue
-import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,19 +10,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from vit_trainer.errors import InputError, StoreError, VitTrainerError, cause_of
+from vit_trainer.files.outgoing import hide_secrets
 
 SECONDS_TO_ANSWER = 5
 """How long the check of a tracking URI waits for each answer."""
 VALID = "give http://host:port of an MLflow server, sqlite:///folder/mlflow.db or postgresql://user@host/database"
-
-
-def hide_password(text: str) -> str:
-    """A text in which no URI holds a password.
-
-    >>> hide_password("--tracking-uri postgresql://me:secret@host/mlflow")
-    '--tracking-uri postgresql://me:***@host/mlflow'
-    """
-    return re.sub(r"(://[^:/@\s]*):[^@\s]+@", r"\1:***@", text)
 
 
 def be_impatient() -> None:
@@ -43,7 +34,7 @@ def require_store(tracking_uri: str) -> None:
         StoreError: nothing answers there within seconds, or it refuses.
     """
     parts = urlsplit(tracking_uri)
-    scheme, shown = parts.scheme.partition("+")[0], hide_password(tracking_uri)
+    scheme, shown = parts.scheme.partition("+")[0], hide_secrets(tracking_uri)
     try:
         if scheme in ("http", "https"):
             default_port = 443 if scheme == "https" else 80
@@ -62,7 +53,7 @@ def require_store(tracking_uri: str) -> None:
         raise
     except Exception as error:
         text = f"{type(error).__name__} {error}"
-        reason = hide_password(getattr(error, "strerror", None) or text.splitlines()[0])
+        reason = hide_secrets(getattr(error, "strerror", None) or text.splitlines()[0])
         advice = "start the server there or correct the address; leave --tracking-uri out for a local file"
         if isinstance(error, ModuleNotFoundError):
             advice = "install that driver, or psycopg2-binary and write postgresql+psycopg2://user@host/database"
@@ -79,8 +70,7 @@ def outage_said(advice: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = hide_password(cause_of(error))
-        raise VitTrainerError(f"MLflow broke off ({reason}): {advice}") from error
+        raise VitTrainerError(f"MLflow broke off ({cause_of(error)}): {advice}") from error
 
 
 def _ask_server(tracking_uri: str) -> None:

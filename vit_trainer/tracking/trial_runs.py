@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from vit_trainer.data.datasets import DATASETS
 from vit_trainer.errors import DamagedError, InputError
+from vit_trainer.files.outgoing import hide_secrets
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.tracking.catalogue import Membership
 from vit_trainer.tracking.cell_runs import CellRuns
@@ -174,7 +175,7 @@ class Shipper:
         tags = {"outcome": outcome, "shipped": json.dumps(mark)}
         cause = (result or {}).get("cause", "")
         if cause or shipped.outcome in ("stopped", "failed", "interrupted"):
-            tags["cause"] = cause
+            tags["cause"] = hide_secrets(cause)
         self._experiment.log(shipped.run_id, metrics, tags)
         self._experiment.set_status(shipped.run_id, MLFLOW_STATUS[outcome], ended)
         self._shipped[trial_id] = _Shipped(shipped.run_id, mark, outcome, membership.group)

@@ -76,6 +76,39 @@ def test_a_server_that_is_gone_is_said_in_one_line() -> None:
     assert "\n" not in notifier.failure
 
 
+def test_rubbish_is_said_once_and_later_events_are_told_all_the_same(capfd: pytest.CaptureFixture[str]) -> None:
+    answers = [
+        b"\x1b[2Jno HTTP\r\n\r\n",
+        b"\x1b[2Jno HTTP\r\n\r\n",
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    ]
+    told: list[bytes] = []
+
+    def serve() -> None:
+        for answer in answers:
+            connection, _ = listener.accept()
+            with connection:
+                _, _, content = connection.recv(65536).partition(b"\r\n\r\n")
+                told.append(content or connection.recv(65536))
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        notifier = Notifier(f"http://127.0.0.1:{listener.getsockname()[1]}/t0KeN", "sweep", "s3://KEY:t0KeN@bucket/x")
+        for _ in answers:
+            notifier.send("cell failed", "no trial finished")
+        notifier.close()
+        thread.join()
+    assert notifier.failure is None
+    assert len(told) == len(answers)
+    assert all(b"t0KeN" not in content and b'"s3://***@bucket/x"' in content for content in told)
+    first, second = capfd.readouterr().err.splitlines()
+    assert first == "--notify 127.0.0.1 was not told of 'cell failed': BadStatusLine: \\x1b[2Jno HTTP"
+    assert "RemoteDisconnected" in second
+
+
 def test_without_a_url_nobody_is_told() -> None:
     notifier = Notifier(None, "sweep", "results")
     notifier.send("finished", "finished")
