@@ -19,7 +19,7 @@ from vit_trainer.data.datasets import dataset_info
 from vit_trainer.data.load import load_dataset
 from vit_trainer.errors import GangRestartError, InputError, LeaseLostError, RunInterruptedError, cause_of
 from vit_trainer.evaluate import evaluate
-from vit_trainer.files.run_dir import Row, RunDir, last_step
+from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.loop.accelerator import start_accelerator
 from vit_trainer.loop.ledger import Ledger, Report
 from vit_trainer.loop.liveness import START_SECONDS, expect, wait_for_all
@@ -140,7 +140,8 @@ def _attempt(
 
 def failure(error: Exception, run_dir: RunDir) -> dict[str, object]:
     """What result.json says of a run that raised."""
-    result = TrainResult("failed", last_step(run_dir), {}, cause_of(error))
+    run = run_dir.read_intact()
+    result = TrainResult("failed", run.step if run else 0, {}, cause_of(error))
     return result.to_dict() | {"traceback": "".join(traceback.format_exception(error))}
 
 

@@ -1,38 +1,25 @@
 """TrialRecord: what one run folder tells of a trial."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from sweeps.records.hours import hours_billed, hours_lost, hours_not_run, hours_of
 from sweeps.records.slots import Hold
 from sweeps.table.cells import Trial, cell_of
-from vit_trainer.files.run_dir import Row, Run, one_per_step
-from vit_trainer.files.schema import STATUSES as OF_RESULTS
+from vit_trainer.files.run_dir import Row, Run
 
-UNFINISHED = "unfinished"
-"""Status of a trial without a result: it waits to be gone on with, or runs."""
-STATUSES = (*OF_RESULTS, UNFINISHED)
-"""Every status."""
 SPEEDS = ("images_per_second", "mfu", "peak_memory_gib", "input_wait_fraction")
 """What rows say of a trial's speed, as `vit_trainer.loop.speed` has it; those of older runs lack most of it."""
 
 
 @dataclass(frozen=True)
-class TrialRecord:
+class TrialRecord(Run):
     """A trial as its run folder tells of it."""
 
-    trial_id: str
-    config: Mapping[str, Any]
-    """Content of config.json."""
     trial: Trial
     """The trial in the cell whose candidate it is."""
-    lines: tuple[Row, ...]
-    """Every line of the journal in the order written."""
-    result: Mapping[str, Any] | None
-    """Content of result.json."""
-    predicted_hours: float | None
+    predicted_hours: float | None = None
     """Hours of the whole trial, as a plan would have said for its card; None: nothing is known."""
     holds: tuple[Hold, ...] = ()
     """When it held slots, as far as sweeps wrote it down."""
@@ -45,24 +32,9 @@ class TrialRecord:
     def seed(self) -> int:
         return self.trial.seed
 
-    @property
-    def status(self) -> str:
-        """Which of STATUSES the trial has."""
-        return UNFINISHED if self.result is None else str(self.result["status"])
-
-    @cached_property
-    def journal(self) -> list[Row]:
-        """The journal's rows, one per step, as `RunDir.journal`."""
-        return one_per_step(self.lines)
-
     def speeds(self, name: str) -> list[float]:
         """One of SPEEDS, of each row that has it."""
         return [float(row[name]) for row in self.journal if name in row]
-
-    @property
-    def step(self) -> int:
-        """Optimiser steps that the trial has taken."""
-        return int(self.journal[-1]["step"]) if self.journal else 0
 
     @property
     def total_steps(self) -> int:
@@ -138,4 +110,4 @@ def record_of(run: Run, holds: Sequence[Hold] = ()) -> TrialRecord:
     """
     config = run.config
     trial = Trial(cell_of(config), float(config["base_lr"]), config["seed"])
-    return TrialRecord(run.trial_id, config, trial, run.lines, run.result, None, tuple(holds))
+    return TrialRecord(run.trial_id, config, run.lines, run.result, trial, holds=tuple(holds))

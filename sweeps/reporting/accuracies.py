@@ -2,7 +2,6 @@
 
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.results import Results
-from sweeps.records.trial_record import STATUSES, UNFINISHED
 from sweeps.reporting.pages import Block, Heading, Paragraph, TextTable
 from sweeps.reporting.statement import kind_name
 from sweeps.reporting.texts import (
@@ -21,6 +20,7 @@ from sweeps.table.published import PublishedFigure
 from sweeps.table.spread import kind_of
 from sweeps.table.verdict import Status
 from vit_trainer.data.datasets import DATASETS
+from vit_trainer.files.schema import STATUSES, UNFINISHED
 
 
 def the_table(results: Results) -> list[Block]:

@@ -5,7 +5,6 @@ from collections import Counter
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.decisions import Decision
 from sweeps.records.results import Results
-from sweeps.records.trial_record import UNFINISHED
 from sweeps.reporting.pages import Block, Code, Folded, Heading, Paragraph, foldable_table
 from sweeps.reporting.texts import card_name, date, duration, hours_name, name_of, percent, time_name
 from sweeps.selection.rehearsal import is_rehearsal
@@ -13,6 +12,7 @@ from vit_trainer.data.class_names import class_names, numbered
 from vit_trainer.errors import InputError
 from vit_trainer.files.predictions import Predictions
 from vit_trainer.files.run_dir import PREDICTIONS
+from vit_trainer.files.schema import UNFINISHED
 from vit_trainer.files.storage import Storage
 from vit_trainer.inference.scores import class_scores
 

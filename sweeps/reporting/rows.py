@@ -7,12 +7,12 @@ from typing import Any
 
 from sweeps.records.cell_record import CellRecord, accuracies_of
 from sweeps.records.results import Results
-from sweeps.records.trial_record import STATUSES
 from sweeps.reporting.texts import PUBLISHED_BY
 from sweeps.table.cells import name_of_cell
 from sweeps.table.spread import kind_of
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
+from vit_trainer.files.schema import STATUSES
 
 
 def rows_of(results: Results) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from collections import Counter
 
 from sweeps.records.results import Results
-from sweeps.records.trial_record import STATUSES
 from sweeps.reporting.accuracies import cell_by_cell, the_table
 from sweeps.reporting.charts import accuracy_against_hours, accuracy_over_rate, learning_curves
 from sweeps.reporting.origin import commands, environment
@@ -11,6 +10,7 @@ from sweeps.reporting.outcomes import early_stopping, failures, hours, mistakes,
 from sweeps.reporting.pages import Block, Heading, Page, Paragraph, TextTable
 from sweeps.reporting.statement import statement
 from sweeps.reporting.texts import date, duration, time_name
+from vit_trainer.files.schema import STATUSES
 
 
 def page(results: Results, *, now: float) -> Page:

@@ -36,7 +36,7 @@ from sweeps.running.launcher import (
     free_port,
 )
 from sweeps.running.launcher_client import LauncherClient
-from vit_trainer.files.run_dir import RunDir, last_step
+from vit_trainer.files.run_dir import RunDir
 
 SECONDS_TO_BE_FOUND = 20.0
 """How much later than one node another finds that its part of a gang hangs too; it then says where."""
@@ -260,7 +260,8 @@ class TrialActor(tune.Trainable):
         allowed = self._assignment.max_failures
         if self._num_failures > allowed:
             cause = f"{cause} {self._num_failures} times: more than max_failures {allowed}"
-            self._record({"status": "failed", "step": last_step(RunDir(self._assignment.location)), "cause": cause})
+            run = RunDir(self._assignment.location).read_intact()
+            self._record({"status": "failed", "step": run.step if run else 0, "cause": cause})
             return {"done": True, "cause": cause}
         line = {"note": f"{cause}; goes on from its last checkpoint (retry {self._num_failures} of {allowed})"}
         with self._opened() as run_dir:

@@ -15,6 +15,7 @@ from sweeps.records.slots import read_slots
 from sweeps.table.cells import Cell, Schedule, Trial
 from sweeps.table.published import is_published
 from vit_trainer.errors import InputError
+from vit_trainer.files.schema import UNFINISHED
 
 REHEARSAL_STEPS = 500
 """The published short schedule; a quarter of a schedule that has less than four times that."""
@@ -90,7 +91,7 @@ class Rehearsal:
     def is_over(self) -> bool:
         """Whether every short trial has come to its end, a failure being one, a stop by another sweep not."""
         runs = [self.options.run_of(trial) for trial in self.trials]
-        return all(run is not None and run.status not in (None, "stopped") for run in runs)
+        return all(run is not None and run.status not in (UNFINISHED, "stopped") for run in runs)
 
     def accuracies(self, cell: Cell) -> dict[float, float | None]:
         """What each learning rate of a cell of the sweep reached in its rehearsal.

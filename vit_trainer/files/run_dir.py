@@ -25,6 +25,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -33,7 +34,7 @@ from urllib.parse import urlsplit
 from vit_trainer.errors import DamagedError, InputError, LeaseLostError, reason_of
 from vit_trainer.files.folder import Folder, open_folder
 from vit_trainer.files.outgoing import hide_secrets
-from vit_trainer.files.schema import config_of, lease_of, lines_of, result_of, trial_id_of
+from vit_trainer.files.schema import UNFINISHED, config_of, lease_of, lines_of, result_of, trial_id_of
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -63,25 +64,24 @@ class Run:
     """Content of result.json."""
 
     @property
-    def status(self) -> str | None:
-        """That of the result."""
-        return None if self.result is None else self.result["status"]
+    def status(self) -> str:
+        """That of the result, or UNFINISHED."""
+        return UNFINISHED if self.result is None else self.result["status"]
 
-    @property
+    @cached_property
     def journal(self) -> list[Row]:
         """As `RunDir.journal`."""
         return one_per_step(self.lines)
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps that the trial has taken."""
+        return self.journal[-1]["step"] if self.journal else 0
 
 
 def one_per_step(lines: Iterable[Row]) -> list[Row]:
     """Of a journal's lines one row per step in order of steps; where a resumed run wrote one again, its later row."""
     return [row for _, row in sorted({line["step"]: line for line in lines if "step" in line}.items())]
-
-
-def last_step(run_dir: "RunDir") -> int:
-    """The last step that a trial's journal has; 0 without one, or where anything is damaged."""
-    run = run_dir.read_intact()
-    return max((line.get("step", 0) for line in run.lines), default=0) if run is not None else 0
 
 
 class RunDir:

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 from vit_trainer.architectures import MODELS
 from vit_trainer.errors import one_of
 
-STATUSES = ("finished", "stopped", "failed")
-"""What a result may say that a trial came to."""
+UNFINISHED = "unfinished"
+"""Status of a trial without a result: it waits to be gone on with, or runs."""
+STATUSES = ("finished", "stopped", "failed", UNFINISHED)
+"""Every status; all but the last are those of a result."""
 LARGEST = 2**63
 """Whole numbers beyond are no metrics, which are floating-point numbers to whoever shows them."""
 
@@ -64,8 +66,8 @@ def result_of(content: bytes) -> dict[str, Any]:
     values = _object(content)
     accuracies = ("val/accuracy", "test/accuracy") if values.get("status") == "finished" else ()
     _checked(values, _RESULT, ("status", "step", *accuracies))
-    if values["status"] not in STATUSES:
-        raise one_of("status", values["status"], list(STATUSES))
+    if values["status"] not in (valid := STATUSES[:-1]):
+        raise one_of("status", values["status"], list(valid))
     return values
 
 
