@@ -89,7 +89,7 @@ class SweepOptions:
     gpus_per_trial: Annotated[tuple[str, ...], SEVERAL] = ("1",)
     """GPUs of each trial, or CPU cores where there is no GPU: a number, for some models another (1 ViT-L_16=4)."""
     grow_gangs: bool | None = None
-    """Whether a trial that would end last goes on with GPUs that would idle; on GPUs, unless --deterministic."""
+    """Whether a trial that would end last gets more GPUs, as it begins or later; on GPUs, unless --deterministic."""
     reduction_factor: float = 2
     """At each rung one candidate in so many goes on, and the next rung is so many times later; above 1."""
     grace_fraction: float = 0.25

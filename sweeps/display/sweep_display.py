@@ -147,9 +147,10 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
             self._progress[trial_id] = replace(self._progress[trial_id], expected_share=share)
 
     def resized(self, trial_id: str, num_slots: int) -> None:
-        """A trial goes on with another number of GPUs, or CPU cores."""
-        self._progress[trial_id] = self._progress[trial_id].resized(num_slots)
-        self.noted(trial_id, f"goes on with {num_slots} {'GPUs' if self._on_gpus else 'slots'} that nobody needs")
+        """A trial begins or goes on with another number of GPUs, or CPU cores."""
+        if num_slots != self._progress[trial_id].num_slots:
+            self._progress[trial_id] = self._progress[trial_id].resized(num_slots)
+            self.noted(trial_id, f"on {num_slots} {'GPUs' if self._on_gpus else 'slots'}, so as not to end last")
 
     def seconds(self, trial_id: str) -> float:
         """How long a trial has run, as far as its journal says."""

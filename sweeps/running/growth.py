@@ -57,7 +57,7 @@ class GrowingGangs(FIFOScheduler):
         if not rests.get(trial_id):
             return None
         work = {own: session.slots_of(own) * (rest or 0.0) for own, rest in rests.items()}
-        sizes = {own: self._sizes(own) for own in work}
+        sizes = {own: session.sizes_of(own) for own in work}
         kind = "GPU" if self._resources.has_gpus else "CPU"
         free = {name: int(own.get(kind, 0)) for name, own in ray._private.state.available_resources_per_node().items()}
         claimed, size = session.num_claimed, sizes[trial_id][0]
@@ -66,14 +66,6 @@ class GrowingGangs(FIFOScheduler):
         larger = max((each for each in sizes[trial_id] if each <= min(wanted, room)), default=size)
         saved = work[trial_id] / size - work[trial_id] / larger
         return larger if saved > STARTS_WORTH * session.seconds_to_start(trial_id) else None
-
-    def _sizes(self, trial_id: str) -> list[int]:
-        """How many slots it can have: what it has, or what divides its batch and one node holds."""
-        session, size = self._session, self._session.slots_of(trial_id)
-        batch, micro_batch = session.trials[trial_id].config.global_batch_size, session.execution.micro_batch_size or 1
-        largest = max(self._resources.slots_of_nodes)
-        more = [n for n in range(size + 1, largest + 1) if batch % n == 0 and batch // n % micro_batch == 0]
-        return [size, *more]
 
 
 def fair_sizes(work: Mapping[str, float], sizes: Mapping[str, Sequence[int]], num_slots: int) -> dict[str, int]:

@@ -50,6 +50,8 @@ class Session:
                 deterministic trial would go on otherwise than it began.
         """
         self.name, self.cells, self.options, self.execution, self.changed = name, cells, options, execution, ship
+        self.max_gang = 1
+        """Slots of one trial at most, where gangs may grow."""
         self.loss = ""
         """What of Ray was lost, where that has ended the session."""
         self.studies: Studies | None = None
@@ -155,9 +157,30 @@ class Session:
             num_slots: GPUs (or CPU cores) of the cluster.
         """
         leg = None if sum(self._under_way.values()) > num_slots else self._next_leg()
-        if leg is not None:
-            self._under_way[leg.trial.trial_id] = self.slots_of(leg.trial.trial_id)
+        if leg is None:
+            return None
+        trial_id = leg.trial.trial_id
+        if leg.until is None and self.max_gang > 1 and trial_id not in self._sizes:
+            self._sizes[trial_id] = self._size_to_begin(trial_id, num_slots)
+            self.display.resized(trial_id, self._sizes[trial_id])
+        self._under_way[trial_id] = self.slots_of(trial_id)
         return leg
+
+    def _size_to_begin(self, trial_id: str, num_slots: int) -> int:
+        """With so many slots a trial ends no later than all work together does, or than what runs already."""
+        trials = self.display.standing().trials
+        rests = {each.trial_id: each.work * (1 - each.step / each.total_steps) / each.num_slots for each in trials}
+        running = [rests[each.trial_id] for each in trials if each.is_running]
+        end = max([sum(each.work_to_come for each in trials) / num_slots, *running])
+        sizes = self.sizes_of(trial_id)
+        return next((n for n in sizes if rests[trial_id] * sizes[0] / n <= end), sizes[-1])
+
+    def sizes_of(self, trial_id: str) -> list[int]:
+        """How many slots a trial can have: what it has, then more that divide its batch and that one node holds."""
+        size, micro_batch = self.slots_of(trial_id), self.execution.micro_batch_size or 1
+        batch = self.trials[trial_id].config.global_batch_size
+        more = range(size + 1, self.max_gang + 1)
+        return [size, *(n for n in more if batch % n == 0 and batch // n % micro_batch == 0)]
 
     def _next_leg(self) -> Leg | None:
         if self.studies is not None:

@@ -18,7 +18,7 @@ def binomial_interval(num_correct: int, num_images: int) -> tuple[float, float]:
     """Wilson's interval of an accuracy with 95% confidence: how far chance in the choice of the images reaches.
 
     >>> "{:.4f} {:.4f}".format(*binomial_interval(9906, 10000))
-    '0.9839 0.9923'
+    '0.9885 0.9923'
     """
     share, weight = num_correct / num_images, Z_95**2 / num_images
     centre = (share + weight / 2) / (1 + weight)
