@@ -7,5 +7,6 @@ experiment   what MLflow's client is asked for
 background   the thread that ships while trials go on
 catalogue    what is to be said of a sweep's trials beyond their folders
 sync         all folders of a storage
+database     MLflow's SQLite file: made whole, and recognised
 store        where MLflow keeps its runs; the check of a tracking URI
 """

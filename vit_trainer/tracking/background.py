@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from vit_trainer.errors import DamagedError, InputError, cause_of
+from vit_trainer.errors import DamagedError, InputError, StoreError, cause_of
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.tracking.catalogue import Membership
 from vit_trainer.tracking.trial_runs import Shipper
@@ -73,9 +73,9 @@ class BackgroundShipper:
                     shipper.ship_files(self._files)
                 self.failure = None
             except Exception as error:
-                failure = cause_of(error)
+                failure = str(error) if isinstance(error, StoreError) else cause_of(error)
                 if failure != self.failure:
-                    log.warning("MLflow: %s", failure)
+                    log.warning("not shipped: %s", failure)
                 self.failure = failure
 
     def _gather(self, waiting: dict[str, tuple[RunDir, Membership]]) -> bool:

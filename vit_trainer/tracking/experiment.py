@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_trainer.errors import InputError
+from vit_trainer.errors import StoreError
+from vit_trainer.tracking.database import database_of, make_database, require_database
 from vit_trainer.tracking.store import be_impatient
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Experiment:
             artifacts: folder for a new experiment's artifacts, where the store itself is a local file.
 
         Raises:
-            InputError: the experiment was deleted in MLflow.
+            StoreError: the experiment was deleted in MLflow, or its file is none that can be used.
             Exception: whatever MLflow raises where the store can't be reached or refuses.
         """
         be_impatient()
@@ -42,17 +43,23 @@ class Experiment:
 
         for logger in ("mlflow", "alembic"):
             logging.getLogger(logger).setLevel(logging.WARNING)  # creating a store is no news
+        path = database_of(tracking_uri)
+        if path is not None:
+            require_database(path)
+            make_database(path)
         self.client: MlflowClient = MlflowClient(tracking_uri)
-        location = artifacts.resolve().as_uri() if tracking_uri.startswith("sqlite:") else None
+        location = None if path is None else artifacts.resolve().as_uri()
         found = self.client.get_experiment_by_name(name)
         if found is None:
             with suppress(MlflowException):  # another process was faster; or the store refuses, which shows next
                 self.client.create_experiment(name, artifact_location=location, tags=TAGS)
             found = self.client.get_experiment_by_name(name)
-        if found is None or found.lifecycle_stage != "active":
-            raise InputError(
-                f"MLflow has no experiment {name!r}, or has deleted it: restore it with `mlflow experiments "
-                "restore`, or delete it for good with `mlflow gc`"
+        if found is None:
+            raise StoreError(f"MLflow at {tracking_uri} makes no experiment {name!r}: ask who runs it")
+        if found.lifecycle_stage != "active":
+            raise StoreError(
+                f"experiment {name!r} was deleted in MLflow at {tracking_uri}; `MLFLOW_TRACKING_URI={tracking_uri} "
+                f"mlflow experiments restore --experiment-id {found.experiment_id}` restores it"
             )
         self._id: str = found.experiment_id
 

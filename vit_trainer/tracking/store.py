@@ -6,11 +6,11 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from vit_trainer.errors import InputError, StoreError, VitTrainerError, cause_of
 from vit_trainer.files.outgoing import hide_secrets
+from vit_trainer.tracking.database import database_of, require_database
 
 SECONDS_TO_ANSWER = 5
 """How long the check of a tracking URI waits for each answer."""
@@ -41,10 +41,8 @@ def require_store(tracking_uri: str) -> None:
             with socket.create_connection((parts.hostname or "", parts.port or default_port), SECONDS_TO_ANSWER):
                 pass  # the quick answer if there is no server
             _within_seconds(lambda: _ask_server(tracking_uri))
-        elif scheme == "sqlite":
-            folder = Path(tracking_uri.partition(":///")[2] or ".").parent
-            if not (folder.is_dir() and os.access(folder, os.W_OK)):
-                raise OSError(f"{folder.resolve()} is no folder that can be written")
+        elif (path := database_of(tracking_uri)) is not None:
+            require_database(path)
         elif scheme in ("postgresql", "mysql", "mssql"):
             _within_seconds(lambda: _connect(tracking_uri))
         elif scheme != "databricks" and tracking_uri != "databricks":

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vit_trainer.errors import InputError
+from vit_trainer.errors import InputError, StoreError
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import NO_RUN, Storage
 from vit_trainer.tracking.catalogue import Membership, catalogues
@@ -47,6 +47,8 @@ def sync(storage: Storage, tracking_uri: str, experiment: str | None = None) -> 
                     synced.num_runs[shippers[where].ship(storage.run_dir(trial_id), membership)] += 1
                 else:
                     shippers[where].discount(trial_id, membership, left_out[trial_id])
+        except StoreError:
+            raise
         except InputError as error:
             synced.left_out.append(str(error))
     for shipper in shippers.values():

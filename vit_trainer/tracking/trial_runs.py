@@ -63,7 +63,7 @@ class Shipper:
             tags: put on every run.
 
         Raises:
-            InputError: the experiment was deleted in MLflow.
+            StoreError: the experiment was deleted in MLflow, or its file is none that can be used.
             Exception: whatever MLflow raises where the store can't be reached or refuses.
         """
         self._experiment = Experiment(tracking_uri, experiment, artifacts)
