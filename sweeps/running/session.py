@@ -81,6 +81,8 @@ class Session:
         self._decided = {each.trial_id: (each.rung, each.action) for each in self.decisions()} if self._races else {}
         self._sizes: dict[str, int] = {}
         """Slots of those that have grown."""
+        self._whole: set[str] = set()
+        """Those that run to their end, not to a rung."""
         self._growing: set[str] = set()
         """Those that are about to end where they run, to go on with more."""
         self._starts: dict[str, tuple[float, float]] = {}
@@ -163,14 +165,15 @@ class Session:
         if leg.until is None and self.max_gang > 1 and trial_id not in self._sizes:
             self._sizes[trial_id] = self._size_to_begin(trial_id, num_slots)
             self.display.resized(trial_id, self._sizes[trial_id])
+        self._whole |= {trial_id} if leg.until is None else set()
         self._under_way[trial_id] = self.slots_of(trial_id)
         return leg
 
     def _size_to_begin(self, trial_id: str, num_slots: int) -> int:
-        """With so many slots a trial ends no later than all work together does, or than what runs already."""
+        """With so many slots a trial ends no later than all work together does, or than what runs to its end already."""
         trials = self.display.standing().trials
         rests = {each.trial_id: each.work * (1 - each.step / each.total_steps) / each.num_slots for each in trials}
-        running = [rests[each.trial_id] for each in trials if each.is_running]
+        running = [rests[each.trial_id] for each in trials if each.is_running and each.trial_id in self._whole]
         end = max([sum(each.work_to_come for each in trials) / num_slots, *running])
         sizes = self.sizes_of(trial_id)
         return next((n for n in sizes if rests[trial_id] * sizes[0] / n <= end), sizes[-1])

@@ -41,3 +41,27 @@ def test_the_closing_line_predicts_for_the_card_that_trials_had(tmp_path: Path) 
     attempt = ATTEMPT | {"device_name": "NVIDIA GeForce RTX 2060"}
     write_run(tmp_path, unknown.config, *finished(unknown.config, 0.9, 0.9), hours=4.0, attempt=attempt)
     assert _cost_lines(session(tmp_path, B32, B16)) == ["20 hours of 3 trials"]
+
+
+def test_who_would_end_last_begins_with_more_slots(tmp_path: Path) -> None:
+    """ViT-L_16 on ImageNet takes 24 hours of one GPU, and all together 16 of 32: it gets two, and nobody else does."""
+    options = SweepOptions(storage=str(tmp_path), quiet=True)
+    session = Session("sweep", cells_of(PAPER), options, Execution(), lambda trial: None)
+    session.settle()
+    session.max_gang = 8
+    sizes: dict[str, int] = {}
+    while (leg := session.ask(32)) is not None:
+        sizes[leg.trial.trial_id] = session.slots_of(leg.trial.trial_id)
+        session.started(leg.trial.trial_id)
+    larger = {trial_id for trial_id, size in sizes.items() if size > 1}
+    assert {sizes[trial_id] for trial_id in larger} == {2}
+    assert sorted(trial_id.rpartition("-")[0] for trial_id in larger) == [
+        "ViT-L_16-imagenet2012-d0-lr0.03-s0",
+        "ViT-L_16-imagenet2012-d0.1-lr0.03-s0",
+    ]
+    assert 32 <= sum(sizes.values()) <= 33
+    alone = Session("sweep", cells_of(PAPER)[:1], options, Execution(), lambda trial: None)
+    alone.settle()
+    alone.max_gang = 8
+    found = {leg.until: alone.slots_of(leg.trial.trial_id) for _ in range(4) if (leg := alone.ask(8)) is not None}
+    assert found == {None: 4, 2500: 1}  # the published rate, which goes on whatever the rung says, and the others
