@@ -170,7 +170,7 @@ class Session:
         return leg
 
     def _size_to_begin(self, trial_id: str, num_slots: int) -> int:
-        """With so many slots a trial ends no later than all work together does, or than what runs to its end already."""
+        """With so many slots a trial ends no later than all work together, or than what runs to its end already."""
         trials = self.display.standing().trials
         rests = {each.trial_id: each.work * (1 - each.step / each.total_steps) / each.num_slots for each in trials}
         running = [rests[each.trial_id] for each in trials if each.is_running and each.trial_id in self._whole]
