@@ -163,7 +163,7 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     if ended_early == "interrupted":
         print(f"Interrupted; all states are kept. To go on: {this_command()}", file=sys.stderr)
         return INTERRUPTED
-    if ended_early == "cluster lost":
+    if ended_early in ("cluster lost", "search lost"):
         print(f"{session.loss}; all states are kept. To go on: {this_command()}", file=sys.stderr)
         return 1
     if ended_early == "over budget":

@@ -67,7 +67,7 @@ def one_of(kind: str, given: str, valid: list[str]) -> InputError:
     return InputError(f"unknown {kind} {given!r}{hint} Valid: {', '.join(ranked)}")
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Why something failed, in one line: of an OSError what the system says, else the first line of the message.
 
     >>> reason_of(FileNotFoundError(2, "No such file or directory", "weights.npz")), reason_of(ValueError())

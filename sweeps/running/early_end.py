@@ -5,7 +5,7 @@ from typing import Literal
 
 from sweeps.records.budget import Budget
 
-Reason = Literal["interrupted", "over budget", "cluster lost"]
+Reason = Literal["interrupted", "over budget", "cluster lost", "search lost"]
 
 
 class EarlyEnd:

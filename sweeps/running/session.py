@@ -53,7 +53,7 @@ class Session:
         self.max_gang = 1
         """Slots of one trial at most, where gangs may grow."""
         self.loss = ""
-        """What of Ray was lost, where that has ended the session."""
+        """What of Ray, or of the search, was lost, where that has ended the session."""
         self.studies: Studies | None = None
         if options.search == "optuna":
             from sweeps.selection.studies import open_studies
@@ -317,7 +317,10 @@ class Session:
         self.released(trial_id)
         self.changed(trial)
         if self.studies is not None:
-            self.studies.tell(trial_id, self._journal(trial_id), result)
+            try:
+                self.studies.tell(trial_id, self._journal(trial_id), result)
+            except Exception as error:  # an outage: the next session tells it what the run folders hold
+                log.warning("the search was not told of %s: %s", trial_id, cause_of(error))
             self.display.num_trials = self.num_expected
         self._settle(trial.cell)
 

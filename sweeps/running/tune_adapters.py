@@ -1,6 +1,8 @@
 """Tune adapters: what Ray Tune calls while it runs trials, to follow its events, stop it, and propose trials."""
 
 import logging
+import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -22,6 +24,9 @@ from vit_trainer.errors import cause_of
 from vit_trainer.files.run_dir import Result
 
 log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 300.0
+"""How long a search may not answer, its database restarting, before the sweep ends without it."""
 
 MAX_LOST_ACTORS = 100
 """How often a trial moves after its actor or node was lost, which is not its fault; but nothing is retried for ever."""
@@ -158,7 +163,9 @@ class Proposals(Searcher):
         """
         super().__init__(metric=METRIC, mode="max")
         self._ask, self._is_over = ask, is_over
-        self._trouble = ""
+        self._trouble, self._troubled_since = "", math.inf
+        self.given_up = ""
+        """Why it proposes nothing any more although there may be something, once that is so."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as for the callbacks
@@ -171,8 +178,12 @@ class Proposals(Searcher):
         except Exception as error:  # a database that is away for a while
             if (trouble := cause_of(error)) != self._trouble:
                 log.warning("no proposals: %s", trouble)
-            self._trouble = trouble
-            return None
+            self._trouble, self._troubled_since = trouble, min(self._troubled_since, time.monotonic())
+            if time.monotonic() - self._troubled_since < PATIENCE_SECONDS:
+                return None
+            self.given_up = f"no proposals for {PATIENCE_SECONDS / 60:g} minutes ({trouble})"
+            return Searcher.FINISHED
+        self._troubled_since = math.inf
         return None if assignment is None else {"assignment": assignment}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

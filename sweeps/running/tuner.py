@@ -100,6 +100,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
         ends_early = EarlyEnd(interrupted, session.budget, lambda: bool(watch.loss))
         follower = Follower(session, asha, lambda: ends_early() is not None)
         filesystem, path = _ray_storage(options)
+        proposals = _proposals(session, resources, asha, parity)
         tuner = tune.Tuner(
             tune.with_resources(
                 trainable, lambda config: tune.PlacementGroupFactory(config["assignment"].bundles, strategy="PACK")
@@ -107,7 +108,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
             tune_config=tune.TuneConfig(
                 scheduler=GrowingGangs(session, resources) if grows else asha,
                 reuse_actors=True,
-                search_alg=_proposals(session, resources, asha, parity),
+                search_alg=proposals,
                 num_samples=-1,
             ),
             run_config=tune.RunConfig(
@@ -126,12 +127,13 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
             if not watch.loss:
                 _wait_for_states([session.run_dir(trial_id) for trial_id in follower.running])
         finally:
-            session.loss = watch.loss
+            session.loss = watch.loss or proposals.given_up
             for trial_id in list(session.holding):
                 session.released(trial_id)
         if follower.refused:
             raise InputError(follower.refused)
-        return ends_early() if session.pending else None
+        reason = ends_early() if session.pending else None
+        return reason or ("search lost" if proposals.given_up else None)
 
 
 def _proposals(

@@ -6,6 +6,7 @@ what a grid has left. Optuna is imported only here, and Ray isn't.
 """
 
 import hashlib
+import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.options import SweepOptions
@@ -27,6 +28,7 @@ from sweeps.table.cells import Cell, Trial
 from sweeps.table.search_space import Space
 from vit_trainer.data.datasets import dataset_id
 from vit_trainer.errors import InputError, reason_of
+from vit_trainer.files.outgoing import hide_secrets
 from vit_trainer.files.run_dir import Row
 
 NUM_STARTUP_TRIALS = 4
@@ -415,13 +417,20 @@ def _open(storage: str) -> BaseStorage:
     path = Path(storage).expanduser()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        opened = JournalStorage(JournalFileBackend(str(path)))
-        if not path.read_bytes().endswith(b"\n") and path.stat().st_size:
+        lock = JournalFileSymlinkLock(str(path))  # who writes a line now is not to be seen in the middle of it
+        lock.acquire()
+        try:
+            *lines, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
+        finally:
+            lock.release()
+        if rest:
             raise ValueError("its last line is torn, and the next one would be glued to it")
-        return opened
+        for line in lines:  # Optuna itself would pass over a last one that is damaged, and write behind it
+            json.loads(line)
+        return JournalStorage(JournalFileBackend(str(path)))
     except OSError as error:
         raise InputError(f"optuna storage {path} cannot be used: {reason_of(error)}; give a writable file") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever Optuna stumbles over
         raise InputError(
             f"optuna storage {path} is damaged or no journal of Optuna's: move it away, and it is made anew from the "
             "run folders"
@@ -434,10 +443,8 @@ def _open_database(url: str) -> BaseStorage:
     try:
         return RDBStorage(url)
     except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
-        scheme, _, rest = url.partition("://")
-        shown = f"{scheme}://{rest.rpartition('@')[2]}"  # without user and password
-        reason = str(error.__cause__ or error).splitlines()[0].replace(url, shown)
+        reason = hide_secrets(reason_of(error.__cause__ or error), [url])
         raise InputError(
-            f"optuna storage {shown} cannot be opened ({reason}): give a file, or a URL such as "
-            "sqlite:////folder/optuna.db or postgresql://user:password@host/name"
+            f"optuna storage {hide_secrets(url, [url])} cannot be opened ({reason}): give a file, or a URL such as "
+            "sqlite:////folder/optuna.db or postgresql://host/name, with user and password"
         ) from error

@@ -56,7 +56,7 @@ class Trackers:
         said = ", ".join(f"{number} {status}" for status, number in counts.items())
         if ended_early == "interrupted":
             self._notifier.send("interrupted", f"interrupted ({said})", {"trials": counts})
-        elif ended_early == "cluster lost":
+        elif ended_early in ("cluster lost", "search lost"):
             self._notifier.send("interrupted", f"{self._session.loss} ({said})", {"trials": counts})
         elif ended_early == "over budget":
             hours = self._session.budget.used_hours

@@ -1,7 +1,7 @@
 """Where trials find their slots: on clusters of uneven nodes, and beside others. Real Ray, trials of formulas."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from benchmarks.formulas import FormulaActor, formula_cells
 from sweeps.checks.parity_on_nodes import SWITCH
 from sweeps.options import SweepOptions
 from sweeps.planning.capacity import Resources
-from sweeps.running import idle
+from sweeps.running import idle, tune_adapters
 from sweeps.running.idle import why
 from sweeps.running.session import Session
 from sweeps.running.tuner import run_trials
+from sweeps.table.cells import Trial
 from vit_trainer.config import Execution
+from vit_trainer.errors import InputError
 
 GIB = 2**30
 
@@ -142,3 +144,36 @@ def test_a_sweep_that_waits_for_others_says_so_and_runs_when_they_have_gone(
     said = "a trial asks for 1 CPU core, and 0 of 1 CPU cores are free: other jobs of this cluster hold the rest"
     assert said in capsys.readouterr().err
     assert said in session.display.standing().events[0].text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_search_that_cannot_be_asked_is_given_up_with_its_cause(
+    joined: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tune_adapters, "PATIENCE_SECONDS", 3.0)
+    joined.add_node(num_cpus=1)
+    file = tmp_path / "optuna.log"
+    options = SweepOptions(storage=str(tmp_path), search="optuna", num_trials=4, early_stopping=None, quiet=True)
+
+    def searched(changed: Callable[[Trial], None]) -> Session:
+        return Session("formulas", formula_cells(1, 2), options, Execution(), changed)
+
+    def damage(trial: Trial) -> None:
+        if session.display.result(trial.trial_id) is not None and b"rubbish" not in (content := file.read_bytes()):
+            file.write_bytes(content + b"rubbish\n")
+
+    session = searched(damage)
+    assert run_trials(session, FormulaActor) == "search lost"
+    assert session.loss == "no proposals for 0.05 minutes (JSONDecodeError: Expecting value: line 1 column 1 (char 0))"
+    assert "the search was not told of " in caplog.text
+    assert "Traceback" not in caplog.text
+    num_done = session.num_done
+    assert 0 < num_done < 4
+    with pytest.raises(InputError, match="is damaged or no journal of Optuna's: move it away"):
+        searched(lambda trial: None)
+    file.unlink()
+    session = searched(lambda trial: None)
+    assert session.num_done == num_done
+    assert run_trials(session, FormulaActor) is None
+    assert session.counts() == {"finished": 4}

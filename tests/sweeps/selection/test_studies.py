@@ -567,7 +567,7 @@ def opening(storage: str) -> str:
     return message
 
 
-@pytest.mark.parametrize("content", ["no journal", "3\n4\n", '{"op_code": 0}\n', '{"op_code": 0, "wor'])
+@pytest.mark.parametrize("content", ["no journal", "\n", "3\n4\n", '{"op_code": 0}\n', '{"op_code": 0, "wor'])
 def test_a_file_that_is_no_journal_is_left_as_it_is(file: str, content: str) -> None:
     Path(file).write_text(content)
     assert "is damaged or no journal of Optuna's: move it away" in opening(file)
