@@ -9,7 +9,7 @@ from sweeps.records.cell_record import CellRecord
 from sweeps.records.results import Results
 from sweeps.records.trial_record import TrialRecord
 from sweeps.table.cells import Cell, name_of_cell
-from sweeps.table.published import TABLES, figures_for, published_figures
+from sweeps.table.published import TABLES, PublishedFigure, figures_for, published_figures, published_for
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.datasets import data_folder
 from vit_trainer.data.load import require_dataset
@@ -40,7 +40,7 @@ def explain_cell(record: CellRecord, results: Results) -> Iterator[Finding]:
         return
     verdict = f"{record.verdict.status}, {record.verdict}" if record.verdict else "nothing to compare it with"
     yield ok("result", f"{100 * sum(_accuracies(runs)) / len(runs):.2f}% of {len(runs)} seeds: {verdict}")
-    yield from _recipe(dict(runs[0].config), record.figure.base_lr if record.figure else None)
+    yield from _recipe(dict(runs[0].config), record.figure)
     yield from _run(runs)
     yield from _weights(record.cell, runs)
     yield from _parity(results)
@@ -82,29 +82,30 @@ def explain_config(values: Mapping[str, Any]) -> Iterator[Finding]:
     from sweeps.table.cells import cell_of
 
     cell = cell_of(config.to_dict())
-    figures = figures_for(cell)
-    yield from _recipe(config.to_dict(), figures[0].base_lr if figures else None)
+    yield from _recipe(config.to_dict(), published_for(cell))
     yield from _images(cell)
     if accuracy is not None:
         yield from tables(cell, accuracy / 100 if accuracy > 1 else accuracy)
 
 
-def _recipe(config: dict[str, Any], published_lr: float | None) -> Iterator[Finding]:
+def _recipe(config: dict[str, Any], figure: PublishedFigure | None) -> Iterator[Finding]:
     """Where a config leaves the official recipe."""
     try:
         official = FinetuneConfig.official(config["model"], config["dataset"]).to_dict()
     except InputError:  # a folder of classes, by its id
         yield skip("recipe", "no official one for this data set")
         return
-    if published_lr is not None:
-        official["base_lr"] = published_lr
+    if figure is not None:  # one that was tuned is beside the best of ours, whatever its rate
+        official["base_lr"] = config["base_lr"] if figure.base_lr is None else figure.base_lr
     free = ("seed", "dropout")  # dropout is the cell's
     different = [f"{name} {config[name]}, not {official[name]}" for name in official if config[name] != official[name]]
     different = [each for each in different if each.split()[0] not in free]
     if different:
         yield warn("recipe", f"{'; '.join(different)}: a run of the official recipe is the one to compare")
     else:
-        yield ok("recipe", "the official one" + ("" if published_lr is None else ", with the published learning rate"))
+        yield ok(
+            "recipe", "the official one" + (", with the published learning rate" if figure and figure.base_lr else "")
+        )
 
 
 def _run(runs: tuple[TrialRecord, ...]) -> Iterator[Finding]:
@@ -164,11 +165,11 @@ def tables(cell: Cell, accuracy: float) -> Iterator[Finding]:
     figures = figures_for(cell)
     if not figures:
         yield skip("tables", f"nothing is published for {name_of_cell(cell)}")
-    for number, figure in enumerate(figures):
+    for figure in figures:
         text = (
             f"{100 * figure.accuracy:.2f}% ({figure.table}), this is {100 * (accuracy - figure.accuracy):+.2f} points"
         )
-        about = "; the verdict is about this one" if number == 0 else ""
+        about = "; the verdict is about this one" if figure == published_for(cell) else ""
         traps = [f"dropout {figure.dropout_basis}"] if "inferred" in figure.dropout_basis else []
         traps += [figure.caveat] if figure.caveat else []
         traps += ["the last incomplete batch of the test images is left out"] if figure.table == "official" else []

@@ -45,10 +45,12 @@ def the_table(results: Results) -> list[Block]:
     if results.has_published:
         explained += "; what was published, the difference in points and the verdict (docs/verdict.md)"
     explained += "; how long one run took, and on what."
+    if any(record.figure is not None and record.others for record in results.cells):
+        explained += " Where several figures are published for a cell, the verdict is about the first."
     if any(record.judged not in ((), record.chosen) for record in results.cells):
         explained += (
-            " What was published is of one fixed learning rate: where another is best here, difference and verdict are "
-            "about our runs of the published one, which stand after lr."
+            " Where what was published is of one fixed learning rate and another is best here, difference and verdict "
+            "are about our runs of the published one, which stand after lr."
         )
     recipes = dict.fromkeys(f"{record.cell.dataset}: {labels.recipe(record.cell)}." for record in results.cells)
     return [
@@ -127,6 +129,11 @@ def _seeds_texts(record: CellRecord) -> list[str]:
     return [f"{percent(record.accuracy)} ± {percent(record.choice.deviation)}", *each]
 
 
+def _unless_official(figure: PublishedFigure) -> str:
+    """In which table the figure is that the verdict is about, `(paper)`; empty if it is the official one."""
+    return "" if figure.table == "official" else f"({PUBLISHED_BY[figure.table]})"
+
+
 def _column_place(cell: Cell) -> tuple[object, ...]:
     """Where a cell's column goes: those of one data set together, in the order of the published table."""
     datasets = list(DATASETS)
@@ -144,7 +151,7 @@ def _cell_text(record: CellRecord) -> str:
     if count := record.num_stopped_beside(record.chosen):
         lines.append(f"{count} more seeds stopped" if count > 1 else "1 more seed stopped")
     if record.figure is not None:
-        lines += _beside(record, record.figure, "published")
+        lines += _beside(record, record.figure, f"published {_unless_official(record.figure)}".rstrip())
         lines += [] if record.verdict is None else [verdict_text(record.verdict.status)]
     for other in record.others:
         lines += _beside(record, other, PUBLISHED_BY[other.table])
@@ -170,7 +177,7 @@ def _published_texts(record: CellRecord) -> list[str]:
     """What was published for a cell, the difference with its interval, and the verdict; empty where there is none."""
     figure, verdict = record.figure, record.verdict
     shown = [
-        *([] if figure is None else [(figure, "")]),
+        *([] if figure is None else [(figure, _unless_official(figure))]),
         *((other, PUBLISHED_BY[other.table]) for other in record.others),
     ]
     published = [

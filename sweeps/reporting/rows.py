@@ -34,6 +34,7 @@ def _row(record: CellRecord, results: Results) -> dict[str, Any]:
         **{f"{table}_accuracy": accuracies.get(table) for table in PUBLISHED_BY},
         "published_left_open": record.is_left_open,
         "published_accuracy": figure and figure.accuracy,
+        "published_table": figure and figure.table,
         "published_base_lr": figure and figure.base_lr,
         "published_base_lr_basis": figure and figure.base_lr_basis,
         "judged_base_lr": record.judged[0].base_lr if record.judged else None,

@@ -9,8 +9,13 @@ from sweeps.table.verdict import Status
 from vit_trainer.cards import card_of_device
 
 MARKS = {Status.REPRODUCED: "✓", Status.ABOVE: "▲", Status.BELOW: "▼", Status.INCONCLUSIVE: "?"}
-PUBLISHED_BY = {"official": "official", "reimplementation": "reimplementation", "quoted": "official as quoted"}
-"""What the published tables are called beside a figure that no verdict is about."""
+PUBLISHED_BY = {
+    "official": "official",
+    "paper": "paper",
+    "reimplementation": "reimplementation",
+    "quoted": "official as quoted",
+}
+"""What the published tables are called beside a figure; without any, the verdict is about it, and it is official."""
 
 
 def percent(fraction: float) -> str:

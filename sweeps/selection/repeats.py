@@ -41,7 +41,7 @@ class RepeatOptions(SweepOptions):
         lines = []
         for cell in cells:
             rates, chosen = self.base_lrs_of(cell), self._chosen(cell)
-            known = "published" if published_for(cell) else "official"
+            known = "published" if (figure := published_for(cell)) and figure.base_lr else "official"
             why = chosen.why if chosen else f"the {known} one: no trial of it has finished"
             why += f"; {rates[1]:g} is the published one" if len(rates) > 1 else ""
             said = ", ".join(f"{rate:g}" for rate in rates)

@@ -15,9 +15,9 @@ from vit_trainer.errors import InputError
 PUBLISHED = Path(__file__).parent / "published_tables"
 """Where the figures are, with a README.md that says what each column means and what is inferred."""
 
-Table = Literal["official", "reimplementation", "quoted"]
-TABLES: tuple[Table, ...] = ("official", "reimplementation")
-"""The published tables; where both have a cell, the first counts. What one quotes without all that makes a cell is
+Table = Literal["official", "paper", "reimplementation", "quoted"]
+TABLES: tuple[Table, ...] = ("official", "paper", "reimplementation")
+"""The published tables; where several have a cell, the first counts. What one quotes without all that makes a cell is
 `quoted`: it is shown beside the cells that it may be about, and gets no verdict."""
 
 
@@ -67,7 +67,7 @@ def published_for(cell: Cell) -> PublishedFigure | None:
 
 
 def figures_for(cell: Cell) -> list[PublishedFigure]:
-    """Everything that was published for a cell: what `published_for` returns, the other table's, then what is quoted.
+    """Everything that was published for a cell: what `published_for` returns, the other tables', then what is quoted.
 
     Raises:
         InputError: the files are not there.
@@ -122,7 +122,9 @@ def published_figures(table: Table) -> list[PublishedFigure]:
 
 
 def replicates(dataset: str) -> list[list[float]]:
-    """Accuracies (fractions) of all runs that the official page has ever shown, a list per cell and learning rate.
+    """Accuracies (fractions) of published runs, a list per cell and learning rate.
+
+    Of runs of which a mean and a deviation were published, three values with these stand in.
 
     Raises:
         InputError: no published run of this data set, or the files are not there.
@@ -131,7 +133,9 @@ def replicates(dataset: str) -> list[list[float]]:
     rows = [row for name in ("replicates.csv", "official.csv") for row in _rows(name)]
     for row in rows:
         if row["dataset"] == dataset:
-            groups[row["model"], row["dropout"], row["base_lr"]].append(float(row["accuracy"]))
+            mean, deviation = float(row["accuracy"]), float(row.get("deviation") or 0)
+            runs = [mean - deviation, mean, mean + deviation] if deviation else [mean]
+            groups[row["model"], row["dropout"], row["base_lr"]] += runs
     if not groups:
         valid = ", ".join(dict.fromkeys(row["dataset"] for row in rows))
         raise InputError(f"nobody has published several runs on {dataset}: verdicts are for {valid} only")

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from sweeps.table.cells import Cell, Schedule
-from sweeps.table.published import published_cells, replicates
+from sweeps.table.published import Table, published_cells, replicates
 
 Kind = tuple[str, int, Schedule]
 """What runs must have in common to be pooled: data set, resolution and schedule."""
+OWN_RECIPE: tuple[Table, ...] = ("official", "paper")
+"""The tables whose kinds of runs the published repeats are of."""
 MIN_DEGREES_OF_FREEDOM = 4
 """Of our own runs, where none of their kind are published: with fewer the published runs of another kind are better."""
 
@@ -45,7 +47,7 @@ def spread_for(cell: Cell, own: Iterable[Sequence[float]] = ()) -> Spread:
     published = spread_of(cell.dataset)
     groups = [group for group in own if len(group) > 1]
     ours = f"{sum(map(len, groups))} of ours"
-    if kind_of(cell) in {kind_of(official) for official in published_cells("official")}:
+    if kind_of(cell) in {kind_of(each) for table in OWN_RECIPE for each in published_cells(table)}:
         return pooled([*replicates(cell.dataset), *groups], f"{published.runs}, {ours}" if groups else published.runs)
     if sum(len(group) - 1 for group in groups) >= MIN_DEGREES_OF_FREEDOM and (alone := pooled(groups, ours)).deviation:
         return alone

@@ -36,7 +36,8 @@ def test_a_cell_that_follows_the_recipe_shows_its_tables_and_what_cannot_be_told
     write_run(tmp_path, config, *finished(config, 0.98, 0.985))
     findings = explained(tmp_path)
     assert named(findings, "recipe") == [("ok", "the official one, with the published learning rate")]
-    (official, other, *others) = named(findings, "table")
+    (official, paper, other, *others) = named(findings, "table")
+    assert paper[1].startswith("98.95% (paper), this is -0.45 points; dropout inferred: the authors' README")
     assert official[1].startswith("98.76% (official), this is -0.26 points; the verdict is about this one; the last in")
     assert other[1].startswith("99.06% (reimplementation), this is -0.56 points; dropout inferred: the default")
     assert {kind for kind, _ in others} == {"skip"}
@@ -58,6 +59,17 @@ def test_what_differs_between_runs_and_from_the_files_here_is_named(tmp_path: Pa
     assert named(findings, "precision") == [("warn", "differs between runs and attempts: bfloat16, float32")]
     (recipe,) = named(findings, "recipe")
     assert recipe == ("warn", "warmup_steps 3, not 8: a run of the official recipe is the one to compare")
+
+
+def test_beside_a_tuned_figure_any_rate_will_do_and_what_is_quoted_is_what_no_verdict_is_about(tmp_path: Path) -> None:
+    config = FinetuneConfig.official("ViT-H_14", "cifar100", base_lr=0.01, dropout=0.1)
+    write_run(tmp_path, config, *finished(config, 0.93, 0.938))
+    findings = explained(tmp_path)
+    assert named(findings, "recipe") == [("ok", "the official one")]
+    assert named(findings, "table")[0][1].startswith("93.82% (paper), this is -0.02 points; the verdict is about this")
+    elsewhere = {"model": "ViT-B_16", "dataset": "cifar10", "steps": 500, "warmup": 50, "dropout": 0.1, "acc": 98.5}
+    ((_, quoted), *_) = named(list(explain_config(elsewhere)), "table")
+    assert quoted.startswith("98.59% (quoted), this is -0.09 points; official, as the")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The published figures: complete, each with its source, and found by the cells of the grids."""
 
 import csv
+import statistics
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from sweeps.table.published import (
     published_for,
     replicates,
 )
+from sweeps.table.verdict import MARGINS
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
 
@@ -32,26 +35,27 @@ def rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_both_tables_are_complete() -> None:
-    official, other = rows("official.csv"), rows("reimplementation.csv")
-    assert (len(official), len(other)) == (30, 19)
-    assert [row["model"] for row in official + other if not row["accuracy"]] == ["ViT-H_14"]
+def test_the_tables_are_complete() -> None:
+    official, other, paper = rows("official.csv"), rows("reimplementation.csv"), rows("paper.csv")
+    assert (len(official), len(other), len(paper)) == (30, 19, 25)
+    assert {(row["dropout"], row["base_lr"], row["resolution"]) for row in paper} == {("0.1", "", "384")}
+    assert [row["model"] for row in official + paper + other if not row["accuracy"]] == ["ViT-H_14"]
     assert len([row for row in other if row["total_steps"] in ("500", "1000")]) == 4
     assert len([row for row in other if row["upstream"].startswith("imagenet21k+imagenet2012")]) == 4
 
 
-@pytest.mark.parametrize("name", ["official.csv", "reimplementation.csv", "replicates.csv"])
+@pytest.mark.parametrize("name", ["official.csv", "paper.csv", "reimplementation.csv", "replicates.csv"])
 def test_every_row_says_where_it_is_from_and_how_its_dropout_is_known(name: str) -> None:
     for row in rows(name):
-        assert row["source"].startswith("https://github.com/")
+        assert row["source"].startswith(("https://github.com/", "https://arxiv.org/abs/2010.11929"))
         assert row["dropout_basis"].startswith(("stated", "inferred"))
-        assert row["base_lr_basis"].startswith("inferred")
+        assert row["base_lr_basis"].startswith("inferred" if row["base_lr"] else "tuned")
         assert not row["accuracy"] or 0.8 < float(row["accuracy"]) < 1
 
 
 def test_the_readme_explains_every_column() -> None:
     readme = (PUBLISHED / "README.md").read_text()
-    for name in ("official.csv", "reimplementation.csv", "quoted.csv", "replicates.csv"):
+    for name in ("official.csv", "paper.csv", "reimplementation.csv", "quoted.csv", "replicates.csv"):
         assert f"| `{name}` | {len(rows(name))} |" in readme
         assert not [column for column in rows(name)[0] if f"`{column}`" not in readme]
 
@@ -92,13 +96,20 @@ def test_published_cells_are_cells_that_can_be_trained() -> None:
                 cell.model, cell.dataset, resolution=cell.resolution, upstream=cell.upstream
             )
             assert config.global_batch_size == cell.schedule.global_batch_size
+            if table != "reimplementation":
+                assert (config.total_steps, config.warmup_steps) == (
+                    cell.schedule.total_steps,
+                    cell.schedule.warmup_steps,
+                )
 
 
 def test_a_cell_is_shown_everything_that_was_published_for_it() -> None:
     def shown(cell: Cell) -> list[tuple[str, float]]:
         return [(figure.table, figure.accuracy) for figure in figures_for(cell)]
 
-    assert shown(B16) == [("official", 0.9876), ("reimplementation", 0.9906)]
+    assert shown(B16) == [("official", 0.9876), ("paper", 0.9895), ("reimplementation", 0.9906)]
+    assert shown(replace(B16, dropout=0.0)) == [("official", 0.9902)]
+    assert shown(replace(B16, model="ViT-H_14", dataset="cifar100")) == [("paper", 0.9382)]
     assert shown(SHORT) == [("reimplementation", 0.9859)]
     for resolution in (224, 384):
         assert shown(replace(B16, resolution=resolution, schedule=Schedule(500, 50))) == [("quoted", 0.9859)]
@@ -118,7 +129,7 @@ def test_the_reimplementation_s_own_column_is_what_is_quoted() -> None:
 
 def test_the_row_that_is_left_open() -> None:
     cells = [cell for table in TABLES for cell in published_cells(table)]
-    assert len(cells) == 49
+    assert len(cells) == 74
     assert [cell for cell in cells if is_left_open(cell)] == [
         replace(B16, model="ViT-H_14", dataset="cifar100", resolution=224)
     ]
@@ -128,8 +139,8 @@ def test_the_rows_that_no_cell_finds() -> None:
     unfound = [
         figure for table in TABLES for figure in published_figures(table) if published_for(figure.cell) != figure
     ]
-    assert {(figure.table, figure.cell.resolution) for figure in unfound} == {("reimplementation", 384)}
-    assert len(unfound) == 4
+    assert Counter(figure.table for figure in unfound) == {"paper": 12, "reimplementation": 4}
+    assert {figure.cell.resolution for figure in unfound} == {384}
 
 
 @pytest.mark.parametrize(
@@ -162,6 +173,29 @@ def test_the_runs_of_the_official_page() -> None:
     assert [0.9902, 0.9890, 0.9892, 0.9903] in runs["cifar10"], "the run of 2021 had another learning rate"
 
 
+def test_the_paper_s_figures_agree_with_the_official_ones_at_its_dropout_alone() -> None:
+    """What dropout_basis says, and why the paper's rows are cells of dropout 0.1."""
+    for dropout, agreeing in (
+        (0.1, {"cifar10": 4, "cifar100": 4, "imagenet2012": 4}),
+        (0.0, {"cifar10": 4, "cifar100": 4}),
+    ):
+        pairs = [(each, published_for(replace(each.cell, dropout=dropout))) for each in published_figures("paper")]
+        beside = [(each, official) for each, official in pairs if official and official.table == "official"]
+        assert len(beside) == 12
+        assert agreeing == Counter(
+            each.cell.dataset
+            for each, official in beside
+            if abs(each.accuracy - official.accuracy) <= MARGINS[each.cell.dataset]
+        )
+
+
+def test_runs_of_which_a_deviation_was_published_stand_for_as_many() -> None:
+    for dataset, deviation in (("oxford_pets", 0.0015), ("oxford_flowers102", 0.0002)):
+        (group,) = replicates(dataset)
+        assert statistics.stdev(group) == pytest.approx(deviation)
+        assert [row["num_runs"] for row in rows("replicates.csv") if row["dataset"] == dataset] == [str(len(group))]
+
+
 def test_a_published_run_has_the_learning_rate_behind_its_figure_whatever_is_official_today() -> None:
     assert FinetuneConfig.official("ViT-B_16", "cifar10").base_lr == 0.01
     rates = {
@@ -177,7 +211,9 @@ def test_a_published_run_has_the_learning_rate_behind_its_figure_whatever_is_off
 
 
 def test_a_data_set_that_nobody_has_published_runs_of() -> None:
-    with pytest.raises(InputError, match="several runs on digits-even: verdicts are for cifar10, cifar100, imagenet"):
+    with pytest.raises(
+        InputError, match="several runs on digits-even: verdicts are for cifar10, cifar100, imagenet2012, ox"
+    ):
         replicates("digits-even")
 
 

@@ -16,7 +16,7 @@ from scipy import stats
 
 from benchmarks.verdict import Simulated, World, off_by_margin, simulate
 from sweeps.table.cells import PAPER, Cell, Schedule, cells_of
-from sweeps.table.published import published_figures, published_for, replicates
+from sweeps.table.published import TABLES, Table, published_figures, published_for, replicates
 from sweeps.table.spread import Spread, chance_beyond, pooled, spread_for, spread_of, t_beyond
 from sweeps.table.verdict import (
     MARGINS,
@@ -255,9 +255,18 @@ def test_the_published_accuracy_itself_is_a_reproduction(cell: Cell) -> None:
     assert verdict_on(figure, [figure.accuracy], margin=1e-6).status == "inconclusive"
 
 
-def test_the_other_table_can_be_judged_too() -> None:
-    for figure in published_figures("reimplementation"):
+@pytest.mark.parametrize("table", ["paper", "reimplementation"])
+def test_the_other_tables_can_be_judged_too(table: Table) -> None:
+    for figure in published_figures(table):
         assert verdict_on(figure, [figure.accuracy - 0.02] * 3).status == "below"
+        assert spread_for(figure.cell) is not None
+
+
+def test_margins_of_what_has_no_single_published_runs_are_four_deviations() -> None:
+    assert set(MARGINS) == {figure.cell.dataset for table in TABLES for figure in published_figures(table)}
+    for dataset in set(MARGINS) - set(PAPER.datasets):
+        assert pytest.approx(math.ceil(round(4_000 * spread_of(dataset).deviation, 6)) / 1_000) == MARGINS[dataset]
+        assert all(3.5 < MARGINS[other] / spread_of(other).deviation < 4.6 for other in PAPER.datasets)
 
 
 # What the documentation says.
