@@ -25,8 +25,7 @@ from sweeps.records.left_states import left_behind
 from sweeps.table.cells import cells_of
 from vit_trainer.command_line import new_app, run
 from vit_trainer.errors import InputError, reason_of
-from vit_trainer.files.folder import is_uri
-from vit_trainer.files.storage import Storage
+from vit_trainer.files.location import folder_location
 
 app = new_app("Checks what a sweep needs: a line per check, exit code 1 if one has failed.", name="doctor.py")
 
@@ -59,6 +58,7 @@ def doctor(
         MLflow server or store, as for the sweep.
     """
     options = SweepOptions(preset=preset, models=models, datasets=datasets, storage=storage or SweepOptions.storage)
+    folder_location(options.storage)  # raises where none can be
     failed = False
     for finding in _findings(cluster, options, storage, tracking_uri):
         print_finding(finding)
@@ -100,10 +100,10 @@ def _check_nodes(options: SweepOptions) -> Iterator[Finding]:
     preset = options.preset if options.preset != "auto" else "paper" if num_gpus else "mini"
     cells = cells_of(grid_of(options, preset))
     inputs = dict.fromkeys((cell.model, cell.upstream) for cell in cells)
-    storage = options.storage if is_uri(options.storage) else str(Path(options.storage).expanduser().resolve())
-    yield from check_nodes(storage, inputs, dict.fromkeys(cell.dataset for cell in cells))
+    storage = options.opened_storage
+    yield from check_nodes(storage.location, inputs, dict.fromkeys(cell.dataset for cell in cells))
     with suppress(OSError):  # said above
-        if left := left_behind(Storage(storage)):
+        if left := left_behind(storage):
             yield warn("checkpoints", left)
 
 

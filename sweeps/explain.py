@@ -38,6 +38,8 @@ def explain(*cells: str, storage: str = "sweep-results", config: Path | None = N
         A run made elsewhere instead: a JSON object, or a CSV with a row per run; fields as in config.json or as others
         call them (lr, batch_size, img_size), and accuracy.
     """
+    if config is not None and cells:
+        raise InputError(f"cells are of a storage, and {config} is from elsewhere: leave one of them out")
     if config is not None:
         for values in _rows(config):
             print(" ".join(str(values[name]) for name in values))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
@@ -19,7 +18,7 @@ from sweeps.table.search_space import Searched
 from vit_trainer.architectures import MODELS
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import DamagedError, InputError, one_of
-from vit_trainer.files.folder import is_uri
+from vit_trainer.files.location import folder_location, split_uri
 from vit_trainer.files.run_dir import Result, Run, RunDir
 from vit_trainer.files.storage import Storage
 
@@ -79,7 +78,8 @@ class SweepOptions:
     search: Literal["grid", "optuna"] = "grid"
     """grid: every candidate of every cell. optuna: a study per cell proposes them, between two --base-lrs if given."""
     num_trials: int | None = None
-    """Trials per cell with --search optuna, those there already (of a grid, say) included; 8 unless given."""
+    """Trials per cell with --search optuna, up to 10000, those there already (of a grid, say) included; 8 unless
+    given."""
     search_over: Annotated[tuple[Searched, ...], SEVERAL] = ("base_lr",)
     """What Optuna proposes; with dropout among it, the cells of several dropouts become one."""
     optuna_storage: str | None = None
@@ -91,9 +91,9 @@ class SweepOptions:
     grow_gangs: bool | None = None
     """Whether a trial that would end last gets more GPUs, as it begins or later; on GPUs, unless --deterministic."""
     reduction_factor: float = 2
-    """At each rung one candidate in so many goes on, and the next rung is so many times later; above 1."""
+    """At each rung one candidate in so many goes on, and the next rung is so many times later; in [1.1, 1000]."""
     grace_fraction: float = 0.25
-    """Where the first rung is, as a fraction of a candidate's steps; in (0, 1)."""
+    """Where the first rung is, as a fraction of a candidate's steps; in [0.001, 1)."""
     num_rungs: int = 1
     """Rungs of a grid's candidates at most; those of --search optuna are as many as fit."""
     keep: int = 2
@@ -111,7 +111,7 @@ class SweepOptions:
                 raise InputError(f"{name} {value:g} is not a positive number: give {kind}")
         if self.notify is not None:
             _require_url(self.notify)
-        if self.tensorboard and is_uri(self.storage):
+        if self.tensorboard and isinstance(folder_location(self.storage), str):
             raise InputError(
                 f"storage {self.storage} can't hold event files: leave --tensorboard out, or give a folder"
             )
@@ -130,10 +130,10 @@ class SweepOptions:
         self._check_search()
 
     def _check_selection(self) -> None:
-        if not 1 < self.reduction_factor < math.inf:
-            raise InputError(f"reduction_factor {self.reduction_factor} is not above 1: give a number such as 2")
-        if not 0 < self.grace_fraction < 1:
-            raise InputError(f"grace_fraction {self.grace_fraction} is outside (0, 1): give a fraction such as 0.25")
+        if not 1.1 <= self.reduction_factor <= 1000:
+            raise InputError(f"reduction_factor {self.reduction_factor} is outside [1.1, 1000]: give such as 2")
+        if not 0.001 <= self.grace_fraction < 1:
+            raise InputError(f"grace_fraction {self.grace_fraction} is outside [0.001, 1): give such as 0.25")
         for name in ("num_rungs", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)} is below 1: give a whole number such as 2")
@@ -148,14 +148,14 @@ class SweepOptions:
             for name in (name for name, is_given in given.items() if is_given):
                 raise InputError(f"{name} is for --search optuna only: add that, or leave {name} out")
             return
-        if self.num_trials is not None and self.num_trials < 1:
-            raise InputError(f"num_trials {self.num_trials} is below 1: give the number of trials per cell")
+        if self.num_trials is not None and not 1 <= self.num_trials <= 10_000:
+            raise InputError(f"num_trials {self.num_trials} is outside [1, 10000]: give the number of trials per cell")
         if not self.search_over:
             raise InputError("search_over is empty: give one or more of base_lr, dropout and warmup_steps")
         if not self.seeds:
             raise InputError("0 seeds with --search optuna: give one, or more to have each proposal's mean")
         _ = self.base_lr_ends, self.dropout_ends  # checks the values
-        if self.optuna_storage is None and is_uri(self.storage):
+        if self.optuna_storage is None and isinstance(folder_location(self.storage), str):
             raise InputError(
                 f"storage {self.storage} can't hold an Optuna study: give --optuna-storage a file or a database URL"
             )
@@ -203,7 +203,7 @@ class SweepOptions:
     @cached_property
     def opened_storage(self) -> Storage:
         """What --storage names."""
-        return Storage.absolute(self.storage)
+        return Storage(self.storage)
 
     @property
     def num_trials_per_cell(self) -> int:
@@ -260,6 +260,6 @@ class SweepOptions:
 
 def _require_url(url: str) -> None:
     """Raise InputError for what can't be posted to."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    parts = split_uri(url, "notify")
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise InputError(f"notify {url!r} is no web address: give one such as https://host/path")

@@ -14,6 +14,7 @@ from sweeps.reporting.statement import statement
 from sweeps.reporting.write import files_of, write_files
 from vit_trainer.command_line import new_app, run
 from vit_trainer.errors import InputError, one_of, reason_of
+from vit_trainer.files.folder import open_folder
 from vit_trainer.files.storage import Storage
 
 app = new_app("Writes what the sweeps of a storage came to.", name="report.py")
@@ -36,7 +37,7 @@ def report(*, storage: str = "sweep-results", sweep: str | None = None, output: 
         results = gather(opened, sweep)
     except OSError as error:
         raise InputError(f"storage {storage} cannot be read ({reason_of(error)}): give that of a sweep") from error
-    into = opened.report(sweep) if output is None else Storage.absolute(output).folder
+    into = opened.report(sweep) if output is None else open_folder(output, "output")
     try:
         write_files(files_of(results), into)
     except OSError as error:

@@ -35,6 +35,7 @@ from vit_trainer.command_line import INTERRUPTED, outlive_readers, this_command
 from vit_trainer.config import Execution
 from vit_trainer.data.load import require_dataset
 from vit_trainer.errors import InputError, cause_of, reason_of
+from vit_trainer.files.location import folder_location
 from vit_trainer.loop.probe import ProbeResult
 from vit_trainer.tracking.catalogue import Catalogue
 from vit_trainer.weights.npz_files import require_checkpoint
@@ -67,6 +68,7 @@ def choose(
 
 def choose_preset(options: SweepOptions, script: str) -> Literal["paper", "mini"]:
     """What `--preset auto` means here, said in one line: the paper's grid with GPUs, else the miniature."""
+    folder_location(options.storage)  # raises where none can be
     if options.preset != "auto":
         return options.preset
     from sweeps.cluster.join import count_gpus
@@ -93,6 +95,7 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
     Raises:
         InputError: weights, data or the storage can't be used; raised before Ray starts.
     """
+    _ = options.opened_storage  # raises where none can be
     if execution.checkpoint is not None:
         raise InputError(
             f"checkpoint {execution.checkpoint} fits one model: fine-tune from it with python -m vit_trainer train"

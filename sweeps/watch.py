@@ -3,7 +3,6 @@
 Command: python sweeps/watch.py --storage sweep-results
 """
 
-import math
 import sys
 import threading
 import time
@@ -39,10 +38,10 @@ def watch(
     Args:
         storage: That of the sweep: a folder, or a URI such as s3://bucket/folder.
         once: Print the table as it stands, and end.
-        every_seconds: How often to look for changes.
+        every_seconds: How often to look for changes; up to 86400.
     """
-    if not 0 < every_seconds < math.inf:
-        raise InputError(f"every_seconds {every_seconds:g} is not a positive number: give seconds such as 5")
+    if not 0 < every_seconds <= 86_400:
+        raise InputError(f"every_seconds {every_seconds:g} is not in (0, 86400]: give seconds such as 5")
     watched, console = FolderWatch(storage), Console(file=canvas(sys.stdout), highlight=False)
     try:
         standing = watched.read()

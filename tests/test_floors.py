@@ -33,7 +33,7 @@ FLOORS = {
         "weights",
         "model",
         "config",
-        "data",
+        "data command_line",
         "files",
         "machine kernels cards architectures provenance",
         "errors",

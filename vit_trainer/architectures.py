@@ -5,6 +5,8 @@ Source of the official ones: google-research/vision_transformer at c6de1e5, vit_
 
 from dataclasses import dataclass
 
+MOST_PER_SIDE = 128
+"""Tokens along one side of an image at most: attention over more is none that a GPU has memory for."""
 TRAIN_FLOPS_PER_FORWARD = 3
 """A backward pass costs twice a forward pass."""
 
@@ -51,8 +53,9 @@ class Architecture:
         return resolution // self.stride
 
     def accepts(self, resolution: int) -> bool:
-        """Whether images of this side can be given to the model."""
-        return resolution > 0 and (resolution % self.stride == 0 or resolution in self.published_resolutions)
+        """Whether images of this side can be given to the model: a multiple of the stride, at most MOST_PER_SIDE."""
+        fits = resolution % self.stride == 0 or resolution in self.published_resolutions
+        return fits and 0 < resolution <= MOST_PER_SIDE * self.stride
 
     def resnet_units(self) -> list[tuple[int, int, int, int, bool]]:
         """ResNet units in order: (input channels, bottleneck channels, output channels, stride, has projection)."""

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shlex
 import signal
 import sys
@@ -9,14 +10,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import Any, NoReturn, TextIO
+from pathlib import Path
+from types import FrameType, NoneType
+from typing import Any, NoReturn, TextIO, get_args
 
-from cyclopts import App, CycloptsError
+from cyclopts import UNSET, App, ArgumentCollection, CycloptsError
 
 from vit_trainer.errors import InputError, RunInterruptedError, VitTrainerError
+from vit_trainer.files.location import local_path
 from vit_trainer.files.outgoing import Spoken, hide_secrets
 
+MOST = 2**32
+"""Above this no flag takes a whole number; seeds end there."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C or a request to end."""
 SECONDS_TO_SPEAK = 5.0
@@ -28,7 +33,40 @@ NOBODY_READS = 128 + signal.SIGPIPE
 def new_app(help_text: str, **options: Any) -> App:
     """An empty command line whose errors are raised, so that `run` can print them its way."""
     options |= {"version_flags": [], "result_action": "return_value", "suppress_keyboard_interrupt": False}
-    return App(help=help_text, help_format="plaintext", **options)
+    return App(help=help_text, help_format="plaintext", config=_check_values, **options)
+
+
+def _check_values(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Refuse what no flag can mean and cyclopts would repair, and expand ~ in paths; InputError as `_checked`."""
+    for argument in arguments:
+        kinds = _kinds(argument.hint)
+        for index, token in enumerate(argument.tokens):
+            if token.implicit_value is UNSET:
+                value = _checked(token.keyword or argument.name, token.value, kinds)
+                argument.tokens[index] = token.evolve(value=value)
+
+
+def _checked(name: str, value: str, kinds: set[Any]) -> str:
+    """A value as typed, of a path with ~ expanded.
+
+    Raises:
+        InputError: it is empty, holds control characters, or isn't the whole number or the path that it should be.
+    """
+    if not value.strip():
+        raise InputError(f"{name} is empty, as a variable that isn't set: give a value, or leave it out")
+    if re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", value):
+        raise InputError(f"{name} {value!r} holds what can't be printed: give letters, digits and signs")
+    if int in kinds and not (NoneType in kinds and value == "none"):
+        if not re.fullmatch(r"[+-]?[0-9]+", value):
+            raise InputError(f"{name} {value} is no whole number: give one such as 2")
+        if abs(int(value[:99])) > MOST:
+            raise InputError(f"{name} {value[:99]} is too large: give a whole number up to {MOST}")
+    return str(local_path(value, name)) if Path in kinds else value
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """A type, and those that it is made of."""
+    return {hint}.union(*map(_kinds, get_args(hint)))
 
 
 def run(app: App, tokens: list[str] | None = None) -> NoReturn:

@@ -7,9 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from vit_trainer.architectures import MODELS
+from vit_trainer.architectures import MODELS, MOST_PER_SIDE
 from vit_trainer.data.datasets import dataset_id, dataset_info, is_folder
 from vit_trainer.errors import InputError, one_of
+from vit_trainer.files.location import local_path
 from vit_trainer.files.schema import trial_id_of
 
 UPSTREAMS = ("imagenet21k", "imagenet21k+imagenet2012", "imagenet21k+imagenet2012-224", "digits", "scratch")
@@ -19,6 +20,17 @@ MOST_EVALUATION_SHARE = 0.03
 """Largest share of a run's floating-point operations that goes to all validations and the test."""
 FEWEST_EVALUATIONS = 8
 """Validations per run, whatever they cost."""
+
+
+def require_resolution(model: str, resolution: int) -> None:
+    """Raise InputError unless images of this side in pixels can be given to a model."""
+    if not MODELS[model].accepts(resolution):
+        stride = MODELS[model].stride
+        most = MOST_PER_SIDE * stride
+        near = min(max(stride, round(resolution / stride) * stride), most)
+        raise InputError(
+            f"resolution {resolution} does not fit {model}: give a multiple of {stride}, such as {near}, up to {most}"
+        )
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,7 @@ class FinetuneConfig:
     upstream: str = "imagenet21k"
     """One of UPSTREAMS, or `npz-<first 12 hex digits of its SHA-256>` for weights from a file of one's own."""
     resolution: int = 384
-    """Side of the input image in pixels; a multiple of the model's stride."""
+    """Side of the input image in pixels; a multiple of the model's stride, up to 128 of them."""
     dropout: float = 0.0
     """Probability in [0, 1) at the official places: position embedding, attention output, GELU, second dense."""
     base_lr: float = 0.03
@@ -46,7 +58,7 @@ class FinetuneConfig:
     warmup_steps: int = 500
     """Optimiser steps of linear warm-up; in [0, total_steps)."""
     global_batch_size: int = 512
-    """Images per optimiser step = micro_batch_size * num_processes * accumulation_steps."""
+    """Images per optimiser step = micro_batch_size * num_processes * accumulation_steps; in [1, 2**20]."""
     seed: int = 0
     """Decides image order, crops, flips and dropout masks; in [0, 2**32)."""
 
@@ -56,13 +68,7 @@ class FinetuneConfig:
         dataset_info(self.dataset)  # raises unless it is known
         if self.upstream not in UPSTREAMS and not self.upstream.startswith("npz-"):
             raise one_of("upstream", self.upstream, list(UPSTREAMS))
-        architecture = MODELS[self.model]
-        if not architecture.accepts(self.resolution):
-            stride = architecture.stride
-            near = max(stride, round(self.resolution / stride) * stride)
-            raise InputError(
-                f"resolution {self.resolution} does not fit {self.model}: give a multiple of {stride}, such as {near}"
-            )
+        require_resolution(self.model, self.resolution)
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout {self.dropout} is outside [0, 1): give the probability of dropping a value")
         if not (math.isfinite(self.base_lr) and self.base_lr > 0):
@@ -71,8 +77,8 @@ class FinetuneConfig:
             raise InputError(f"total_steps {self.total_steps} is below 1: give the number of optimiser steps")
         if not 0 <= self.warmup_steps < self.total_steps:
             raise InputError(f"warmup_steps {self.warmup_steps} is outside [0, total_steps={self.total_steps})")
-        if self.global_batch_size < 1:
-            raise InputError(f"global_batch_size {self.global_batch_size} is below 1: give images per step")
+        if not 1 <= self.global_batch_size <= 2**20:
+            raise InputError(f"global_batch_size {self.global_batch_size} is outside [1, 2**20]: give images per step")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed {self.seed} is outside [0, 2**32): give a whole number such as 0")
 
@@ -88,7 +94,7 @@ class FinetuneConfig:
         if model not in MODELS:
             raise one_of("model", model, list(MODELS))
         if is_folder(dataset):
-            dataset = str(Path(dataset).expanduser().resolve())  # a trial's process may have another current folder
+            dataset = str(local_path(dataset, "dataset").resolve())  # a trial's process may have another current folder
         info = dataset_info(dataset)
         values: dict[str, Any] = {
             "upstream": info.upstream,
@@ -151,14 +157,14 @@ class Execution:
     log_every_steps: int = 50
     """Optimiser steps between rows of the journal that hold only the training loss."""
     checkpoint_every_minutes: float = 10.0
-    """Time between checkpoints, what a lost machine costs at most; 2 are enough for another at a validation."""
+    """Time between checkpoints, what a lost machine costs at most, up to 1440; 2 are enough at a validation."""
     hang_minutes: float = 8.0
     """In a sweep, a process that takes no step for so long hangs, and its trial goes on from the last checkpoint; more
     where 20 steps usually take longer, and at the start. Not above 10, after which NCCL gives up without a word."""
-    checkpoint: str | None = None
+    checkpoint: Path | None = None
     """A local .npz with the weights to start from, instead of the upstream's."""
     num_workers: int | None = None
-    """Processes that decode image files, 0 for none; None: as many as there are cores for it."""
+    """Processes that decode image files, 0 for none, at most 1024; None: as many as there are cores for it."""
     skip_unreadable: bool = False
     """Whether to go on without images that are damaged or, of imagenet2012, missing; each damaged one is named."""
     save_weights: bool = False
@@ -176,10 +182,10 @@ class Execution:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} {value} is below 1: give a whole number of at least 1")
-        for name in ("checkpoint_every_minutes", "hang_minutes"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} {getattr(self, name)} is not positive: give minutes such as 10")
-        if self.num_workers is not None and self.num_workers < 0:
-            raise InputError(f"num_workers {self.num_workers} is below 0: give a number of processes, or 0 for none")
+        for name, most in (("checkpoint_every_minutes", 1440), ("hang_minutes", 10)):
+            if not 0 < getattr(self, name) <= most:
+                raise InputError(f"{name} {getattr(self, name)} is outside (0, {most}]: give minutes such as 8")
+        if self.num_workers is not None and not 0 <= self.num_workers <= 1024:
+            raise InputError(f"num_workers {self.num_workers} is outside [0, 1024]: give a number of processes")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise one_of("precision", self.precision, ["auto", "float32", "bfloat16"])

@@ -36,7 +36,8 @@ def pretrain_miniature(model_name: str, path: Path, *, total_steps: int | None =
     Returns:
         Accuracy in [0, 1] on the validation split of `digits-pretrain`.
     """
-    total_steps = total_steps or TOTAL_STEPS.get(model_name, DEFAULT_TOTAL_STEPS)
+    if total_steps is None:
+        total_steps = TOTAL_STEPS.get(model_name, DEFAULT_TOTAL_STEPS)
     config = FinetuneConfig.official(
         model_name, "digits-pretrain", total_steps=total_steps, warmup_steps=total_steps // 10
     )

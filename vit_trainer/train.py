@@ -277,7 +277,7 @@ def initial_model(config: FinetuneConfig, execution: Execution) -> VisionTransfo
 
 def initial_weights(config: FinetuneConfig, execution: Execution) -> Path | None:
     """The file with the weights that a trial starts from, or None where it starts from random ones."""
-    return Path(execution.checkpoint) if execution.checkpoint else require_checkpoint(config.model, config.upstream)
+    return execution.checkpoint or require_checkpoint(config.model, config.upstream)
 
 
 def steps_of_evaluations(config: FinetuneConfig, execution: Execution) -> set[int]:

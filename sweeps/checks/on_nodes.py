@@ -19,7 +19,8 @@ from vit_trainer.data.datasets import family_of
 from vit_trainer.data.load import require_dataset
 from vit_trainer.data.shared_memory import too_small
 from vit_trainer.errors import InputError
-from vit_trainer.files.folder import is_uri, open_folder
+from vit_trainer.files.folder import open_folder
+from vit_trainer.files.location import is_uri
 from vit_trainer.weights.npz_files import require_checkpoint
 
 MAX_SKEW_SECONDS = 5.0

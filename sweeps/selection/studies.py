@@ -11,7 +11,6 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -28,6 +27,7 @@ from sweeps.table.cells import Cell, Trial
 from sweeps.table.search_space import Space
 from vit_trainer.data.datasets import dataset_id
 from vit_trainer.errors import InputError, reason_of
+from vit_trainer.files.location import local_path
 from vit_trainer.files.outgoing import hide_secrets
 from vit_trainer.files.run_dir import Row
 
@@ -414,7 +414,7 @@ def _open(storage: str) -> BaseStorage:
     """
     if "://" in storage:
         return _open_database(storage)
-    path = Path(storage).expanduser()
+    path = local_path(storage, "optuna storage")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = JournalFileSymlinkLock(str(path))  # who writes a line now is not to be seen in the middle of it

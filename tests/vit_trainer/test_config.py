@@ -25,7 +25,7 @@ PAPER = FinetuneConfig("ViT-B_16", "cifar10")
         ({"base_lr": float("inf")}, "base_lr inf is not positive"),
         ({"total_steps": 0}, "total_steps 0 is below 1"),
         ({"warmup_steps": 10_000}, r"warmup_steps 10000 is outside \[0, total_steps=10000\)"),
-        ({"global_batch_size": 0}, "global_batch_size 0 is below 1"),
+        ({"global_batch_size": 0}, r"global_batch_size 0 is outside \[1, 2\*\*20\]: give images per step"),
         ({"seed": -1}, "seed -1 is outside"),
     ],
 )

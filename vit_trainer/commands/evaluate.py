@@ -27,7 +27,7 @@ def evaluate(
     precision: Precision = "auto",
     num_workers: int | None = None,
     skip_unreadable: bool = False,
-    json_to: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
+    json_to: Annotated[Path | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
     predictions: Path | None = None,
 ) -> None:
     """Evaluate a checkpoint with its own head on every image of a split, without training.
@@ -69,8 +69,8 @@ def evaluate(
     Execution(num_workers=num_workers)  # raises if it is negative
     path = require_weights(model, upstream=upstream, file=checkpoint)
     for file in (json_to, predictions):
-        if file is not None and not Path(file).resolve().parent.is_dir():
-            raise InputError(f"cannot write {file}: its folder does not exist; make it first")
+        if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
+            raise InputError(f"cannot write {file}: it is a folder, or in none; give a file in a folder that exists")
 
     from vit_trainer.inference.evaluate_checkpoint import evaluate_checkpoint
     from vit_trainer.loop.accelerator import start_accelerator
@@ -89,8 +89,8 @@ def evaluate(
     )
     if accelerator.is_main_process:
         text = json.dumps(result.to_dict(), indent=1)
-        if json_to is not None and json_to != "-":
-            write_atomically(Path(json_to), f"{text}\n".encode())
+        if json_to is not None and str(json_to) != "-":
+            write_atomically(json_to, f"{text}\n".encode())
         sums = result.sums
         if predictions is not None and sums.predictions is not None:
             write_atomically(predictions, sums.predictions.to_bytes())
@@ -99,7 +99,7 @@ def evaluate(
             f"top-5 {100 * sums.accuracy_top5:.2f}% of {sums.num_images} images, "
             f"{result.images_per_second:.0f} images/s"
         )
-        print(text if json_to == "-" else "\n".join([line, *_beside_known(result)]))
+        print(text if str(json_to) == "-" else "\n".join([line, *_beside_known(result)]))
     accelerator.end_training()
 
 

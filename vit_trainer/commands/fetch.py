@@ -30,6 +30,8 @@ def fetch(*names: str, upstream: str = "imagenet21k", source: str | None = None)
     for name in names:
         if name not in MODELS and name not in DATASETS:
             raise one_of("model or data set", name, [*MODELS, *DATASETS])
+        if source is not None and name in DATASETS:
+            raise InputError(f"source is a mirror of checkpoints: leave it out for {name}")
     for dataset in (name for name in names if name in DATASETS):
         require_dataset(dataset)
         print(f"{dataset}: complete in {data_folder()}", flush=True)

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.errors import one_of
+from vit_trainer.errors import InputError, one_of
+from vit_trainer.files.folder import open_folder
 
 
 def pretrain_mini(*models: str, output: Path | None = None, total_steps: int | None = None) -> None:
@@ -16,15 +17,19 @@ def pretrain_mini(*models: str, output: Path | None = None, total_steps: int | N
     output
         Folder for the files; the project's own unless given.
     total_steps
-        Optimiser steps of 64 images; enough for each unless given.
+        Optimiser steps of 64 images, at least 10; enough for each unless given.
     """
-    from vit_trainer.pretrain import pretrain_miniature
-    from vit_trainer.weights.npz_files import MINIATURES
-
     miniatures = [name for name, architecture in MODELS.items() if architecture.is_miniature]
     for name in models:
         if name not in miniatures:
             raise one_of("miniature", name, miniatures)
+    if total_steps is not None and total_steps < 10:
+        raise InputError(f"total-steps {total_steps} is below 10, too few to warm up in: give such as 4000")
+    if output is not None:
+        output = Path(open_folder(output, "output").location)
+    from vit_trainer.pretrain import pretrain_miniature
+    from vit_trainer.weights.npz_files import MINIATURES
+
     for name in models or miniatures:
         path = (output or MINIATURES) / f"{name}.npz"
         accuracy = pretrain_miniature(name, path, total_steps=total_steps)

@@ -1,16 +1,16 @@
 """python -m vit_trainer train: one trial without Ray."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from vit_trainer.command_line import outlive_readers
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.errors import DamagedError, RunInterruptedError
+from vit_trainer.errors import DamagedError, InputError, RunInterruptedError
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.files.storage import Storage
 from vit_trainer.loop.accelerator import is_first_process
@@ -65,6 +65,7 @@ def train(
     tracking_uri
         MLflow server or store that the run is shipped to while it trains; none unless given.
     """
+    opened = Storage(storage)
     overrides = {
         "upstream": upstream,
         "resolution": resolution,
@@ -77,14 +78,16 @@ def train(
     if execution.checkpoint is not None:
         from vit_trainer.weights.npz_files import file_upstream
 
-        given["upstream"] = file_upstream(Path(execution.checkpoint))
+        if upstream is not None:
+            raise InputError(f"upstream {upstream} or checkpoint {execution.checkpoint}: give the one to start from")
+        given["upstream"] = file_upstream(execution.checkpoint)
     config = FinetuneConfig.official(model, dataset, dropout=dropout, seed=seed, **given)
     from vit_trainer.weights.npz_files import check_checkpoint, require_checkpoint
 
     if execution.checkpoint is None:
         require_checkpoint(config.model, config.upstream)
     else:
-        check_checkpoint(Path(execution.checkpoint), config.model)
+        check_checkpoint(execution.checkpoint, config.model)
     from vit_trainer.data.load import require_dataset
     from vit_trainer.loop.accelerator import require_environment
     from vit_trainer.train import train as run_trial
@@ -92,7 +95,7 @@ def train(
     require_environment(execution.precision)
     if tracking_uri is not None and is_first_process():
         require_store(tracking_uri)
-    run_dir = Storage(storage).run_dir(config.trial_id)
+    run_dir = opened.run_dir(config.trial_id)
     try:
         run = run_dir.read()
     except DamagedError as error:
@@ -104,7 +107,7 @@ def train(
         outlive_readers()
         if is_first_process():
             print(f"{config.trial_id} in {run_dir.location}", flush=True)
-        shipping = _shipped(run_dir, storage, tracking_uri) if is_first_process() else nullcontext()
+        shipping = _shipped(run_dir, opened, tracking_uri) if is_first_process() else nullcontext()
         with signals_as_request(acknowledge=_acknowledge) as interrupted, shipping as report:
             try:
                 run_trial(config, run_dir, execution, report, interrupted)
@@ -121,7 +124,7 @@ def _acknowledge() -> None:
 
 
 @contextmanager
-def _shipped(run_dir: RunDir, storage: str, tracking_uri: str | None) -> Iterator[Callable[[Row], None]]:
+def _shipped(run_dir: RunDir, storage: Storage, tracking_uri: str | None) -> Iterator[Callable[[Row], None]]:
     """What a run reports to, such that MLflow has it too; when the context ends, what MLflow lacks is said."""
     if tracking_uri is None:
         yield _print_row
@@ -130,7 +133,7 @@ def _shipped(run_dir: RunDir, storage: str, tracking_uri: str | None) -> Iterato
     from vit_trainer.tracking.catalogue import Membership
     from vit_trainer.tracking.sync import DEFAULT_EXPERIMENT
 
-    shipper = BackgroundShipper(tracking_uri, DEFAULT_EXPERIMENT, Storage(storage).mlflow_artifacts, {})
+    shipper = BackgroundShipper(tracking_uri, DEFAULT_EXPERIMENT, storage.mlflow_artifacts, {})
 
     def report(row: Row) -> None:
         _print_row(row)
@@ -142,7 +145,7 @@ def _shipped(run_dir: RunDir, storage: str, tracking_uri: str | None) -> Iterato
         shipper.ship(run_dir, Membership())
         shipper.close()
         if shipper.failure:
-            rest = f"python -m vit_trainer sync --storage {storage} --tracking-uri {tracking_uri}"
+            rest = f"python -m vit_trainer sync --storage {shlex.quote(storage.location)} --tracking-uri {tracking_uri}"
             print(f"MLflow did not get everything: {shipper.failure}. To ship the rest: {rest}", file=sys.stderr)
 
 

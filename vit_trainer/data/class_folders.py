@@ -10,12 +10,14 @@ ImageNet's thus by wnid. Names that begin with a dot and files that are no image
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 
 from vit_trainer.errors import DataError, reason_of
+from vit_trainer.files.location import local_path
 
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp"})
 """What an image's name ends with, in lower case. What is inside decides how it is decoded."""
@@ -65,8 +67,10 @@ class ClassFolders:
         digest = hashlib.sha256()
         for part in sorted(self.files):
             for path in self.paths(part):
-                size = os.stat(f"{self.root}/{path}").st_size  # pathlib would take several times as long
-                digest.update(f"{path}\0{size}\0".encode(errors="surrogateescape"))
+                status = os.stat(f"{self.root}/{path}")  # pathlib would take several times as long
+                if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                    raise DataError(f"{self.root}/{path} is a device or pipe, whose end may never come: take it away")
+                digest.update(f"{path}\0{status.st_size}\0".encode(errors="surrogateescape"))
         readable = re.sub(r"[^A-Za-z0-9._-]+", "_", self.root.resolve().name)
         return f"{readable}-{digest.hexdigest()[:12]}"
 
@@ -81,6 +85,7 @@ def find_class_folders(root: Path, test: str | None = None) -> ClassFolders:
         DataError: a part is missing or without classes, a class without images, there are fewer than two classes, or
             the parts differ in them.
     """
+    root = local_path(root, "dataset")
     if not root.is_dir():
         raise DataError(f"no folder of classes at {root}: {_LAYOUT}")
     others = [part for part in ("val", "test") if (test is None or part == test) and (root / part).is_dir()]

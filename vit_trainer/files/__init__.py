@@ -1,5 +1,6 @@
 """Files: where everything lies that a trial reads or leaves.
 
+location       what was typed for a place, expanded, checked and refused
 folder         a local folder or a bucket, read and written whole
 storage        the layout of what --storage names
 run_dir        the files of a run folder: config, lease, journal, checkpoint, result, weights

@@ -16,13 +16,13 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Protocol
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
 from urllib.request import Request, url2pathname, urlopen
 
 from filelock import FileLock, Timeout
 
 from vit_trainer.errors import DownloadError, InputError, reason_of
 from vit_trainer.files.folder import write_atomically
+from vit_trainer.files.location import is_uri, local_path, split_uri
 
 CHUNK_BYTES = 1 << 20
 SILENCE_SECONDS = 60.0
@@ -265,14 +265,14 @@ def _extent(headers: Message, partial: bool) -> tuple[int, int | None]:
 
 def _local_path(source: str) -> Path | None:
     """The path that a source stands for; None if it is a web address."""
-    parts = urlsplit(source)
+    if not is_uri(source):
+        return local_path(source, "source")
+    parts = split_uri(source, "source")
     if parts.scheme in ("http", "https"):
         return None
     if parts.scheme == "file":
         return Path(url2pathname(parts.path))
-    if "://" in source:
-        raise DownloadError(f"cannot read {source}: give an http://, https:// or file:// address, or a path")
-    return Path(source)
+    raise DownloadError(f"cannot read {source}: give an http://, https:// or file:// address, or a path")
 
 
 def _reason(error: Exception) -> str:

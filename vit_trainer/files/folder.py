@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vit_trainer.errors import InputError
+from vit_trainer.files.location import folder_location
 
 
 def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
@@ -25,11 +26,6 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def is_uri(location: str) -> bool:
-    """Whether a location is a URI such as s3://bucket/folder, not a path."""
-    return "://" in location
 
 
 @dataclass(frozen=True)
@@ -212,20 +208,21 @@ class RemoteFolder(Folder):
             yield Path(file.name)
 
 
-def open_folder(location: str | Path) -> Folder:
+def open_folder(location: str | Path, what: str = "storage") -> Folder:
     """The folder at a path, or at a URI that pyarrow knows: s3://bucket/folder, gs://bucket/folder, file:///folder.
 
     Credentials come from where the store's own tools look for them (environment, profile, the machine's role). Options
     stand in the URI: `s3://bucket/folder?region=eu-west-1&endpoint_override=http://127.0.0.1:9000`.
 
+    Args:
+        what: what to call it in errors.
+
     Raises:
-        InputError: a URI of another kind.
+        InputError: a URI of another kind, or a path where no folder can be; see `folder_location`.
     """
-    location = str(location)
-    if not is_uri(location):
-        return LocalFolder(Path(location))
-    if location.startswith("file://"):
-        return LocalFolder(Path(urlsplit(location).path))
+    location = folder_location(location, what)
+    if isinstance(location, Path):
+        return LocalFolder(location)
     from pyarrow.fs import FileSystem
 
     try:
@@ -235,6 +232,6 @@ def open_folder(location: str | Path) -> Folder:
     except (ValueError, OSError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"storage {location} cannot be used ({reason}): give a folder, or a URI such as s3://bucket/folder"
+            f"{what} {location} cannot be used ({reason}): give a folder, or a URI such as s3://bucket/folder"
         ) from error
     return RemoteFolder(filesystem, path.rstrip("/"), location)

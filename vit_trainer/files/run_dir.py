@@ -162,7 +162,8 @@ class RunDir:
         """Raise `LeaseLostError` unless this object is still the folder's writer."""
         holder = self.lease()
         if self._lease is None or holder is None or holder.get("writer") != self._lease:
-            holder = holder or {}
+            if holder is None:
+                raise LeaseLostError(f"run folder {self.location} has lost its lease: deleted, moved or damaged")
             raise LeaseLostError(
                 f"run folder {self.location} is now written by process {holder.get('pid')} on {holder.get('host')}"
             )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vit_trainer.errors import DamagedError, InputError, reason_of
-from vit_trainer.files.folder import Folder, LocalFolder, is_uri, open_folder
+from vit_trainer.files.folder import Folder, LocalFolder, open_folder
 from vit_trainer.files.run_dir import Run, RunDir
 
 T = TypeVar("T")
@@ -37,32 +37,33 @@ class Storage:
         """location: path or URI.
 
         Raises:
-            InputError: a URI of a kind that nothing here opens.
+            InputError: a URI of a kind that nothing here opens, or a path where no folder can be.
         """
-        self.given = str(location)
-        self.folder: Folder = open_folder(self.given)
-
-    @classmethod
-    def absolute(cls, location: str) -> "Storage":
-        """A storage whose path doesn't depend on the current folder, which is another in a trial's process."""
-        return cls(location if is_uri(location) else Path(location).expanduser().resolve())
+        self.folder: Folder = open_folder(location)
+        if self.is_local and set("%?") & set(self.location):
+            raise InputError(f"storage {location} has a % or ? in its path, which MLflow misreads: give another name")
 
     @classmethod
     def existing(cls, location: str) -> "Storage":
-        """A storage that is only read, with an absolute path.
+        """A storage that is only read.
 
         Raises:
             InputError: there is no such folder, or nothing here opens such a URI.
         """
-        storage = cls.absolute(location)
-        if isinstance(storage.folder, LocalFolder) and not storage.folder.path.is_dir():
+        storage = cls(location)
+        if storage.is_local and not Path(storage.location).is_dir():
             raise InputError(f"storage {location} is no folder: give the --storage of a sweep")
         return storage
 
     @property
     def location(self) -> str:
-        """Path or URI."""
+        """Absolute path, or URI."""
         return self.folder.location
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine, or of a file system that it has mounted."""
+        return isinstance(self.folder, LocalFolder)
 
     # Trials.
 
@@ -146,7 +147,7 @@ class Storage:
     @property
     def mlflow_folder(self) -> Path:
         """Where MLflow's own files lie: beside the run folders, or here if those are in a bucket."""
-        return Path("mlflow" if is_uri(self.given) else self.given).expanduser().resolve()
+        return Path(self.location) if self.is_local else Path("mlflow").resolve()
 
     @property
     def mlflow_database(self) -> Path:

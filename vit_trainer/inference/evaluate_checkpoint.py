@@ -8,10 +8,11 @@ from typing import Literal
 from accelerate import Accelerator
 
 from vit_trainer.architectures import MODELS
+from vit_trainer.config import require_resolution
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.data.load import load_dataset, require_dataset
 from vit_trainer.data.splits import Split
-from vit_trainer.errors import CheckpointError, InputError
+from vit_trainer.errors import CheckpointError
 from vit_trainer.evaluate import Evaluation, evaluate
 from vit_trainer.weights.load import pretrained_model
 from vit_trainer.weights.npz_files import check_checkpoint
@@ -87,8 +88,8 @@ def evaluate_checkpoint(
     architecture, contents = MODELS[model_name], check_checkpoint(path, model_name)
     if resolution is None:
         resolution = contents.resolution(architecture)
-    elif not architecture.accepts(resolution):
-        raise InputError(f"resolution {resolution} does not fit {model_name}: give a multiple of {architecture.stride}")
+    else:
+        require_resolution(model_name, resolution)
     num_classes = dataset_info(dataset).num_classes
     if contents.num_classes != num_classes:
         raise CheckpointError(

@@ -8,5 +8,6 @@ background   the thread that ships while trials go on
 catalogue    what is to be said of a sweep's trials beyond their folders
 sync         all folders of a storage
 database     MLflow's SQLite file: made whole, and recognised
+moved        a storage that was copied or moved: MLflow's paths follow
 store        where MLflow keeps its runs; the check of a tracking URI
 """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_trainer.errors import StoreError
 from vit_trainer.tracking.database import database_of, make_database, require_database
+from vit_trainer.tracking.moved import follow
 from vit_trainer.tracking.store import be_impatient
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Experiment:
                 f"mlflow experiments restore --experiment-id {found.experiment_id}` restores it"
             )
         self._id: str = found.experiment_id
+        if path is not None:
+            follow(path, artifacts, found.artifact_location)
 
     def runs(self, key: str, value: str) -> list[Run]:
         """The runs with a tag."""

@@ -6,9 +6,9 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 from vit_trainer.errors import InputError, StoreError, VitTrainerError, cause_of
+from vit_trainer.files.location import split_uri
 from vit_trainer.files.outgoing import hide_secrets
 from vit_trainer.tracking.database import database_of, require_database
 
@@ -33,7 +33,7 @@ def require_store(tracking_uri: str) -> None:
         InputError: the URI is none of MLflow's.
         StoreError: nothing answers there within seconds, or it refuses.
     """
-    parts = urlsplit(tracking_uri)
+    parts = split_uri(tracking_uri, "tracking-uri")
     scheme, shown = parts.scheme.partition("+")[0], hide_secrets(tracking_uri)
     try:
         if scheme in ("http", "https"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_trainer.architectures import MODELS
+from vit_trainer.config import require_resolution
 from vit_trainer.data.datasets import dataset_id, dataset_info
 from vit_trainer.errors import CheckpointError, InputError, one_of
 from vit_trainer.files.run_dir import RunDir
@@ -75,11 +76,13 @@ class WeightsChoice:
             dataset_info(self.dataset)  # raises unless it is known
         if self.trial is None:
             path, model = self._file()
-            self._check_resolution(model)
+            if self.resolution is not None:
+                require_resolution(model, self.resolution)
             yield Weights(model, path, str(path), self.resolution, self.dataset)
             return
         config, run_dir = self._finished(), self.run_dir()
-        self._check_resolution(config["model"])
+        if self.resolution is not None:
+            require_resolution(config["model"], self.resolution)
         if self.model is not None and self.model != config["model"]:
             raise InputError(f"trial {self.trial} is a {config['model']}: leave --model out")
         if self.dataset is not None and dataset_id(self.dataset) != config["dataset"]:
@@ -110,12 +113,6 @@ class WeightsChoice:
             known = ", ".join(MODELS)
             raise CheckpointError(f"{self.checkpoint} looks like {model}: give a file of one of {known}")
         return require_weights(model, file=self.checkpoint), model
-
-    def _check_resolution(self, model: str) -> None:
-        if self.resolution is not None and not MODELS[model].accepts(self.resolution):
-            raise InputError(
-                f"resolution {self.resolution} does not fit {model}: give a multiple of {MODELS[model].stride}"
-            )
 
     def _finished(self) -> Mapping[str, Any]:
         """The config of the trial."""

@@ -8,6 +8,7 @@ import safetensors.numpy
 import torch
 
 from vit_trainer.architectures import MODELS, Architecture
+from vit_trainer.config import require_resolution
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.folder import write_atomically
 from vit_trainer.weights.load import FOLDED, read_weights, resize_position_embedding, to_parameters
@@ -39,10 +40,7 @@ def export_weights(model_name: str, weights: Path, output: Path, *, resolution: 
         raise InputError(f"cannot write {output}: give a name that ends in .npz or .safetensors")
     arrays = read_weights(weights, model_name)
     if resolution is not None:
-        if not architecture.accepts(resolution):
-            raise InputError(
-                f"resolution {resolution} does not fit {model_name}: give a multiple of {architecture.stride}"
-            )
+        require_resolution(model_name, resolution)
         table = torch.from_numpy(np.ascontiguousarray(arrays[POSITION_EMBEDDING]))
         arrays[POSITION_EMBEDDING] = resize_position_embedding(table, architecture.grid(resolution)).numpy()
     contents = check_fits({name: array.shape for name, array in arrays.items()}, architecture, source=str(weights))

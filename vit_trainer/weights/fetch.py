@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from vit_trainer.errors import InputError, one_of
 from vit_trainer.files.download import Watcher, download
+from vit_trainer.files.location import is_uri, local_path, split_uri
 from vit_trainer.weights.npz_files import (
     OFFICIAL_SOURCE,
     RELEASED,
@@ -51,10 +52,13 @@ def file_address(source: str, model: str, upstream: str) -> str:
     >>> file_address(OFFICIAL_SOURCE, "R50+ViT-B_16", "imagenet21k")
     'https://storage.googleapis.com/vit_models/imagenet21k/R50%2BViT-B_16.npz'
     """
+    if is_uri(source):
+        split_uri(source, "source")  # raises unless it is one
     if source.endswith(".npz"):
         return source
     folder, name = released_name(model, upstream)
-    if "://" in source:
+    if is_uri(source):
         return f"{source.rstrip('/')}/{quote(folder)}/{quote(name)}"
-    in_folder = Path(source) / folder / name
-    return str(in_folder if in_folder.exists() or not (Path(source) / name).exists() else Path(source) / name)
+    mirror = local_path(source, "source")
+    in_folder = mirror / folder / name
+    return str(in_folder if in_folder.exists() or not (mirror / name).exists() else mirror / name)

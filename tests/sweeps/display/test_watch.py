@@ -275,7 +275,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     done = run("--storage", str(tmp_path), "--every-seconds", "0")
     assert (done.returncode, done.stderr) == (
         2,
-        "error: every_seconds 0 is not a positive number: give seconds such as 5\n",
+        "error: every_seconds 0 is not in (0, 86400]: give seconds such as 5\n",
     )
     with pytest.raises(InputError, match="storage ftp://somewhere cannot be used"):
         FolderWatch("ftp://somewhere")

@@ -538,7 +538,7 @@ def test_studies_of_options_lie_in_the_sweeps_folder(tmp_path: Path) -> None:
         ({"search": "grid", "num_trials": 4}, "num_trials is for --search optuna only"),
         ({"search": "grid", "search_over": ("dropout",)}, "search_over is for --search optuna only"),
         ({"search": "grid", "optuna_storage": "x"}, "optuna_storage is for --search optuna only"),
-        ({"num_trials": 0}, "num_trials 0 is below 1: give the number of trials per cell"),
+        ({"num_trials": 0}, "num_trials 0 is outside [1, 10000]: give the number of trials per cell"),
         ({"seeds": ()}, "0 seeds with --search optuna: give one, or more"),
         ({"search_over": ()}, "search_over is empty: give one or more"),
         ({"base_lrs": ("0.01",)}, "base_lrs 0.01 are no range"),

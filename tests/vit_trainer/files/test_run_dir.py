@@ -64,9 +64,10 @@ def test_a_damaged_result_is_named(run_dir: RunDir) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "file" / "run")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write to run folder"):
-        RunDir(tmp_path / "file" / "run").open_for_writing(CONFIG)
+        run_dir.open_for_writing(CONFIG)
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_else(
