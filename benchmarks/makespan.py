@@ -43,7 +43,7 @@ class Makespan:
     """How long a grid took."""
 
     hours: float
-    """Of the plan's clock."""
+    """Of the plan's clock, from the first trial's first line to the last trial's last."""
     gpu_hours: float
     num_moves: int
     """How often a trial went on with more GPUs."""
@@ -140,10 +140,10 @@ def makespan(
             Path(folder, "best").write_text(published_best)
             options = SweepOptions(storage=folder, quiet=True, **flags)
             session = Session("makespan", cells, options, Execution(), lambda trial: None)
-            start = time.monotonic()
             run_trials(session, WaitingActor)
-            hours = (time.monotonic() - start) / seconds_per_hour
             runs = [RunDir(path) for path in Path(folder, "runs").iterdir()]
+            times = [line["time"] for run_dir in runs for line in run_dir.lines()]
+            hours = (max(times) - min(times)) / seconds_per_hour
             gpu_hours = sum(run_dir.journal()[-1]["gpu_hours"] for run_dir in runs if run_dir.journal())
             sizes = [[attempt["num_processes"] for attempt in run_dir.attempts()] for run_dir in runs]
         num_moves = sum(a != b for own in sizes for a, b in pairwise(own))
