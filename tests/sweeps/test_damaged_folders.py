@@ -77,7 +77,7 @@ DAMAGES: dict[str, tuple[str, Damage, str]] = {
     "endless hours": (RESULT, values(runtime_hours=float("inf")), "runtime_hours is Infinity, not hours"),
     "half a step": (RESULT, values(step=0.5), "step is 0.5, not a whole number"),
     "a step too far": (RESULT, values(step=STEPS + 1), f"it has step {STEPS + 1} of {STEPS}"),
-    "a huge metric": (RESULT, values(other=10**400), "other is too large a number"),
+    "a huge metric": (RESULT, values(other=10**400), '"other" is too large a number'),
     "a number without end": (RESULT, b'{"status": ' + b"1" * 5000 + b"}", "no JSON: "),
     "a row without time": (JOURNAL, row(time=None), "line 2: time is missing"),
     "a time as text": (JOURNAL, row(time="noon"), 'line 2: time is "noon", not a time'),

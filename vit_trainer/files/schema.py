@@ -114,7 +114,7 @@ def _checked(values: dict[str, Any], fields: Mapping[str, _Field], required: Ite
         kind = type(value)
         if (field := fields.get(name)) is None:
             if kind is int and not -LARGEST <= value < LARGEST:
-                raise ValueError(f"{name} is too large a number")
+                raise ValueError(f"{json.dumps(name)[:40]} is too large a number")
         elif kind not in field.types or not (field.low is None or value is None or field.low <= value <= field.high):
             raise ValueError(f"{name} is {json.dumps(value)[:40]}, not {field.what}")
     return values
