@@ -293,6 +293,24 @@ def test_what_cannot_be_read_is_named_and_never_run_again(tmp_path: Path) -> Non
             read(tmp_path)
 
 
+def test_a_search_asks_for_a_damaged_trial_again(tmp_path: Path) -> None:
+    asked = SweepOptions(storage=str(tmp_path), search="optuna", num_trials=2, quiet=True)
+
+    def begun() -> Session:
+        return Session("sweep", [CELL], asked, Execution(), lambda _: None)
+
+    trials = [Trial(CELL, rate, 0) for rate in (0.01, 0.003)]
+    first, second = (write_run(tmp_path, each.config, *finished(each.config, 0.9, 0.9)) for each in trials)
+    assert (begun().num_done, begun().ask(1)) == (2, None)
+    first.folder.write(RESULT, b"[]")
+    session = begun()
+    assert [each.trial_id for each in session.pending] == [first.trial_id]
+    leg = session.ask(1)
+    assert leg is not None
+    assert leg.trial.trial_id == first.trial_id
+    assert session.run_dir(second.trial_id).result() is not None
+
+
 def test_a_rehearsal_with_damage_is_not_over(tmp_path: Path) -> None:
     asked = SweepOptions(storage=str(tmp_path), early_stopping="rehearsal", base_lrs=("0.03", "0.01"), keep=1)
     rehearsal = Rehearsal("sweep", [CELL], asked)
