@@ -153,12 +153,14 @@ class Session:
         """What is to run next, if there is anything; its trial is under way from now on.
 
         One more than fits may wait for a slot, so that an autoscaler sees it, and no more, so that what is wanted later
-        needn't wait behind them. A gang that waits has the next slots to itself.
+        needn't wait behind them. A gang that waits has the next slots to itself, or single ones would take them one by
+        one for ever.
 
         Args:
             num_slots: GPUs (or CPU cores) of the cluster.
         """
-        leg = None if sum(self._under_way.values()) > num_slots else self._next_leg()
+        gang_waits = any(size > 1 and each not in self.holding for each, size in self._under_way.items())
+        leg = None if gang_waits or sum(self._under_way.values()) > num_slots else self._next_leg()
         if leg is None:
             return None
         trial_id = leg.trial.trial_id
