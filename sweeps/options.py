@@ -18,7 +18,7 @@ from sweeps.table.search_space import Searched
 from vit_trainer.architectures import MODELS
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import DamagedError, InputError, one_of
-from vit_trainer.files.location import folder_location, split_uri
+from vit_trainer.files.location import folder_location, is_uri, local_path, split_uri
 from vit_trainer.files.run_dir import Result, Run, RunDir
 from vit_trainer.files.storage import Storage
 
@@ -87,7 +87,8 @@ class SweepOptions:
     max_failures: int = 3
     """How often a trial starts again after a process of it died. Lost nodes don't count."""
     gpus_per_trial: Annotated[tuple[str, ...], SEVERAL] = ("1",)
-    """GPUs of each trial, or CPU cores where there is no GPU: a number, for some models another (1 ViT-L_16=4)."""
+    """GPUs of each trial, or CPU cores where there is no GPU: a number up to 1024, for some models another
+    (1 ViT-L_16=4)."""
     grow_gangs: bool | None = None
     """Whether a trial that would end last gets more GPUs, as it begins or later; on GPUs, unless --deterministic."""
     reduction_factor: float = 2
@@ -111,6 +112,10 @@ class SweepOptions:
                 raise InputError(f"{name} {value:g} is not a positive number: give {kind}")
         if self.notify is not None:
             _require_url(self.notify)
+        if self.tracking_uri is not None:
+            split_uri(self.tracking_uri, "tracking-uri")  # raises unless it is one
+        if self.optuna_storage is not None and not is_uri(self.optuna_storage):
+            local_path(self.optuna_storage, "optuna storage")  # raises where no file can be
         if self.tensorboard and isinstance(folder_location(self.storage), str):
             raise InputError(
                 f"storage {self.storage} can't hold event files: leave --tensorboard out, or give a folder"
@@ -168,8 +173,8 @@ class SweepOptions:
             model, _, number = given.rpartition("=")
             if model and model not in MODELS:
                 raise one_of("model", model, list(MODELS))
-            if not number.isdecimal() or int(number) < 1:
-                raise InputError(f"gpus_per_trial {given!r} is no number of GPUs: give such as 2, or ViT-L_16=4")
+            if not number.isdecimal() or not 1 <= int(number[:9]) <= 1024:
+                raise InputError(f"gpus_per_trial {given!r} is no number in [1, 1024]: give such as 2, or ViT-L_16=4")
             numbers[model] = int(number)
         return numbers
 
@@ -261,5 +266,5 @@ class SweepOptions:
 def _require_url(url: str) -> None:
     """Raise InputError for what can't be posted to."""
     parts = split_uri(url, "notify")
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.port == 0:
         raise InputError(f"notify {url!r} is no web address: give one such as https://host/path")

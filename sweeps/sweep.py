@@ -38,6 +38,7 @@ from vit_trainer.errors import InputError, cause_of, reason_of
 from vit_trainer.files.location import folder_location
 from vit_trainer.loop.probe import ProbeResult
 from vit_trainer.tracking.catalogue import Catalogue
+from vit_trainer.tracking.store import require_store
 from vit_trainer.weights.npz_files import require_checkpoint
 
 
@@ -93,7 +94,7 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
         was interrupted.
 
     Raises:
-        InputError: weights, data or the storage can't be used; raised before Ray starts.
+        InputError: weights, data, the storage or MLflow's can't be used; raised before Ray starts.
     """
     _ = options.opened_storage  # raises where none can be
     if execution.checkpoint is not None:
@@ -115,6 +116,8 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
         left = left_behind(options.opened_storage, {trial.trial_id for trial in plan.trials})
         print("\n".join([*plan_lines(plan), *([f"left: {left}"] if left else [])]))
         return 0
+    if options.tracking_uri is not None:
+        require_store(options.tracking_uri)
     _check_storage(options)
     if options.register:
         execution = replace(execution, save_weights=True)

@@ -13,19 +13,12 @@ from vit_trainer.files.folder import Folder
 from vit_trainer.files.outgoing import shown_command
 from vit_trainer.tracking.background import BackgroundShipper
 from vit_trainer.tracking.catalogue import Catalogue, Membership
-from vit_trainer.tracking.store import require_store
 
 
 class SweepShipper:
     """Ships in the background, and notes in the storage what `python -m vit_trainer sync` must know to do the same."""
 
     def __init__(self, name: str, options: SweepOptions) -> None:
-        """
-        Raises:
-            InputError: a tracking URI was given, and can't be used.
-        """
-        if options.tracking_uri is not None:
-            require_store(options.tracking_uri)
         storage = options.opened_storage
         storage.mlflow_folder.mkdir(parents=True, exist_ok=True)
         self.tracking_uri = options.tracking_uri or storage.tracking_uri

@@ -14,10 +14,6 @@ class Trackers:
     """Told of every change; none of them can delay or end a trial."""
 
     def __init__(self, name: str, options: SweepOptions) -> None:
-        """
-        Raises:
-            InputError: a tracking URI was given, and can't be used.
-        """
         self._options = options
         self._shipper = SweepShipper(name, options)
         self._event_files = EventFiles(options.opened_storage.event_files) if options.tensorboard else None

@@ -89,6 +89,8 @@ VALUES = {
     f"{TRAIN} --hang-minutes inf": "hang_minutes inf is outside (0, 10]",
     f"{TRAIN} --checkpoint-every-minutes nan": "checkpoint_every_minutes nan is outside (0, 1440]",
     "watch --every-seconds 1e300": "every_seconds 1e+300 is not in (0, 86400]",
+    f"{PLAN} --gpus-per-trial 99999999999999999999": "gpus_per_trial '99999999999999999999' is no number in [1, 1024]",
+    f"{TRAIN} --micro-batch-size 3": "micro_batch_size 3 does not divide 64, the global batch size",
     # Addresses.
     f"{PLAN} --notify http://host:abc/": "notify 'http://host:abc/' is no valid address (Port could not be cast",
     f"{PLAN} --notify http://host:99999/": "notify 'http://host:99999/' is no valid address (Port out of range",
@@ -99,6 +101,10 @@ VALUES = {
     f"{TRAIN} --tracking-uri http://[host/": "tracking-uri 'http://[host/' is no valid address",
     f"{TRAIN} --tracking-uri http://host:abc": "tracking-uri 'http://host:abc' is no valid address",
     "sync --tracking-uri ''": "--tracking-uri is empty",
+    f"{PLAN} --tracking-uri http://[host/": "tracking-uri 'http://[host/' is no valid address",
+    "paper_grid --preset mini --tracking-uri htp://host": "tracking-uri htp://host is none of MLflow's",
+    "lr_search --preset mini --plan --optuna-storage s3:/x": "optuna storage s3:/x is no path",
+    "lr_search --preset mini --optuna-storage /dev/zero": "optuna storage /dev/zero cannot be used (a device or pipe)",
     "fetch ViT-B_16 --source http://[host": "is no valid address",
     "fetch ViT-B_16 --source http://host:abc": "is no valid address",
     # What would be dropped.

@@ -82,6 +82,9 @@ def train(
             raise InputError(f"upstream {upstream} or checkpoint {execution.checkpoint}: give the one to start from")
         given["upstream"] = file_upstream(execution.checkpoint)
     config = FinetuneConfig.official(model, dataset, dropout=dropout, seed=seed, **given)
+    if config.global_batch_size % (execution.micro_batch_size or 1):
+        size = config.global_batch_size
+        raise InputError(f"micro_batch_size {execution.micro_batch_size} does not divide {size}, the global batch size")
     from vit_trainer.weights.npz_files import check_checkpoint, require_checkpoint
 
     if execution.checkpoint is None:

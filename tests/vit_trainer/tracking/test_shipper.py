@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import threading
 import zlib
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.experiments import commands
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from tests.stores import with_mlflow_tables
 from vit_trainer.config import FinetuneConfig
@@ -347,3 +349,38 @@ def test_an_outage_is_told_and_delays_nothing(tmp_path: Path) -> None:
     background.ship(new_run(tmp_path, "unseen"), MEMBERSHIP)
     background.close(timeout_seconds=30)
     assert background.failure is not None
+
+
+def test_what_mlflow_has_of_a_copied_storage_lies_in_the_copy(
+    own_storage: Path, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir, client = new_run(own_storage, "copied"), client_of(own_storage)
+    finish(run_dir, 0.9)
+    (own_storage / "one.txt").write_text("one")
+    first = shipper(own_storage)
+    first.ship(run_dir, MEMBERSHIP)
+    first.ship_trial_files(run_dir.trial_id, [own_storage / "one.txt"], "figures")
+    run_id = first.run_of(run_dir.trial_id)
+    assert run_id is not None
+    client.create_registered_model("a-model")
+    client.create_model_version("a-model", f"{client.get_run(run_id).info.artifact_uri}/figures", run_id)
+    elsewhere = client.create_experiment("another's", artifact_location="s3://bucket/artifacts")
+
+    copy = tmp_path_factory.mktemp("a copy") / "of it"
+    shutil.copytree(own_storage, copy)
+    before = sorted(own_storage.rglob("*"))
+    _artifact_repos_cache.clear()  # as in another process
+    second = shipper(copy)
+    second.ship_trial_files(run_dir.trial_id, [copy / "runs" / run_dir.trial_id / "config.json"], "figures")
+    copied = client_of(copy)
+    files = [file.path for file in copied.list_artifacts(run_id, "figures")]
+    assert files == ["figures/config.json", "figures/one.txt"]
+    assert copied.get_run(run_id).info.artifact_uri.startswith(copy.as_uri())
+    assert copied.get_model_version("a-model", "1").source.startswith(copy.as_uri())
+    assert copied.get_experiment(elsewhere).artifact_location == "s3://bucket/artifacts"
+    assert sorted(own_storage.rglob("*")) == before
+    shipper(copy)
+    assert [record.getMessage() for record in caplog.records if "copied or moved" in record.getMessage()] == [
+        f"MLflow: this storage was copied or moved: files are in {copy / 'artifacts'} now, no longer in "
+        f"{(own_storage / 'artifacts').as_uri()}"
+    ]
