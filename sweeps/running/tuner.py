@@ -4,7 +4,9 @@ import atexit
 import logging
 import math
 import os
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from typing import Any
@@ -28,6 +30,7 @@ from sweeps.selection.asha_scheduler import PerCellASHA
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.errors import InputError
 from vit_trainer.files.folder import RemoteFolder
+from vit_trainer.files.outgoing import hide_secrets
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.loop.interruption import signals_as_request
 
@@ -202,8 +205,15 @@ def _leave(code: int) -> None:
 
 
 def _ray_storage(options: SweepOptions) -> tuple[Any, str]:
-    """Where Tune keeps its own records, which this project has no use for: beside the run folders."""
+    """Where Tune keeps its own records, which this project has no use for: beside the run folders.
+
+    They hold all that Tune was given, so where that is keys of a bucket, they lie in a temporary folder.
+    """
     folder = options.opened_storage.ray
+    if hide_secrets(folder.location, ()) != folder.location:
+        scratch = tempfile.mkdtemp(prefix="ray-tune-")
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        return None, scratch
     if isinstance(folder, RemoteFolder):
         return folder.filesystem, folder.path
     return None, folder.location

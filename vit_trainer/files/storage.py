@@ -4,7 +4,7 @@ runs/<trial id>/          a trial, see `RunDir`: the truth that all else is a vi
 sweeps/<sweep>/           commands.jsonl, decisions.jsonl, slots.jsonl, tracking.json, and the sweep's own report/
 report/                   about all that the storage holds
 probes.json               measured rates, for plans
-ray/                      Ray Tune's own records, which nothing here reads
+ray/                      Ray Tune's own records, which nothing here reads; not where a URI holds keys
 tensorboard/<trial id>/   event files, where asked for
 optuna.log                the studies of --search optuna, unless they have a file or database of their own
 mlflow.db, mlflow-artifacts/   MLflow's, unless it has a server; of a bucket, in ./mlflow of the local machine
