@@ -303,6 +303,8 @@ def test_seeds_repeat_the_rate_that_did_best_and_keep_to_it(tmp_path: Path) -> N
         f"{B16.name}: base_lr 0.003, 0.01, the best of 3 that finished; 0.01 is the published one",
         f"{other.name}: base_lr 0.03, the published one: no trial of it has finished",
     ]
+    (said,) = options.explained([tuned := official_cell("ViT-H_14", "cifar100", dropout=0.1)])
+    assert said == f"{tuned.name}: base_lr 0.03, the official one: no trial of it has finished"
     for seed in (1, 2):
         write_finished(tmp_path, Trial(B16, 0.003, seed), 0.95)  # their mean is below what 0.01 had
     again = RepeatOptions(storage=str(tmp_path))
