@@ -276,7 +276,7 @@ def test_a_sweep_does_not_end_for_its_report(storage: Path) -> None:
     ("arguments", "message"),
     [
         (["--storage", "nowhere"], "storage nowhere is no folder: give the --storage of a sweep"),
-        (["--storage", ".", "--output", "/dev/null/report"], "cannot write to /dev/null/report"),
+        (["--storage", ".", "--output", "/dev/null/report"], "output /dev/null/report cannot be a folder"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
