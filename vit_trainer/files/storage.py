@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from vit_trainer.errors import DamagedError, InputError, reason_of
 from vit_trainer.files.folder import Folder, LocalFolder, open_folder
+from vit_trainer.files.outgoing import printable
 from vit_trainer.files.run_dir import Run, RunDir
 
 T = TypeVar("T")
@@ -98,7 +99,7 @@ class Storage:
         """
         ids = self.trial_ids() if trial_ids is None else list(trial_ids)
         found = dict(zip(ids, in_parallel(lambda trial_id: self._run(trial_id, to_run), ids), strict=True))
-        left_out = {trial_id: each for trial_id, each in found.items() if isinstance(each, str) and each}
+        left_out = {key: printable(each, keep="") for key, each in found.items() if isinstance(each, str) and each}
         return {trial_id: each for trial_id, each in found.items() if isinstance(each, Run)}, left_out
 
     def _run(self, trial_id: str, to_run: bool) -> Run | str:

@@ -537,3 +537,17 @@ def test_the_last_table_has_them_too(clock: Clock) -> None:
         "R50+ViT-B_16, warm-up 100 92.00",
         "lr0.01",
     ]
+
+
+def test_what_a_stranger_has_named_moves_no_cursor(clock: Clock) -> None:
+    """Of escapes a terminal gets those of rich alone."""
+    hostile = "a\x1b[2J\x07\nb"
+    (cell,) = cells_of(PAPER)[:1]
+    cell = replace(cell, dataset=hostile)
+    file = io.StringIO()
+    console = Console(file=file, width=200, force_terminal=True, color_system=None)
+    board = SweepDisplay([cell], 1, console=console, clock=clock)
+    standing = replace(board.standing(), complaints=(hostile, "s3://KEY:t0KeN@bucket"))
+    console.print(Screen(standing))
+    assert not re.findall("[\x00-\x09\x0b-\x1f]|t0KeN", file.getvalue())
+    assert "a\\x1b[2J\\x07\\nb" in file.getvalue()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sweeps.records.commands import record_command
 from sweeps.records.decisions import Decision
 from sweeps.records.parity import NodeParity, record_parity
 from sweeps.records.results import gather
@@ -19,12 +21,12 @@ from sweeps.report import report
 from sweeps.reporting.write import files_of, write_report
 from sweeps.table.cells import PAPER, cells_of, name_of_cell
 from sweeps.table.published import TABLES, figures_for, published_figures
-from tests.sweeps.storages import finished, write_run
+from tests.sweeps.storages import ATTEMPT, finished, write_run
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.files.folder import open_folder
 from vit_trainer.files.predictions import NO_CLASS, Predictions
 from vit_trainer.files.run_dir import PREDICTIONS
-from vit_trainer.files.storage import DECISIONS, Storage
+from vit_trainer.files.storage import COMMANDS, DECISIONS, Storage
 
 SCRIPT = Path(__file__).parents[3] / "sweeps" / "report.py"
 PUBLISHED = 0.9902
@@ -145,6 +147,34 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows(storage: Path) ->
     markdown = (storage / "report" / "report.md").read_text()
     assert "<script>" not in markdown
     assert "\\| a\\_b" in markdown
+
+
+def test_nothing_of_a_strangers_storage_reaches_a_terminal_or_a_spreadsheet_as_more_than_text(storage: Path) -> None:
+    hostile = "\x1b[2J\x1b]0;title\x07\x9b1A\u202e\x00"
+    (storage / "runs" / "evil\x1b[2J\n0 of 0 trials failed").mkdir()
+    attempt = ATTEMPT | {"host": f"node{hostile}", "device_name": f"=A100{hostile}"}
+    write_run(storage, config(0.01, seed=2), [], {"status": "failed", "cause": f"fault{hostile}"}, attempt=attempt)
+    write_run(storage, config(0.01, seed=3), [], None, attempt=attempt)
+    record_command(Storage(storage), "paper_grid-paper", cells_of(PAPER), ())
+    (file,) = storage.rglob(COMMANDS)
+    command = json.loads(file.read_text())
+    # As an older commit wrote it.
+    command["line"] = "=HYPERLINK(1) --notify https://chat.com/t0KeN --tracking-uri http://t0KeN@host"
+    file.write_text(json.dumps(command) + "\n")
+    outputs = []
+    for words in ([str(SCRIPT)], [str(SCRIPT.with_name("watch.py")), "--once"]):
+        command = [sys.executable, *words, "--storage", str(storage)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        outputs += [done.stdout, done.stderr]
+    names = ("report.md", "report.html", "table.csv", "table.json")
+    outputs += [(storage / "report" / name).read_text() for name in names]
+    for output in outputs:
+        assert not re.findall("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]|\n0 of 0|t0KeN", output)
+    assert "node\\x1b[2J" in outputs[5]
+    assert "left out: runs/evil\\x1b[2J\\n0 of 0 trials failed: " in outputs[1]
+    cells = [cell for row in csv.reader(outputs[6].splitlines()) for cell in row]
+    assert [cell for cell in cells if cell.startswith("'=HYPERLINK(1) --notify https://chat.com/*** ")]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@"))]
 
 
 def test_the_same_storage_makes_the_same_report_elsewhere(storage: Path, tmp_path: Path) -> None:
