@@ -1,5 +1,6 @@
 """run_sweep(): plan, skip what is done, run the rest on Ray, watch, summarise."""
 
+import shlex
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -285,7 +286,7 @@ def _summarise(session: Session, tracking_uri: str, report: str) -> int:
             failed = True
             print(f"failed: {trial_id}: {result.get('cause')}", file=sys.stderr)
     print(report)
-    command = f"{sys.executable} -m mlflow ui --workers 1 --backend-store-uri {tracking_uri}"
+    command = f"{sys.executable} -m mlflow ui --workers 1 --backend-store-uri {shlex.quote(tracking_uri)}"
     if session.options.register:
         print("\n".join(_register(session, tracking_uri)))
     print(f"To compare the runs: {tracking_uri if tracking_uri.startswith('http') else command}")

@@ -24,12 +24,12 @@ def split_uri(uri: str, what: str) -> SplitResult:
         what: what to call it in errors.
 
     Raises:
-        InputError: a bracket that isn't closed, a port that is no number, or what no URI holds unless it is escaped.
+        InputError: a bracket that isn't closed, a port that is no number, a web address with what has to be escaped.
     """
     try:
         parts = urlsplit(uri)
         _ = parts.port  # raises unless it is a number
-        if not uri.isascii() or re.search(r"\s", uri):
+        if parts.scheme in ("http", "https") and (not uri.isascii() or re.search(r"\s", uri)):
             raise ValueError("spaces and other letters than ASCII's are written as %20 and so on")
     except ValueError as error:
         raise InputError(f"{what} {uri!r} is no valid address ({error}): correct it") from error
