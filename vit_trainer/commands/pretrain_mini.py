@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.errors import InputError, one_of
-from vit_trainer.files.folder import open_folder
+from vit_trainer.errors import InputError, one_of, reason_of
 
 
 def pretrain_mini(*models: str, output: Path | None = None, total_steps: int | None = None) -> None:
@@ -26,7 +25,10 @@ def pretrain_mini(*models: str, output: Path | None = None, total_steps: int | N
     if total_steps is not None and total_steps < 10:
         raise InputError(f"total-steps {total_steps} is below 10, too few to warm up in: give such as 4000")
     if output is not None:
-        output = Path(open_folder(output, "output").location)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write to {output} ({reason_of(error)}): give another --output") from error
     from vit_trainer.pretrain import pretrain_miniature
     from vit_trainer.weights.npz_files import MINIATURES
 

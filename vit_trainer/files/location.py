@@ -51,6 +51,8 @@ def local_path(given: str | Path, what: str) -> Path:
             "folder is called so"
         )
     try:
+        if re.search(r"[\x00-\x1f\x7f]", text):
+            raise ValueError("it holds control characters")
         path = Path(text).expanduser()
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise OSError("a device or pipe")
