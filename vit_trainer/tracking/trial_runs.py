@@ -50,6 +50,8 @@ class _Shipped:
     """A key of MLFLOW_STATUS; None: not known."""
     group: str | None
     """Its cell, as `Membership.group`."""
+    cause: str = ""
+    """Why it isn't finished."""
 
 
 class Shipper:
@@ -173,12 +175,12 @@ class Shipper:
             now = (ended or 0) + 1
             metrics += metrics_of({**result, **_difference(config, result, membership)}, result["step"], now)
         tags = {"outcome": outcome, "shipped": json.dumps(mark)}
-        cause = (result or {}).get("cause", "")
-        if cause or shipped.outcome in ("stopped", "failed", "interrupted"):
-            tags["cause"] = hide_secrets(cause)
+        cause = hide_secrets((result or {}).get("cause", ""))
+        if cause != shipped.cause:
+            tags["cause"] = cause
         self._experiment.log(shipped.run_id, metrics, tags)
         self._experiment.set_status(shipped.run_id, MLFLOW_STATUS[outcome], ended)
-        self._shipped[trial_id] = _Shipped(shipped.run_id, mark, outcome, membership.group)
+        self._shipped[trial_id] = _Shipped(shipped.run_id, mark, outcome, membership.group, cause)
         if membership.group is not None:
             self._cells.note_change(membership.group)
         return change if change == "created" else "updated"
@@ -209,7 +211,7 @@ class Shipper:
         status = MLFLOW_STATUS.get(data.tags.get("outcome", ""))
         # Whoever shipped last may have died between the tag and the status.
         outcome = data.tags["outcome"] if status == run.info.status else None
-        return _Shipped(run_id, mark, outcome, membership.group), created
+        return _Shipped(run_id, mark, outcome, membership.group, data.tags.get("cause", "")), created
 
 
 def _milliseconds(seconds: float) -> int:
