@@ -129,7 +129,7 @@ def read_weights(path: Path, model_name: str) -> Arrays:
     """
     if path.suffix != ".safetensors":
         check_checkpoint(path, model_name)
-        return read_npz(path)
+        return _read_official(path, MODELS[model_name])
     try:
         with safe_open(path, framework="numpy") as file:
             if FOLDED in (file.metadata() or {}):
@@ -180,8 +180,17 @@ def pretrained_model(
         dropout=dropout,
         representation_size=contents.representation_size if keep_head else None,
     )
-    load_arrays(model, architecture, read_npz(path), keep_head=keep_head, source=str(path))
+    load_arrays(model, architecture, _read_official(path, architecture), keep_head=keep_head, source=str(path))
     return model
+
+
+def _read_official(path: Path, architecture: Architecture) -> Arrays:
+    """The arrays of the architecture in an official file, and none that nobody asked for."""
+    arrays = read_npz(path, {pair.array for pair in tensor_map(architecture, pre_logits=True, head=True)})
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"{path}: {name} holds numbers that are not finite: give another file")
+    return arrays
 
 
 def resize_position_embedding(table: Tensor, grid: int) -> Tensor:

@@ -2,10 +2,13 @@
 
 import hashlib
 import io
+import lzma
 import os
+import struct
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +24,8 @@ from vit_trainer.weights.npz_layout import Contents, check_fits
 Arrays = dict[str, NDArray[np.float32]]
 """Array names of the released files, such as `embedding/kernel`, and their values."""
 
+MAX_BYTES = 16 * 2**30
+"""Of a whole file, unpacked; the largest released one, of ViT-H_14, has 2.6 GB."""
 MINIATURES = Path(__file__).parent / "miniatures"
 
 OFFICIAL_SOURCE = "https://storage.googleapis.com/vit_models"
@@ -146,8 +151,8 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def read_npz(path: Path) -> Arrays:
-    """Read every array of an .npz; nothing in it is ever unpickled.
+def read_npz(path: Path, names: Collection[str] | None = None) -> Arrays:
+    """Read arrays of an .npz, those of these names or every one; nothing in it is ever unpickled.
 
     Raises:
         CheckpointError: the file is missing, truncated, no .npz, or holds pickled objects.
@@ -158,7 +163,7 @@ def read_npz(path: Path) -> Arrays:
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise CheckpointError(f"{path} holds one array, not an .npz archive: give an official checkpoint")
         with file:
-            return {name: file[name] for name in file.files}
+            return {name: file[name] for name in file.files if names is None or name in names}
 
 
 def read_shapes(path: Path, *, source: str | None = None) -> dict[str, tuple[int, ...]]:
@@ -173,6 +178,10 @@ def read_shapes(path: Path, *, source: str | None = None) -> dict[str, tuple[int
     source = source or str(path)
     shapes = {}
     with _named_errors(path, source), zipfile.ZipFile(path) as archive:
+        if (num_bytes := sum(info.file_size for info in archive.infolist())) > MAX_BYTES:
+            raise CheckpointError(
+                f"{source} unpacks to {num_bytes / 1e9:.0f} GB, which no checkpoint does: give another"
+            )
         for member in archive.namelist():
             if not member.endswith(".npy"):
                 continue
@@ -220,5 +229,7 @@ def _named_errors(path: Path, source: str) -> Iterator[None]:
         if "allow_pickle" in str(error):
             raise CheckpointError(f"{source} holds pickled objects, which could run code: refused") from error
         raise CheckpointError(f"{source} is damaged ({error}): fetch it again") from error
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, zlib.error) as error:
+    except (MemoryError, OverflowError, SyntaxError, TypeError, struct.error, tokenize.TokenError) as error:
+        raise CheckpointError(f"{source} is damaged ({error}): fetch it again") from error
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError) as error:
         raise CheckpointError(f"{source} is truncated or no .npz archive ({error}): fetch it again") from error

@@ -21,6 +21,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Array names of a file and the shapes of its arrays."""
 
 POSITION_EMBEDDING = "Transformer/posembed_input/pos_embedding"
+MAX_SIZE = 65_535
+"""Of what a file may choose: tokens, classes and the width of `pre_logits`."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def _misfit(shapes: Shapes, architecture: Architecture) -> str | None:
             return f"it lacks {pair.array}"
         shape = shapes[pair.array]
         if len(shape) != len(pair.shape) or any(
-            size != expected and (expected is not None or size < 1)
+            size != expected and (expected is not None or not 1 <= size <= MAX_SIZE)
             for size, expected in zip(shape, pair.shape, strict=True)
         ):
             return f"{pair.array} has shape {shape}, not {_written(pair.shape)}"

@@ -1,4 +1,5 @@
 import io
+import random
 import zipfile
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import UPSTREAMS
 from vit_trainer.errors import CheckpointError, InputError
+from vit_trainer.weights import npz_files
+from vit_trainer.weights.load import read_weights
 from vit_trainer.weights.npz_files import (
     RELEASED,
     check_checkpoint,
@@ -135,3 +138,51 @@ def test_a_command_takes_one_source_of_weights(tmp_path, cache, make_arrays):
         require_weights(MODEL, upstream="scratch")
     with pytest.raises(InputError, match="unknown model 'ViT-B16-mini'; did you mean 'ViT-B_16-mini'"):
         require_weights("ViT-B16-mini", upstream="digits")
+
+
+def test_what_nobody_asked_for_is_not_unpacked(tmp_path, make_arrays, monkeypatch):
+    arrays = make_arrays(MODELS[MODEL])
+    write_npz(tmp_path / "a.npz", {**arrays, "opt/target": np.zeros(10_000_000, np.float32)})
+    assert (tmp_path / "a.npz").stat().st_size < 1_000_000
+    assert read_weights(tmp_path / "a.npz", MODEL).keys() == arrays.keys()
+    monkeypatch.setattr(npz_files, "MAX_BYTES", 20_000_000)
+    with pytest.raises(CheckpointError, match=r"a\.npz unpacks to 0 GB, which no checkpoint does: give another"):
+        check_checkpoint(tmp_path / "a.npz", MODEL)
+    large = {**arrays, "head/kernel": np.zeros((48, 70_000), np.float32), "head/bias": np.zeros(70_000, np.float32)}
+    write_npz(tmp_path / "b.npz", large)
+    with pytest.raises(CheckpointError, match=r"head/kernel has shape \(48, 70000\), not \(48, any\)"):
+        check_checkpoint(tmp_path / "b.npz", MODEL)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers_are_refused_when_they_are_loaded(tmp_path, make_arrays, value):
+    arrays = make_arrays(MODELS[MODEL])
+    arrays["head/bias"][0] = value
+    write_npz(tmp_path / "a.npz", arrays)
+    with pytest.raises(CheckpointError, match=r"a\.npz: head/bias holds numbers that are not finite: give another"):
+        read_weights(tmp_path / "a.npz", MODEL)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_whatever_byte_is_wrong_it_is_one_line_or_nothing(tmp_path, make_arrays, compression):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, array in make_arrays(MODELS[MODEL]).items():
+            file = io.BytesIO()
+            np.save(file, array)
+            archive.writestr(f"{name}.npy", file.getvalue())
+    content, draw = path.read_bytes(), random.Random(compression)
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(draw.choice((1, 1, 20))):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        if draw.random() < 0.2:
+            del damaged[draw.randrange(len(damaged)) :]
+        path.write_bytes(damaged)
+        said = ""
+        try:
+            check_whole(path)
+            read_weights(path, MODEL)
+        except CheckpointError as error:
+            said = str(error)
+        assert "\n" not in said
