@@ -190,6 +190,8 @@ def read_shapes(path: Path, *, source: str | None = None) -> dict[str, tuple[int
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, _, dtype = read(file)
             name = member.removesuffix(".npy")
+            if not name.isprintable():
+                raise ValueError(f"an array is called {name!r}")
             if dtype.hasobject:
                 raise CheckpointError(f"{source} holds pickled objects, which could run code: refused")
             if dtype != np.float32:
@@ -210,8 +212,8 @@ def check_whole(path: Path, *, source: str | None = None) -> None:
     source = source or str(path)
     with _named_errors(path, source), zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
-    if damaged is not None:
-        raise CheckpointError(f"{source} is damaged (wrong checksum of {damaged}): fetch it again")
+        if damaged is not None:
+            raise ValueError(f"wrong checksum of {damaged}")
 
 
 @contextmanager
@@ -228,8 +230,13 @@ def _named_errors(path: Path, source: str) -> Iterator[None]:
     except ValueError as error:
         if "allow_pickle" in str(error):
             raise CheckpointError(f"{source} holds pickled objects, which could run code: refused") from error
-        raise CheckpointError(f"{source} is damaged ({error}): fetch it again") from error
+        raise CheckpointError(f"{source} is damaged ({_line(error)}): fetch it again") from error
     except (MemoryError, OverflowError, SyntaxError, TypeError, struct.error, tokenize.TokenError) as error:
-        raise CheckpointError(f"{source} is damaged ({error}): fetch it again") from error
+        raise CheckpointError(f"{source} is damaged ({_line(error)}): fetch it again") from error
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError) as error:
-        raise CheckpointError(f"{source} is truncated or no .npz archive ({error}): fetch it again") from error
+        raise CheckpointError(f"{source} is truncated or no .npz archive ({_line(error)}): fetch it again") from error
+
+
+def _line(error: Exception) -> str:
+    """An error's words, which may name a member whose name is damaged too."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(error))
