@@ -71,12 +71,12 @@ def explain_config(values: Mapping[str, Any]) -> Iterator[Finding]:
             if name not in ("accuracy", "model", "dataset")
         }
         accuracy = float(found["accuracy"]) if "accuracy" in found else None
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"a value is of the wrong kind ({error}): give numbers as numbers") from error
     config = FinetuneConfig.official(str(found["model"]), str(found["dataset"]), **given)
     known = {name for names in SYNONYMS.values() for name in names}
     if unknown := [name for name in values if name not in known]:
-        yield skip("values", f"not looked at: {', '.join(unknown)}")
+        yield skip("values", f"not looked at: {', '.join(map(str, unknown))}")
     if missing := [name for name in SYNONYMS if name not in found and name not in ("seed", "accuracy")]:
         yield skip("values", f"not given, taken as the official recipe has them: {', '.join(missing)}")
     from sweeps.table.cells import cell_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sweeps.records.commands import read_commands
 from sweeps.table.cells import cell_of
-from vit_trainer.files.run_dir import CHECKPOINT
+from vit_trainer.files.run_dir import CHECKPOINT, LEASE
 from vit_trainer.files.storage import Storage
 from vit_trainer.tracking.catalogue import catalogues
 
@@ -38,12 +38,14 @@ def left_states(storage: Storage, *, idle_hours: float = IDLE_HOURS) -> list[Lef
     """
     last: dict[str, float] = {}
     states: dict[str, LeftState] = {}
-    for name, stamp in storage.runs.stamps().items():
+    stamps = storage.runs.stamps()
+    for name, stamp in stamps.items():
         trial_id, _, file = name.partition("/")
         last[trial_id] = max(last.get(trial_id, 0.0), stamp.modified_at)
         if file == CHECKPOINT:
             states[trial_id] = LeftState(trial_id, stamp.num_bytes, stamp.modified_at)
-    written = {trial_id for trial_id in last if storage.run_dir(trial_id).has_writer()}
+    leased = [name.partition("/")[0] for name in stamps if name.endswith(f"/{LEASE}")]
+    written = {trial_id for trial_id in leased if storage.run_dir(trial_id).has_writer()}
     since = time.time() - 3600 * idle_hours
     alive = written | {trial_id for trial_id, at in last.items() if at > since}
     wanted = set(written)

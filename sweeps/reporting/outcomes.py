@@ -10,7 +10,7 @@ from sweeps.reporting.texts import card_name, date, duration, hours_name, name_o
 from sweeps.selection.rehearsal import is_rehearsal
 from vit_trainer.data.class_names import class_names, numbered
 from vit_trainer.errors import InputError
-from vit_trainer.files.predictions import Predictions
+from vit_trainer.files.predictions import NO_CLASS, Predictions
 from vit_trainer.files.run_dir import PREDICTIONS
 from vit_trainer.files.schema import UNFINISHED
 from vit_trainer.files.storage import Storage
@@ -39,7 +39,7 @@ def mistakes(results: Results) -> list[Block]:
 
 def _row(record: CellRecord, results: Results) -> tuple[str, ...] | None:
     kept = [found for trial in record.chosen if (found := _predictions(results.location, trial.trial_id)) is not None]
-    if not kept:
+    if not any(each.num_images for each in kept):
         return None
     right, images = Counter[int](), Counter[int]()
     taken = Counter[tuple[int, int]]()
@@ -47,7 +47,8 @@ def _row(record: CellRecord, results: Results) -> tuple[str, ...] | None:
         right[score.label] += score.num_correct
         images[score.label] += score.num_images
         taken.update({(score.label, other): count for other, count in score.confused_with})
-    names = _names(record.cell.dataset, 1 + max(images))
+    seen = {*images, *(label for pair in taken for label in pair)} - {NO_CLASS}
+    names = dict(enumerate(_names(record.cell.dataset, 1 + max(seen)))) | {NO_CLASS: "no class"}
     missed = [label for label in images if right[label] < images[label]]
     hardest = sorted(missed, key=lambda label: right[label] / images[label])[:NUM_MISTAKES]
     return (
@@ -59,10 +60,10 @@ def _row(record: CellRecord, results: Results) -> tuple[str, ...] | None:
 
 
 def _predictions(location: str, trial_id: str) -> Predictions | None:
-    content = Storage(location).run_dir(trial_id).folder.read(PREDICTIONS)
     try:
+        content = Storage(location).run_dir(trial_id).folder.read(PREDICTIONS)
         return None if content is None else Predictions.from_bytes(content)
-    except InputError:  # the result stands without it
+    except (InputError, OSError):  # the result stands without it
         return None
 
 

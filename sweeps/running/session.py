@@ -149,35 +149,40 @@ class Session:
         run = self.options.run_of(self.trials[trial_id])
         return [] if run is None else run.journal
 
-    def ask(self, num_slots: int) -> Leg | None:
+    def ask(self, num_slots: int, fits: Callable[[int], bool] = lambda size: True) -> Leg | None:
         """What is to run next, if there is anything; its trial is under way from now on.
 
         One more than fits may wait for a slot, so that an autoscaler sees it, and no more, so that what is wanted later
         needn't wait behind them. A gang that waits has the next slots to itself, or single ones would take them one by
-        one for ever.
+        one for ever; but not more than twice as many as it takes, should they be on nodes that can't be freed for it.
 
         Args:
             num_slots: GPUs (or CPU cores) of the cluster.
+            fits: whether nodes that are there could hold a gang of so many.
         """
-        gang_waits = any(size > 1 and each not in self.holding for each, size in self._under_way.items())
+        if num_slots < 1:
+            return None
+        free = num_slots - sum(map(self.slots_of, self.holding))
+        waiting = [size for each, size in self._under_way.items() if size > 1 and each not in self.holding]
+        gang_waits = any(fits(size) and free < 2 * size for size in waiting)
         leg = None if gang_waits or sum(self._under_way.values()) > num_slots else self._next_leg()
         if leg is None:
             return None
         trial_id = leg.trial.trial_id
         if leg.until is None and self.max_gang > 1 and trial_id not in self._sizes:
-            self._sizes[trial_id] = self._size_to_begin(trial_id, num_slots)
+            self._sizes[trial_id] = self._size_to_begin(trial_id, num_slots, fits)
             self.display.resized(trial_id, self._sizes[trial_id])
         self._whole |= {trial_id} if leg.until is None else set()
         self._under_way[trial_id] = self.slots_of(trial_id)
         return leg
 
-    def _size_to_begin(self, trial_id: str, num_slots: int) -> int:
+    def _size_to_begin(self, trial_id: str, num_slots: int, fits: Callable[[int], bool]) -> int:
         """With so many slots a trial ends no later than all work together, or than what runs to its end already."""
         trials = self.display.standing().trials
         rests = {each.trial_id: each.work * (1 - each.step / each.total_steps) / each.num_slots for each in trials}
         running = [rests[each.trial_id] for each in trials if each.is_running and each.trial_id in self._whole]
         end = max([sum(each.work_to_come for each in trials) / num_slots, *running])
-        sizes = self.sizes_of(trial_id)
+        sizes = [n for n in self.sizes_of(trial_id) if fits(n)] or [self.slots_of(trial_id)]
         return next((n for n in sizes if rests[trial_id] * sizes[0] / n <= end), sizes[-1])
 
     def sizes_of(self, trial_id: str) -> list[int]:
@@ -307,6 +312,7 @@ class Session:
     def lost(self, trial_id: str) -> None:
         """A trial's actor is gone; it goes on as soon as it is asked for again."""
         self._under_way.pop(trial_id, None)
+        self._sizes.pop(trial_id, None)  # the node that held so many may be gone
         self.moves(trial_id)
         if self.studies is not None:
             self._lost.append(self.trials[trial_id])

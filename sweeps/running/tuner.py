@@ -143,13 +143,19 @@ def _proposals(
     session: Session, resources: Resources, asha: PerCellASHA | None, parity: ParityCheck | None
 ) -> Proposals:
     """Where Tune has its trials from."""
-    num_slots, counted_at = resources.num_slots, time.monotonic()
+    present, counted_at = resources, time.monotonic()
+
+    def fits(size: int) -> bool:
+        try:
+            return bool(present.processes_of_nodes(size))
+        except InputError:
+            return False
 
     def ask() -> Assignment | None:
-        nonlocal num_slots, counted_at
+        nonlocal present, counted_at
         if time.monotonic() > counted_at + SECONDS_BETWEEN_COUNTS:
-            num_slots, counted_at = cluster_resources().num_slots, time.monotonic()  # nodes come and go
-        options, leg = session.options, session.ask(num_slots)
+            present, counted_at = cluster_resources(), time.monotonic()  # nodes come and go
+        options, leg = session.options, session.ask(present.num_slots, fits)
         if leg is None:
             return None
         trial = leg.trial

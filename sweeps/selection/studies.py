@@ -252,7 +252,7 @@ class _CellStudy:
             for step, accuracy in accuracies.items():
                 self._storage.set_trial_intermediate_value(running._trial_id, step, accuracy)
             self._study.tell(running.number, value if state == TrialState.COMPLETE else None, state)
-        elif not any(record.state == state and record.value == value for record in records[-1:]):
+        elif not any(record.state == state and record.value == value for record in records):
             self._add(trial, state, value, accuracies)
 
     def _draw(self) -> Trial | None:

@@ -38,6 +38,8 @@ def score(*predictions: Path, real: Path | None = None, worst: Annotated[int, Pa
                 f"{file} can't be read ({reason_of(error)}): give a run folder of a finished trial"
             ) from error
     for path, own in zip(predictions, found, strict=True):
+        if not own.num_images:
+            raise InputError(f"{path}: none of its images could be read: give predictions of images that could")
         low, high = binomial_interval(own.num_correct, own.num_images)
         top1, top5 = (100 * count / own.num_images for count in (own.num_correct, own.num_correct_top5))
         print(
@@ -46,7 +48,7 @@ def score(*predictions: Path, real: Path | None = None, worst: Annotated[int, Pa
         )
         if labels is not None:
             correct, count = real_accuracy(own, labels)
-            print(f"  ImageNet-ReaL {100 * correct / count:.2f}% of {count} images")
+            print(f"  ImageNet-ReaL {100 * correct / max(1, count):.2f}% of {count} images")
         missed = [each for each in class_scores(own) if each.confused_with]
         scores = sorted(missed, key=lambda each: each.num_correct / each.num_images)
         for each in scores[:worst]:

@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from vit_trainer.errors import InputError, reason_of
 
 _NEARLY_URI = re.compile(r"(?:s3|gs|gcs|file|hdfs|abfss?|https?):|[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
-_LONGEST_WITHIN = "x" * 200
+_LONGEST_WITHIN = "x" * 120
 """As long as what this project puts into a folder may be called, folders within it included."""
 
 

@@ -14,7 +14,9 @@ DATABASES = ("postgresql", "postgres", "mysql", "mariadb", "mssql", "oracle", "c
 SHOWN = {"region", "scheme", "endpoint_override", "allow_bucket_creation", "allow_bucket_deletion"}
 SHOWN |= {"sslmode", "ssl", "host", "port", "charset", "driver", "mode"}
 """What of a URL's query is no secret, of buckets and databases."""
-URL = re.compile(r"""\b[a-z][a-z0-9+.-]*://[^\s"'<>\\]+""", re.IGNORECASE)
+URL = re.compile(r"""\b[a-z][a-z0-9+.-]{0,30}://[^\s"'<>\\]+""", re.IGNORECASE)
+SHORTEST = 4
+"""Of what is hidden wherever it stands: `a@` stands in too many words."""
 TOLD = re.compile(r"""(--notify(?:=|\s+)['"]?\w+://)([^\s"'<>\\]+)""")
 """A web address whose path is a password, as those of chat services are."""
 
@@ -71,7 +73,7 @@ class Spoken(TextIOWrapper):
         return _Drawn(self)
 
     def write(self, text: str) -> int:
-        super().write(outgoing(text))
+        super().write(outgoing(text.replace("\r\n", "\n").replace("\r", "\n")))
         return len(text)
 
 
@@ -111,7 +113,7 @@ def _known(arguments: tuple[str, ...]) -> list[tuple[str, str]]:
         userinfo = _userinfo(scheme, rest)
         for each in (userinfo, unquote(userinfo)):
             tails = [each[match.end() :] for match in re.finditer("[:@]", each)]
-            found |= {f"{tail}@": "***@" for tail in tails if tail}
+            found |= {f"{tail}@": "***@" for tail in tails if len(tail) >= SHORTEST}
     return sorted(found.items(), key=lambda item: -len(item[0]))
 
 

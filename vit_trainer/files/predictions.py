@@ -1,6 +1,7 @@
 """Predictions: what a trial's final model said of every test image, kept in its run folder. NumPy alone."""
 
 import io
+import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ from vit_trainer.errors import InputError
 
 NUM_KEPT = 5
 """Classes per image."""
+MAX_BYTES = 2**28
+"""Unpacked; of ImageNet's 1.3 million training images they are 70 MB."""
 NO_CLASS = 65535
 """Where there are fewer classes, or a logit is NaN; as the label of an image that could not be read."""
 
@@ -62,6 +65,9 @@ class Predictions:
             InputError: it is no such file.
         """
         try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
+                    raise ValueError("it unpacks to more than predictions do")
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 found = cls(*(arrays[name] for name in ("classes", "confidences", "labels", "names")))
         except Exception as error:  # zipfile, zlib and NumPy raise many kinds

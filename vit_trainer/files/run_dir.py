@@ -33,6 +33,7 @@ from urllib.parse import urlsplit
 
 from vit_trainer.errors import DamagedError, InputError, LeaseLostError, reason_of
 from vit_trainer.files.folder import Folder, open_folder
+from vit_trainer.files.location import is_uri
 from vit_trainer.files.outgoing import hide_secrets
 from vit_trainer.files.schema import UNFINISHED, config_of, lease_of, lines_of, result_of, trial_id_of
 
@@ -109,7 +110,8 @@ class RunDir:
 
     @property
     def trial_id(self) -> str:
-        return PurePosixPath(urlsplit(self.location).path).name
+        location = self.location
+        return PurePosixPath(urlsplit(location).path if is_uri(location) else location).name
 
     # Writing.
 
@@ -267,8 +269,8 @@ class RunDir:
         return None
 
     def _read(self) -> Run | None:
-        # The result is read before the journal, which is complete once there is one.
-        config, result, lines = self.config(), self.result(), self.lines()
+        # The last written first: the journal is complete once there is a result, and has a config once it has lines.
+        result, lines, config = self.result(), self.lines(), self.config()
         if config is None:
             if result is None and not lines:
                 return None

@@ -24,10 +24,12 @@ class CellRuns:
         """tags: put on every run."""
         self._experiment, self._tags = experiment, dict(tags)
         self._run_ids: dict[str, str] = {}
+        self._published_base_lrs: dict[str, float | None] = {}
         self._changed: set[str] = set()
 
     def run_of(self, cell: str, membership: Membership) -> str:
         """Id of a cell's run, made if need be; membership: of one of its trials."""
+        self._published_base_lrs[cell] = membership.published_base_lr
         if cell not in self._run_ids:
             tags = {**self._tags, **membership.tags}
             run, _ = self._experiment.find_or_create("cell_run", cell, tags, None, cell)
@@ -56,7 +58,7 @@ class CellRuns:
             if self._experiment.is_deleted(self._run_ids[cell]):
                 self._adopt(cell)
             if cell in self._run_ids:
-                self._summarise(self._run_ids[cell], driver_ended)
+                self._summarise(cell, driver_ended)
             self._changed.discard(cell)
 
     def _adopt(self, cell: str) -> None:
@@ -67,7 +69,8 @@ class CellRuns:
             for trial in self._experiment.runs(PARENT, deleted):
                 self._experiment.client.set_tag(trial.info.run_id, PARENT, self._run_ids[cell])
 
-    def _summarise(self, run_id: str, driver_ended: bool) -> None:
+    def _summarise(self, cell: str, driver_ended: bool) -> None:
+        run_id, published = self._run_ids[cell], self._published_base_lrs.get(cell)
         run = self._experiment.client.get_run(run_id)
         trials = self._experiment.runs(PARENT, run_id)
         finished = {each.trial_id: (each, trial) for trial in trials if (each := _finished(trial)) is not None}
@@ -80,9 +83,15 @@ class CellRuns:
             values = {name: statistics.fmean(metrics[name] for metrics in seeds) for name in names}
             for name in ("runtime_hours", "gpu_hours"):
                 values[name] = sum(trial.data.metrics.get(name, 0.0) for trial in trials)
-            compared = [each for _, trial in finished.values() if DIFFERENCE in (each := trial.data.metrics)]
+            compared = [
+                trial.data.metrics
+                for each, trial in finished.values()
+                if DIFFERENCE in trial.data.metrics and published in (None, each.recipe[0])  # earlier versions: of all
+            ]
             if compared and len(compared) < len(finished):  # those of the published rate, whichever was chosen
                 values[DIFFERENCE] = statistics.fmean(metrics[DIFFERENCE] for metrics in compared)
+            elif published is not None and not compared:
+                values.pop(DIFFERENCE, None)
             values |= {"num_trials": float(len(trials)), "num_seeds": float(len(seeds))}
             if chosen.deviation is not None or "test/accuracy_deviation" in run.data.metrics:
                 values["test/accuracy_deviation"] = math.nan if chosen.deviation is None else chosen.deviation

@@ -71,9 +71,20 @@ def make_database(path: Path) -> None:
             os.replace(temporary, path)
         else:
             with suppress(FileExistsError):  # another process was faster
-                os.link(temporary, path)
+                _link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _link(source: Path, path: Path) -> None:
+    """Give a file another name, unless that is taken; raises FileExistsError then."""
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if not path.exists():
+            os.replace(source, path)
 
 
 def _what_is_wrong(connection: sqlite3.Connection) -> str:

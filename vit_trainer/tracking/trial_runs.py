@@ -175,7 +175,7 @@ class Shipper:
             now = (ended or 0) + 1
             metrics += metrics_of({**result, **_difference(config, result, membership)}, result["step"], now)
         tags = {"outcome": outcome, "shipped": json.dumps(mark)}
-        cause = hide_secrets((result or {}).get("cause", ""))
+        cause = hide_secrets((result or {}).get("cause") or "")
         if cause != shipped.cause:
             tags["cause"] = cause
         self._experiment.log(shipped.run_id, metrics, tags)

@@ -65,3 +65,19 @@ def test_who_would_end_last_begins_with_more_slots(tmp_path: Path) -> None:
     alone.max_gang = 8
     found = {leg.until: alone.slots_of(leg.trial.trial_id) for _ in range(4) if (leg := alone.ask(8)) is not None}
     assert found == {None: 4, 2500: 1}  # the published rate, which goes on whatever the rung says, and the others
+
+
+def test_a_gang_that_waits_has_the_next_slots_within_bounds(tmp_path: Path) -> None:
+    options = SweepOptions(storage=str(tmp_path), quiet=True, gpus_per_trial=("1", "ViT-B_16=4"))
+    waits = Session("sweep", [B16, B32], options, Execution(), lambda trial: None)
+    waits.settle()
+    first = waits.ask(8)
+    assert first is not None
+    assert waits.slots_of(first.trial.trial_id) == 4
+    assert waits.ask(7) is None  # three more slots may be kept from others for it
+    assert waits.ask(7, lambda size: size < 4) is not None  # no node can hold it any more
+    assert waits.ask(16) is not None  # they are on nodes where it doesn't fit
+    assert waits.ask(0) is None
+    waits.started(first.trial.trial_id)
+    waits.lost(first.trial.trial_id)
+    assert waits.slots_of(first.trial.trial_id) == 4

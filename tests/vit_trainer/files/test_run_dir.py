@@ -84,3 +84,15 @@ def test_a_failed_write_leaves_the_old_content_and_nothing_else(
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
+
+
+@pytest.mark.parametrize("name", ["a#b", "a b", "ü", "a:b"])
+def test_a_trial_in_any_folder_is_named_by_its_own(tmp_path: Path, name: str) -> None:
+    config = FinetuneConfig.official("ViT-B_32-mini", "digits-even")
+    run_dir = RunDir(tmp_path / name / "runs" / config.trial_id)
+    run_dir.open_for_writing(config.to_dict())
+    run_dir.close()
+    assert run_dir.trial_id == config.trial_id
+    run = RunDir(tmp_path / name / "runs" / config.trial_id).read()
+    assert run is not None
+    assert run.config == config.to_dict()
