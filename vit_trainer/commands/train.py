@@ -13,7 +13,7 @@ from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.errors import DamagedError, InputError, RunInterruptedError
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.files.storage import Storage
-from vit_trainer.loop.accelerator import is_first_process
+from vit_trainer.loop.accelerator import is_first_process, leave_gang
 from vit_trainer.loop.interruption import signals_as_request
 from vit_trainer.tracking.store import require_store
 
@@ -119,6 +119,7 @@ def train(
     if is_first_process():
         result = run_dir.result() or {}
         print(f"test/accuracy {100 * result['test/accuracy']:.2f}% after {result['step']} steps, {run_dir.location}")
+    leave_gang()
 
 
 def _acknowledge() -> None:
@@ -158,8 +159,9 @@ def _print_row(row: Row) -> None:
         return
     share = f" ({row['mfu']:.0%} of the peak)" if "mfu" in row else ""
     memory = f", {row['peak_memory_gib']:.1f} GiB" if "peak_memory_gib" in row else ""
+    validation = f", val/accuracy {100 * row['val/accuracy']:.2f}%" if "val/accuracy" in row else ""
     print(
-        f"step {row['step']}: train/loss {row['train/loss']:.3f}, val/accuracy {100 * row['val/accuracy']:.2f}%, "
+        f"step {row['step']}: train/loss {row['train/loss']:.3f}{validation}, "
         f"{row['images_per_second']:.0f} images/s{share}{memory}, input wait {row['input_wait_fraction']:.0%}",
         flush=True,
     )

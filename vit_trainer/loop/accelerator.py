@@ -148,3 +148,14 @@ def require_agreement(*, bfloat16: bool, on_gpu: bool) -> None:
 def is_first_process() -> bool:
     """Whether this is a launcher's first process of all, or the only one."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def leave_gang() -> None:
+    """Let go of the other processes, once all have come so far: who leaves while others talk may die of it."""
+    from torch import distributed
+
+    from vit_trainer.loop.liveness import wait_for_all
+
+    if distributed.is_available() and distributed.is_initialized():
+        wait_for_all(distributed.get_world_size())
+        distributed.destroy_process_group()
