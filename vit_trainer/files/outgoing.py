@@ -15,8 +15,6 @@ SHOWN = {"region", "scheme", "endpoint_override", "allow_bucket_creation", "allo
 SHOWN |= {"sslmode", "ssl", "host", "port", "charset", "driver", "mode"}
 """What of a URL's query is no secret, of buckets and databases."""
 URL = re.compile(r"""\b[a-z][a-z0-9+.-]{0,30}://[^\s"'<>\\]+""", re.IGNORECASE)
-SHORTEST = 4
-"""Of what is hidden wherever it stands: `a@` stands in too many words."""
 TOLD = re.compile(r"""(--notify(?:=|\s+)['"]?\w+://)([^\s"'<>\\]+)""")
 """A web address whose path is a password, as those of chat services are."""
 
@@ -32,7 +30,7 @@ def hide_secrets(text: str, arguments: Sequence[str] | None = None) -> str:
             made of; this process's unless given.
     """
     for secret, shown in _known(tuple(sys.argv[1:] if arguments is None else arguments)):
-        text = text.replace(secret, shown)
+        text = secret.sub(shown.replace("\\", r"\\"), text)
     if "://" not in text:
         return text
     text = TOLD.sub(lambda match: match[1] + _without_path(match[2]), text)
@@ -96,7 +94,7 @@ def canvas(stream: TextIO | None) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _known(arguments: tuple[str, ...]) -> list[tuple[str, str]]:
+def _known(arguments: tuple[str, ...]) -> list[tuple[re.Pattern[str], str]]:
     """What to replace in any text, and by what: the longest first."""
     found = {}
     for before, word in zip(("", *arguments), arguments, strict=False):
@@ -113,8 +111,14 @@ def _known(arguments: tuple[str, ...]) -> list[tuple[str, str]]:
         userinfo = _userinfo(scheme, rest)
         for each in (userinfo, unquote(userinfo)):
             tails = [each[match.end() :] for match in re.finditer("[:@]", each)]
-            found |= {f"{tail}@": "***@" for tail in tails if len(tail) >= SHORTEST}
-    return sorted(found.items(), key=lambda item: -len(item[0]))
+            found |= {f"{tail}@": "***@" for tail in tails if tail}
+    longest_first = sorted(found.items(), key=lambda item: -len(item[0]))
+    return [(_pattern(secret), shown) for secret, shown in longest_first]
+
+
+def _pattern(secret: str) -> re.Pattern[str]:
+    """What to look for; a short one is none inside a word: the password a is not in maria@host."""
+    return re.compile((r"(?<!\w)" if len(secret) < 5 else "") + re.escape(secret))
 
 
 def _hidden(url: str) -> str:

@@ -88,3 +88,12 @@ def test_every_command_speaks_so() -> None:
     command = [sys.executable, "-c", code, "--url", f"https://{TOKEN}@host"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
     assert (done.stdout, done.stderr) == ("https://***@host\n", "\\x1b[2J\n")
+
+
+def test_a_short_password_is_hidden_where_it_stands_alone() -> None:
+    arguments = ["--tracking-uri", "postgresql://me:p@ss@host/db"]
+    assert hide_secrets('no host "ss@host" and me:p@ss@host', arguments) == 'no host "***@host" and me:***@host'
+    assert (
+        hide_secrets("maria@host, boss@host", ["--tracking-uri", "postgresql://me:a@host"]) == "maria@host, boss@host"
+    )
+    assert hide_secrets("boss@host", arguments) == "boss@host"
