@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from statistics import fmean
 from typing import Any
 
 from sweeps.checks.finding import Finding, ok, skip, warn
-from sweeps.records.cell_record import CellRecord
+from sweeps.records.cell_record import CellRecord, accuracies_of
 from sweeps.records.results import Results
 from sweeps.records.trial_record import TrialRecord
-from sweeps.table.cells import Cell, name_of_cell
+from sweeps.table.cells import Cell, cell_of, name_of_cell
 from sweeps.table.published import TABLES, PublishedFigure, figures_for, published_figures, published_for
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.datasets import data_folder
@@ -38,14 +39,15 @@ def explain_cell(record: CellRecord, results: Results) -> Iterator[Finding]:
     if not runs:
         yield skip("result", "no run of this cell has finished")
         return
+    accuracy = fmean(accuracies_of(runs))
     verdict = f"{record.verdict.status}, {record.verdict}" if record.verdict else "nothing to compare it with"
-    yield ok("result", f"{100 * sum(_accuracies(runs)) / len(runs):.2f}% of {len(runs)} seeds: {verdict}")
+    yield ok("result", f"{100 * accuracy:.2f}% of {len(runs)} seeds: {verdict}")
     yield from _recipe(dict(runs[0].config), record.figure)
     yield from _run(runs)
     yield from _weights(record.cell, runs)
     yield from _parity(results)
     yield from _images(record.cell)
-    yield from tables(record.cell, sum(_accuracies(runs)) / len(runs))
+    yield from tables(record.cell, accuracy)
 
 
 def explain_config(values: Mapping[str, Any]) -> Iterator[Finding]:
@@ -79,8 +81,6 @@ def explain_config(values: Mapping[str, Any]) -> Iterator[Finding]:
         yield skip("values", f"not looked at: {', '.join(map(str, unknown))}")
     if missing := [name for name in SYNONYMS if name not in found and name not in ("seed", "accuracy")]:
         yield skip("values", f"not given, taken as the official recipe has them: {', '.join(missing)}")
-    from sweeps.table.cells import cell_of
-
     cell = cell_of(config.to_dict())
     yield from _recipe(config.to_dict(), published_for(cell))
     yield from _images(cell)
@@ -97,9 +97,11 @@ def _recipe(config: dict[str, Any], figure: PublishedFigure | None) -> Iterator[
         return
     if figure is not None:  # one that was tuned is beside the best of ours, whatever its rate
         official["base_lr"] = config["base_lr"] if figure.base_lr is None else figure.base_lr
-    free = ("seed", "dropout")  # dropout is the cell's
-    different = [f"{name} {config[name]}, not {official[name]}" for name in official if config[name] != official[name]]
-    different = [each for each in different if each.split()[0] not in free]
+    different = [
+        f"{name} {config[name]}, not {official[name]}"
+        for name in official
+        if config[name] != official[name] and name not in ("seed", "dropout")  # dropout is the cell's
+    ]
     if different:
         yield warn("recipe", f"{'; '.join(different)}: a run of the official recipe is the one to compare")
     else:
@@ -162,14 +164,14 @@ def _images(cell: Cell) -> Iterator[Finding]:
 
 def tables(cell: Cell, accuracy: float) -> Iterator[Finding]:
     """Every published figure of the cell, with what keeps it from being an exact counterpart."""
-    figures = figures_for(cell)
+    figures, judged = figures_for(cell), published_for(cell)
     if not figures:
         yield skip("tables", f"nothing is published for {name_of_cell(cell)}")
     for figure in figures:
         text = (
             f"{100 * figure.accuracy:.2f}% ({figure.table}), this is {100 * (accuracy - figure.accuracy):+.2f} points"
         )
-        about = "; the verdict is about this one" if figure == published_for(cell) else ""
+        about = "; the verdict is about this one" if figure == judged else ""
         traps = [f"dropout {figure.dropout_basis}"] if "inferred" in figure.dropout_basis else []
         traps += [figure.caveat] if figure.caveat else []
         traps += ["the last incomplete batch of the test images is left out"] if figure.table == "official" else []
@@ -178,7 +180,3 @@ def tables(cell: Cell, accuracy: float) -> Iterator[Finding]:
     for each in (each for each in others if (each.cell.model, each.cell.dataset) == (cell.model, cell.dataset)):
         difference = f"{100 * (accuracy - each.accuracy):+.2f} points"
         yield skip("table", f"{100 * each.accuracy:.2f}% ({each.table}) is of {name_of_cell(each.cell)}: {difference}")
-
-
-def _accuracies(runs: tuple[TrialRecord, ...]) -> list[float]:
-    return [run.result["test/accuracy"] for run in runs if run.result is not None]

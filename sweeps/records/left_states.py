@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sweeps.records.commands import read_commands
@@ -60,13 +60,13 @@ def left_states(storage: Storage, *, idle_hours: float = IDLE_HOURS) -> list[Lef
     return sorted(left, key=lambda state: state.written_at)
 
 
-def left_behind(storage: Storage, wanted: Iterable[str] = ()) -> str:
+def left_behind(storage: Storage, wanted: Collection[str] = ()) -> str:
     """What left states take and how to have it back, in a line; empty if there are none.
 
     Args:
         wanted: ids of trials that are about to go on.
     """
-    states = [state for state in left_states(storage) if state.trial_id not in set(wanted)]
+    states = [state for state in left_states(storage) if state.trial_id not in wanted]
     if not states:
         return ""
     room = f"{sum(state.num_bytes for state in states) / 1e9:.3g} GB in {len(states)} checkpoints"
@@ -74,7 +74,7 @@ def left_behind(storage: Storage, wanted: Iterable[str] = ()) -> str:
     return f"{room} of trials that no sweep works at: {command} lists them, with --yes it gives their room back"
 
 
-def _of_last_command(storage: Storage, sweep: str, trial_ids: Iterable[str]) -> set[str]:
+def _of_last_command(storage: Storage, sweep: str, trial_ids: Collection[str]) -> set[str]:
     """Those of a sweep's trials that its last session's cells have."""
     commands, _ = read_commands(storage, sweep)
     runs, _ = storage.read_runs(trial_ids)

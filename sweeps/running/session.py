@@ -172,7 +172,8 @@ class Session:
         if leg.until is None and self.max_gang > 1 and trial_id not in self._sizes:
             self._sizes[trial_id] = self._size_to_begin(trial_id, num_slots, fits)
             self.display.resized(trial_id, self._sizes[trial_id])
-        self._whole |= {trial_id} if leg.until is None else set()
+        if leg.until is None:
+            self._whole.add(trial_id)
         self._under_way[trial_id] = self.slots_of(trial_id)
         return leg
 

@@ -2,14 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from vit_trainer.errors import InputError, reason_of
 
 
-def score(*predictions: Path, real: Path | None = None, worst: Annotated[int, Parameter()] = 5) -> None:
+def score(*predictions: Path, real: Path | None = None, worst: int = 5) -> None:
     """Print accuracies with their intervals and the worst classes; of several trials also how they differ, and a vote.
 
     Parameters

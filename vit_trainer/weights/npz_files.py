@@ -19,6 +19,7 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.config import UPSTREAMS
 from vit_trainer.errors import CheckpointError, InputError, one_of, reason_of
 from vit_trainer.files.folder import write_atomically
+from vit_trainer.files.outgoing import printable
 from vit_trainer.weights.npz_layout import Contents, check_fits
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -230,13 +231,13 @@ def _named_errors(path: Path, source: str) -> Iterator[None]:
     except ValueError as error:
         if "allow_pickle" in str(error):
             raise CheckpointError(f"{source} holds pickled objects, which could run code: refused") from error
-        raise CheckpointError(f"{source} is damaged ({_line(error)}): fetch it again") from error
+        raise _damaged(source, "damaged", error) from error
     except (MemoryError, OverflowError, SyntaxError, TypeError, struct.error, tokenize.TokenError) as error:
-        raise CheckpointError(f"{source} is damaged ({_line(error)}): fetch it again") from error
+        raise _damaged(source, "damaged", error) from error
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError) as error:
-        raise CheckpointError(f"{source} is truncated or no .npz archive ({_line(error)}): fetch it again") from error
+        raise _damaged(source, "truncated or no .npz archive", error) from error
 
 
-def _line(error: Exception) -> str:
-    """An error's words, which may name a member whose name is damaged too."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(error))
+def _damaged(source: str, what: str, error: Exception) -> CheckpointError:
+    """In one line, also where the error names a member whose name is damaged too."""
+    return CheckpointError(f"{source} is {what} ({printable(str(error), keep='')}): fetch it again")
