@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vit_trainer.architectures import MODELS, MOST_PER_SIDE
-from vit_trainer.data.datasets import dataset_id, dataset_info, is_folder
+from vit_trainer.data.datasets import dataset_id, dataset_info, id_and_path, is_folder
 from vit_trainer.errors import InputError, one_of
 from vit_trainer.files.location import local_path
 from vit_trainer.files.schema import trial_id_of
@@ -94,7 +94,9 @@ class FinetuneConfig:
         if model not in MODELS:
             raise one_of("model", model, list(MODELS))
         if is_folder(dataset):
-            dataset = str(local_path(dataset, "dataset").resolve())  # a trial's process may have another current folder
+            given_id, path = id_and_path(dataset)
+            path = str(local_path(path, "dataset").resolve())  # a trial's process may have another current folder
+            dataset = path if given_id is None else f"{given_id}:{path}"
         info = dataset_info(dataset)
         values: dict[str, Any] = {
             "upstream": info.upstream,

@@ -3,8 +3,8 @@
     root/train/<class>/<image>     root/val/<class>/<image>     root/test/<class>/<image>
 
 `val` or `test` must be there too. If both are, they are what they say. With one of them, that one is the test part
-(as ImageNet's val/ is), and validation is held out from train. Classes are numbered in the order of their names,
-ImageNet's thus by wnid. Names that begin with a dot and files that are no images are passed over.
+(as ImageNet's val/ is), and validation is held out from train. Classes are numbered in the order of their names, in
+which 2 comes before 10. Names that begin with a dot and files that are no images are passed over.
 """
 
 import hashlib
@@ -21,6 +21,9 @@ from vit_trainer.files.location import local_path
 
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp"})
 """What an image's name ends with, in lower case. What is inside decides how it is decoded."""
+VERSION = 2
+"""By which rules a folder is read; an id says which. 1, which is ImageNet's too: classes in the order of their names as
+text, so 10 before 2."""
 HELD_OUT_PERCENT = 2
 """Share of train that is held out as validation where a folder has no part for it."""
 
@@ -36,6 +39,8 @@ class ClassFolders:
     """Names of the class folders, in the order of their labels."""
     files: Mapping[str, tuple[tuple[str, ...], ...]]
     """`train` and the other parts that are used: per class, the names of its images, sorted."""
+    version: int = VERSION
+    """By which rules it is read."""
 
     @property
     def validation(self) -> str:
@@ -75,11 +80,12 @@ class ClassFolders:
         return f"{readable}-{digest.hexdigest()[:12]}"
 
 
-def find_class_folders(root: Path, test: str | None = None) -> ClassFolders:
+def find_class_folders(root: Path, test: str | None = None, version: int = VERSION) -> ClassFolders:
     """List a folder of classes.
 
     Args:
         test: the only part to use beside `train`; unless given, whichever of `val` and `test` are there.
+        version: by which rules.
 
     Raises:
         DataError: a part is missing or without classes, a class without images, there are fewer than two classes, or
@@ -96,7 +102,7 @@ def find_class_folders(root: Path, test: str | None = None) -> ClassFolders:
         listed = {part: _list_part(root / part) for part in ("train", *others)}
     except OSError as error:
         raise DataError(f"cannot list {error.filename}: {reason_of(error)}; make it readable") from error
-    classes = sorted(listed["train"])
+    classes = sorted(listed["train"], key=None if version == 1 else _natural)
     if len(classes) < 2:
         raise DataError(f"only one class in {root / 'train'} ({classes[0]}): give at least two")
     for part in others:
@@ -106,7 +112,18 @@ def find_class_folders(root: Path, test: str | None = None) -> ClassFolders:
                 f"the classes of {root} differ: {len(surplus)} are not in every part, such as {surplus[0]} "
                 f"in {place}/ but not in {other}/; give all parts the same class folders"
             )
-    return ClassFolders(root, tuple(classes), {part: tuple(listed[part][name] for name in classes) for part in listed})
+    files = {part: tuple(listed[part][name] for name in classes) for part in listed}
+    return ClassFolders(root, tuple(classes), files, version)
+
+
+def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    """To sort by: numbers in names count as numbers.
+
+    >>> sorted(["10", "b", "9", "a2", "09", "a10"], key=_natural)
+    ['09', '9', '10', 'a2', 'a10', 'b']
+    """
+    parts = re.split("([0-9]+)", name)  # at odd places the numbers
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], name
 
 
 def held_out_per_class(counts: Sequence[int], percent: int) -> list[int]:

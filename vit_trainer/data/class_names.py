@@ -1,9 +1,8 @@
 """What the classes of a data set are called, in the order of their labels. Standard library only."""
 
 import os
-from pathlib import Path
 
-from vit_trainer.data.datasets import data_folder, dataset_info, is_folder
+from vit_trainer.data.datasets import data_folder, dataset_info, folder_of, is_folder
 
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100 = """
@@ -58,9 +57,7 @@ def class_names(dataset: str) -> tuple[str, ...]:
         InputError: the data set is unknown.
     """
     if is_folder(dataset):
-        from vit_trainer.data.class_folders import find_class_folders
-
-        return find_class_folders(Path(dataset)).classes
+        return folder_of(dataset).classes
     num_classes = dataset_info(dataset).num_classes
     if dataset in NAMES:
         return NAMES[dataset]

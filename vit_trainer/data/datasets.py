@@ -1,15 +1,23 @@
 """DATASETS: name -> what is known of a data set before any of it is read. Standard library only.
 
-A name with a slash is the path of a folder of classes; `dataset_info()` looks both kinds up.
+A name with a slash is the path of a folder of classes; `dataset_info()` looks both kinds up. `ID:/path` is a folder
+that goes on under an id it has had: by the rules of the version that gave it, or from before it was renamed.
 """
 
 import os
+import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from vit_trainer.data.class_folders import HELD_OUT_PERCENT, find_class_folders, held_out_per_class
-from vit_trainer.errors import InputError, one_of
+from vit_trainer.data.class_folders import (
+    HELD_OUT_PERCENT,
+    VERSION,
+    ClassFolders,
+    find_class_folders,
+    held_out_per_class,
+)
+from vit_trainer.errors import DataError, InputError, one_of
 
 
 @dataclass(frozen=True)
@@ -158,9 +166,35 @@ def dataset_id(name: str) -> str:
     return _listed_folder(name)[0] if is_folder(name) else name
 
 
+def folder_of(name: str) -> ClassFolders:
+    """The listing of a data set that is a folder of classes. Raises DataError: as `dataset_info`."""
+    given_id, path = id_and_path(name)
+    return find_class_folders(Path(path), version=VERSION if given_id is None else version_of(given_id))
+
+
+def id_and_path(name: str) -> tuple[str | None, str]:
+    """The id under which a folder goes on, if another than its own, and its path.
+
+    >>> id_and_path("pets-0123456789ab:/data/cats"), id_and_path("/data/cats")
+    (('pets-0123456789ab', '/data/cats'), (None, '/data/cats'))
+    """
+    match = re.fullmatch(r"([A-Za-z0-9._-]+-[0-9a-f]{12}):(/.*)", name, re.DOTALL)
+    return (match[1], match[2]) if match else (None, name)
+
+
+def version_of(folder_id: str) -> int:
+    """By which rules of `class_folders` a folder was read that has this id.
+
+    >>> version_of("pets-v2-0123456789ab"), version_of("pets-0123456789ab")
+    (2, 1)
+    """
+    match = re.search(r"-v([0-9]+)-[0-9a-f]{12}$", folder_id)
+    return int(match[1]) if match else 1
+
+
 @lru_cache(maxsize=64)
-def _listed_folder(path: str) -> tuple[str, DatasetInfo]:
-    folders = find_class_folders(Path(path))
+def _listed_folder(name: str) -> tuple[str, DatasetInfo]:
+    folders = folder_of(name)
     train_counts = folders.counts("train")
     num_train = sum(train_counts)
     if folders.validation == "train":
@@ -172,7 +206,10 @@ def _listed_folder(path: str) -> tuple[str, DatasetInfo]:
     info = DatasetInfo(
         FOLDER, len(folders.classes), num_train, num_validation, num_test, 10_000, 500, base_lrs=_SMALL_LRS
     )
-    return folders.contents_id(), info
+    own_id, given_id = folders.contents_id(), id_and_path(name)[0]
+    if given_id is not None and given_id[-12:] != own_id[-12:]:
+        raise DataError(f"{folders.root} is no longer {given_id}: its images have changed; give it the former, or anew")
+    return given_id or own_id, info
 
 
 def data_folder() -> Path:

@@ -30,6 +30,13 @@ def test_classes_are_numbered_by_name(image_folder: Write) -> None:
     assert folders.paths("val")[:2] == ["val/n01/n01_0.JPEG", "val/n01/n01_1.JPEG"]
 
 
+def test_numbers_count_as_numbers_but_by_the_old_rules(image_folder: Write) -> None:
+    numbers = tuple(str(number) for number in range(12))
+    root = image_folder(classes=numbers)
+    assert find_class_folders(root).classes == numbers
+    assert find_class_folders(root, version=1).classes == ("0", "1", "10", "11", *numbers[2:10])
+
+
 @pytest.mark.parametrize(
     ("parts", "counts", "places"),
     [

@@ -1,14 +1,13 @@
 """Any folder of classes, as splits of image files."""
 
 import os
-from pathlib import Path
 from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_trainer.data.class_folders import HELD_OUT_PERCENT, ClassFolders, find_class_folders
-from vit_trainer.data.datasets import dataset_info
+from vit_trainer.data.class_folders import HELD_OUT_PERCENT, ClassFolders
+from vit_trainer.data.datasets import dataset_info, folder_of
 from vit_trainer.data.decoding import Decoding
 from vit_trainer.data.image_files import ImageFileSplit
 from vit_trainer.data.splits import Splits, held_out
@@ -21,7 +20,7 @@ def require(name: str, *, may_download: bool) -> None:
 
 def load(name: str, **decoding: Unpack[Decoding]) -> Splits:
     """The splits of a folder of classes. Raises DataError: as `find_class_folders`."""
-    return splits_of(find_class_folders(Path(name)), HELD_OUT_PERCENT, **decoding)
+    return splits_of(folder_of(name), HELD_OUT_PERCENT, **decoding)
 
 
 def splits_of(folders: ClassFolders, percent: int, **decoding: Unpack[Decoding]) -> Splits:

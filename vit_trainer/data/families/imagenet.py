@@ -16,7 +16,7 @@ HELD_OUT_PERCENT = 1
 
 def require(name: str, *, may_download: bool) -> None:
     """List the folders. Raises DataError: as `find_class_folders`."""
-    find_class_folders(data_folder() / name, test="val")
+    find_class_folders(data_folder() / name, test="val", version=1)
 
 
 def load(name: str, **decoding: Unpack[Decoding]) -> Splits:
@@ -27,7 +27,7 @@ def load(name: str, **decoding: Unpack[Decoding]) -> Splits:
             small that loading would stop at its first batches.
     """
     root, info = data_folder() / name, DATASETS[name]
-    folders = find_class_folders(root, test="val")
+    folders = find_class_folders(root, test="val", version=1)
     if len(folders.classes) != info.num_classes:
         raise DataError(f"{root} has {len(folders.classes)} classes, not {info.num_classes}: unpack imagenet2012 anew")
     for part, expected in (("train", info.num_train + info.num_validation), ("val", info.num_test)):
