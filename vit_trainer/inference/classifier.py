@@ -97,7 +97,7 @@ class Classifier:
         return names
 
 
-def top(probabilities: Tensor, names: tuple[str, ...]) -> list[tuple[str, float]]:
-    """Names and probabilities of the five most probable classes, falling; probabilities: (num_classes,)."""
+def top(probabilities: Tensor, names: tuple[str, ...], count: int = 5) -> list[tuple[str, float]]:
+    """Names and probabilities of the most probable classes, falling; probabilities: (num_classes,)."""
     values, classes = probabilities.sort(descending=True, stable=True)
-    return [(names[i], value) for i, value in zip(classes[:5].tolist(), values.tolist(), strict=False)]
+    return [(names[i], value) for i, value in zip(classes[:count].tolist(), values.tolist(), strict=False)]

@@ -1,6 +1,9 @@
 """Predictions of image files, and a finished trial in plain timm as the README has it."""
 
+import csv
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,15 +110,44 @@ def test_every_named_class_has_a_name(tmp_path: Path, monkeypatch: pytest.Monkey
     assert class_names(str(tmp_path / "pets")) == ("ant", "dog")
 
 
-def test_a_text_is_answered_by_the_real_process(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no image")
+def test_folders_and_patterns_go_on_past_what_is_unreadable_and_pipes_stay_parseable(
+    tmp_path: Path, digits: list[Path]
+) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for path in digits[:11]:
+        shutil.copy(path, tmp_path / "in" / "deep" / path.name)
+    (tmp_path / "in" / "text.PNG").write_text("no image")
+    (tmp_path / "in" / "gone.jpg").symlink_to("nowhere")
+    for passed_over in ("notes.txt", ".hidden.png"):
+        (tmp_path / "in" / passed_over).write_text("")
+    images = [f"in/deep/{path.name}" for path in digits[:11]]
     checkpoint = str(MINIATURES / "ViT-B_32-mini.npz")
-    command = [sys.executable, "-m", "vit_trainer", "predict", "text.png", "--checkpoint", checkpoint]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, timeout=60)
-    assert done.returncode == 2
-    assert done.stderr == (
-        "error: cannot read text.png (not an image that Pillow knows): give image files such as JPEG or PNG\n"
+    told = (
+        "cannot read in/gone.jpg (No such file or directory)\n"
+        "cannot read in/text.PNG (not an image that Pillow knows)\n"
     )
+
+    def predict(*arguments: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "vit_trainer", "predict", *arguments, "--checkpoint", checkpoint]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = predict("in", "--json", "--top-k", "3")
+    assert (code, err) == (1, f"{told}2 of 13 files could not be read\n")
+    rows = json.loads(out)
+    assert [row["file"] for row in rows] == images
+    assert {len(row["classes"]) for row in rows} == {3}
+    assert all(1 >= row["classes"][0]["probability"] >= row["classes"][1]["probability"] >= 0 for row in rows)
+
+    code, out, err = predict("in/**/0*.png", "in/deep/10.png", "--csv", "--top-k", "2", "--dataset", "digits-pretrain")
+    table = list(csv.DictReader(out.splitlines()))
+    assert (code, err) == (0, "")
+    assert [row["file"] for row in table] == images
+    assert [f"class {row['class']}" for row in table] == [row["classes"][0]["class"] for row in rows]
+    for row, other in zip(table, rows, strict=True):
+        assert float(row["probability_2"]) == pytest.approx(other["classes"][1]["probability"], rel=1e-4)
+
+    assert predict("in/text.PNG", "--json") == (1, "[]\n", told.splitlines(keepends=True)[1])
 
 
 def unfinished(storage: Path, status: str | None) -> str:
@@ -191,9 +223,18 @@ def test_other_bad_input_is_one_line(
         code, out, error = outcome_of(["predict", str(digits[0]), *arguments], capsys)
         assert (code, out, error.count("\n")) == (2, "", 1), error
         assert error.startswith(f"error: {message}")
-    assert outcome_of(["predict", "--checkpoint", known], capsys)[2] == (
-        "error: no image given: name one or more image files\n"
-    )
+    (tmp_path / "empty").mkdir()
+    for arguments, message in [
+        ([], "no image given: name one or more image files"),
+        (["none"], "no file, folder or match of none: give image files, folders or patterns"),
+        ([f"{tmp_path}/*.tif"], f"no file, folder or match of {tmp_path}/*.tif: give image files, folders or patterns"),
+        ([f"{tmp_path}/empty"], f"no images in {tmp_path}/empty: give files that end with"),
+        ([str(digits[0]), "--top-k", "0"], "top-k 0 is below 1: give 1 or more"),
+        ([str(digits[0]), "--json", "--csv"], "give one of --json and --csv"),
+    ]:
+        code, out, error = outcome_of(["predict", *arguments, "--checkpoint", known], capsys)
+        assert (code, out, error.count("\n")) == (2, "", 1), error
+        assert error.startswith(f"error: {message}")
 
 
 def readme_block() -> str:
