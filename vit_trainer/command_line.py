@@ -1,5 +1,6 @@
 """Runs a command line built from types: every error of the user's is one line on stderr and exit code 2."""
 
+import errno
 import io
 import os
 import re
@@ -16,7 +17,7 @@ from typing import Any, NoReturn, TextIO, get_args
 
 from cyclopts import UNSET, App, ArgumentCollection, CycloptsError
 
-from vit_trainer.errors import InputError, RunInterruptedError, VitTrainerError
+from vit_trainer.errors import InputError, RunInterruptedError, VitTrainerError, reason_of
 from vit_trainer.files.location import local_path
 from vit_trainer.files.outgoing import Spoken, hide_secrets
 
@@ -26,6 +27,8 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C or a request to end."""
 SECONDS_TO_SPEAK = 5.0
 """How long a launcher's other processes leave the first one to say why all fail: their end is its end."""
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM)
+"""What a disk says that is full, read-only, broken or another's: the one line says all that a traceback would."""
 NOBODY_READS = 128 + signal.SIGPIPE
 """Exit code of a command whose output nobody reads any more, as shells give it to other commands."""
 
@@ -105,7 +108,9 @@ class Output(io.FileIO):
             os.close(nowhere)
             if self.fileno() == 1:
                 if Output.ends_with_reader:
-                    raise SystemExit(NOBODY_READS) from None
+                    if error.errno == errno.EPIPE:
+                        raise SystemExit(NOBODY_READS) from None
+                    raise OSError(error.errno, error.strerror, "stdout") from None
                 print(f"stdout is closed ({error.strerror}); this goes on and keeps what it does", file=sys.stderr)
             return len(data)
 
@@ -176,7 +181,15 @@ def _exit_code(call: Callable[[], Any]) -> int:
         return _complain(str(error), 1)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
-    except Exception:
+    except Exception as error:
+        # An object store's errors have no number.
+        if isinstance(error, OSError) and error.errno in (None, *REFUSED):
+            where = f" ({error.filename})" if error.filename else ""
+            return _complain(
+                f"{reason_of(error)}{where}: what was kept before is there, and the same command goes on once that is "
+                "mended",
+                1,
+            )
         if _is_first_to_end():
             raise
         return 1

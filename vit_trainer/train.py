@@ -3,6 +3,7 @@
 import math
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -130,7 +131,8 @@ def _attempt(
         raise
     except Exception as error:
         if accelerator.num_processes == 1:
-            run_dir.write_result(failure(error, run_dir))
+            with suppress(OSError):  # of a full disk: the error is still to be told
+                run_dir.write_result(failure(error, run_dir))
         raise
     finally:
         if writes:

@@ -151,3 +151,9 @@ def test_what_nobody_reads_ends_a_tool_quietly_and_a_run_not_at_all(tmp_path: Pa
         assert said in done.stderr
         assert done.stderr.count("\n") == (1 if said else 0)
     assert [(RunDir(path).result() or {})["status"] for path in (tmp_path / "runs").iterdir()] == ["finished"]
+    with open("/dev/full", "w") as full:
+        tool = [sys.executable, "sweeps/watch.py", "--once", "--storage", str(tmp_path)]
+        done = subprocess.run(tool, check=False, stdout=full, stderr=pipe, text=True, cwd=ROOT, timeout=200)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: No space left on device (stdout): ")
+    assert done.stderr.count("\n") == 1

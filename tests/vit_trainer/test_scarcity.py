@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from vit_trainer.__main__ import app
+from vit_trainer.command_line import run
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.files.run_dir import RunDir
+from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +63,10 @@ def test_out_of_memory_halves_the_micro_batch_and_does_the_step_again(
 
 
 @pytest.mark.usefixtures("saves_at_validations")
-def test_a_full_disk_ends_the_trial_with_that_cause_and_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["little room", "no room", "read-only"])
+def test_a_disk_that_refuses_is_one_line_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -69,24 +74,44 @@ def test_a_full_disk_ends_the_trial_with_that_cause_and_keeps_the_checkpoint_bef
     )
     if mounted.returncode != 0:
         pytest.skip("mounting a small disk needs root")
+    command = "train --model ViT-B_16-mini --dataset digits-even --total-steps 4 --warmup-steps 1 "
+    command += f"--global-batch-size 16 --num-evaluations 4 --storage {disk}"
+
+    def train_again() -> tuple[int, list[str]]:
+        with pytest.raises(SystemExit) as left:
+            run(app, command.split())
+        return int(str(left.value.code)), capsys.readouterr().err.splitlines()
+
+    def refuse(row: Row) -> None:
+        run_dir.finish_checkpoint()
+        if row.get("step") == 2 and what == "read-only":
+            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        elif row.get("step") == 2:
+            space = os.statvfs(disk)
+            kept = 65536 if what == "little room" else 0
+            (disk / "filler").write_bytes(b"x" * (space.f_bavail * space.f_frsize - kept))
+
+    run_dir = RunDir(disk / "runs" / CONFIG.trial_id)
     try:
-        run_dir = RunDir(disk / "run")
-
-        def fill(row: dict[str, object]) -> None:
-            run_dir.finish_checkpoint()
-            if row.get("step") == 2:
-                space = os.statvfs(disk)
-                (disk / "filler").write_bytes(b"x" * (space.f_bavail * space.f_frsize - 65536))
-
-        with pytest.raises(OSError, match="No space left on device"):
-            train(CONFIG, run_dir, Execution(num_evaluations=4), fill)
-        result = run_dir.result()
-        assert result is not None
-        assert (result["status"], result["step"]) == ("failed", 3)
-        assert result["cause"].startswith("OSError: [Errno 28] No space left on device")
-        (disk / "filler").unlink()
-        train(CONFIG, RunDir(disk / "run"), EXECUTION)
-        assert RunDir(disk / "run").attempts()[1]["from_step"] == 2
+        with monkeypatch.context() as patched:
+            patched.setattr("vit_trainer.files.storage.Storage.run_dir", lambda storage, trial_id: run_dir)
+            patched.setattr("vit_trainer.commands.train._print_row", refuse)
+            code, lines = train_again()
+        reason = "Read-only file system" if what == "read-only" else "No space left on device"
+        assert (code, len(lines)) == (1, 1), lines
+        assert lines[0].startswith(f"error: {reason}")
+        assert lines[0].endswith("what was kept before is there, and the same command goes on once that is mended")
+        result = RunDir(run_dir.location).result()
+        if what == "little room":
+            assert result is not None
+            assert (result["status"], result["step"]) == ("failed", 3)
+            assert result["cause"].startswith("OSError: [Errno 28] No space left on device")
+        else:
+            assert result is None
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        (disk / "filler").unlink(missing_ok=True)
+        assert train_again() == (0, [])
+        assert RunDir(run_dir.location).attempts()[1]["from_step"] == 2
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 

@@ -174,8 +174,9 @@ class RunDir:
         """Give the lease back, if it is still this object's: nothing more will be written."""
         with suppress(Exception):
             self.finish_checkpoint()
-        if self._lease is not None and (self.lease() or {}).get("writer") == self._lease:
-            self.folder.remove(LEASE)
+        with suppress(OSError):  # a lease that stays is taken for a killed writer's
+            if self._lease is not None and (self.lease() or {}).get("writer") == self._lease:
+                self.folder.remove(LEASE)
         self._lease = None
 
     def append(self, row: Row) -> Row:
