@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save
@@ -16,6 +17,7 @@ from torch import nn
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import Execution, FinetuneConfig
+from vit_trainer.data.class_names import class_names
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.data.load import load_dataset
 from vit_trainer.errors import GangRestartError, InputError, LeaseLostError, RunInterruptedError, cause_of
@@ -36,6 +38,7 @@ from vit_trainer.model.build import build_model, dropout_keys_of
 from vit_trainer.model.compiled import compile_forward, compiles
 from vit_trainer.weights.load import pretrained_model
 from vit_trainer.weights.npz_files import require_checkpoint
+from vit_trainer.weights.safetensors_files import metadata_of
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ def _train(
         skip_unreadable=execution.skip_unreadable,
         compiled=made_with["compiled"],
     )
+    names = class_names(config.dataset)
 
     # Model.
     raw_model = initial_model(config, execution)
@@ -258,10 +262,10 @@ def _train(
     # Result.
     expect(START_SECONDS)
     if accelerator.is_main_process:
-        run_dir.write_predictions(test.predictions.to_bytes())
+        run_dir.write_predictions(replace(test.predictions, class_names=np.array(names)).to_bytes())
         if execution.save_weights:
             weights = {name: tensor.cpu().contiguous() for name, tensor in raw_model.state_dict().items()}
-            run_dir.write_weights(save(weights))
+            run_dir.write_weights(save(weights, metadata_of(config.to_dict(), names)))
     return TrainResult("finished", progress.step, metrics)
 
 

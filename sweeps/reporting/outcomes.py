@@ -1,6 +1,9 @@
 """Outcomes: what became of trials: their mistakes, those that early stopping ended, the hours of all, what failed."""
 
 from collections import Counter
+from dataclasses import replace
+
+import numpy as np
 
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.decisions import Decision
@@ -8,9 +11,10 @@ from sweeps.records.results import Results
 from sweeps.reporting.pages import Block, Code, Folded, Heading, Paragraph, foldable_table
 from sweeps.reporting.texts import card_name, date, duration, hours_name, name_of, percent, time_name
 from sweeps.selection.rehearsal import is_rehearsal
-from vit_trainer.data.class_names import class_names, numbered
+from vit_trainer.data.class_names import class_names
+from vit_trainer.data.datasets import DATASETS
 from vit_trainer.errors import InputError
-from vit_trainer.files.predictions import NO_CLASS, Predictions
+from vit_trainer.files.predictions import Predictions
 from vit_trainer.files.run_dir import PREDICTIONS
 from vit_trainer.files.schema import UNFINISHED
 from vit_trainer.files.storage import Storage
@@ -47,8 +51,11 @@ def _row(record: CellRecord, results: Results) -> tuple[str, ...] | None:
         right[score.label] += score.num_correct
         images[score.label] += score.num_images
         taken.update({(score.label, other): count for other, count in score.confused_with})
-    seen = {*images, *(label for pair in taken for label in pair)} - {NO_CLASS}
-    names = dict(enumerate(_names(record.cell.dataset, 1 + max(seen)))) | {NO_CLASS: "no class"}
+    seen = {*images, *(label for pair in taken for label in pair)}
+    named, dataset = next((each for each in kept if each.class_names.size), kept[0]), record.cell.dataset
+    if not named.class_names.size and dataset in DATASETS:  # an older version's
+        named = replace(named, class_names=np.array(class_names(dataset)))
+    names = {label: named.name_of(label) for label in seen}
     missed = [label for label in images if right[label] < images[label]]
     hardest = sorted(missed, key=lambda label: right[label] / images[label])[:NUM_MISTAKES]
     return (
@@ -65,14 +72,6 @@ def _predictions(location: str, trial_id: str) -> Predictions | None:
         return None if content is None else Predictions.from_bytes(content)
     except (InputError, OSError):  # the result stands without it
         return None
-
-
-def _names(dataset: str, num_classes: int) -> tuple[str, ...]:
-    try:
-        names = class_names(dataset)
-    except InputError:  # a folder that isn't here
-        names = ()
-    return names if len(names) >= num_classes else numbered(num_classes)
 
 
 def early_stopping(results: Results) -> list[Block]:

@@ -49,8 +49,8 @@ def score(*predictions: Path, real: Path | None = None, worst: int = 5) -> None:
         missed = [each for each in class_scores(own) if each.confused_with]
         scores = sorted(missed, key=lambda each: each.num_correct / each.num_images)
         for each in scores[:worst]:
-            taken = ", ".join(f"{count} for {other}" for other, count in each.confused_with[:3])
-            print(f"  class {each.label}: {each.num_correct} of {each.num_images}; taken {taken}")
+            taken = ", ".join(f"{count} for {own.name_of(other)}" for other, count in each.confused_with[:3])
+            print(f"  {own.name_of(each.label)}: {each.num_correct} of {each.num_images}; taken {taken}")
     for path, own in zip(predictions[1:], found[1:], strict=True):
         test = mcnemar(found[0], own)
         print(

@@ -1,8 +1,10 @@
-"""What the classes of a data set are called, in the order of their labels. Standard library only."""
+"""What the classes of a data set are called, in the order of their labels. ImageNet's need timm."""
 
-import os
+import re
+from collections import Counter
+from functools import lru_cache
 
-from vit_trainer.data.datasets import data_folder, dataset_info, folder_of, is_folder
+from vit_trainer.data.datasets import dataset_info, folder_of, is_folder
 
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100 = """
@@ -49,21 +51,29 @@ in the names of their files, the flowers' as on their page (https://www.robots.o
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
-    """A name per class: the folder's where there are folders of classes, `class 7` where nothing has one.
-
-    ImageNet's classes are named by their wnid, if its folder is here.
+    """A name per class: a word where that is known, which it is of ImageNet's wnids too; the class folder's otherwise.
 
     Raises:
-        InputError: the data set is unknown.
+        InputError: the data set is unknown, or its folder can't be listed.
     """
     if is_folder(dataset):
-        return folder_of(dataset).classes
-    num_classes = dataset_info(dataset).num_classes
-    if dataset in NAMES:
-        return NAMES[dataset]
-    train = data_folder() / dataset / "train"
-    wnids = sorted(name for name in os.listdir(train) if not name.startswith(".")) if train.is_dir() else []
-    return tuple(wnids) if len(wnids) == num_classes else numbered(num_classes)
+        folders = folder_of(dataset).classes
+        if all(re.fullmatch(r"n\d{8}", name) for name in folders):
+            return tuple(_imagenet().get(name, name) for name in folders)
+        return folders
+    dataset_info(dataset)  # raises unless it is known
+    return tuple(_imagenet().values()) if dataset == "imagenet2012" else NAMES[dataset]
+
+
+@lru_cache(maxsize=1)
+def _imagenet() -> dict[str, str]:
+    """Wnid -> word in the order of the labels, as timm has them; the two cranes and maillots with their wnids."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info = ImageNetInfo()
+    words = {wnid: info.label_name_to_description(wnid).split(", ")[0] for wnid in info.label_names()}
+    counts = Counter(words.values())
+    return {wnid: word if counts[word] == 1 else f"{word} ({wnid})" for wnid, word in words.items()}
 
 
 def numbered(num_classes: int) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,14 @@ class Predictions:
     """(num_images,): NO_CLASS for an image that could not be read, which doesn't count."""
     names: NDArray[np.bytes_]
     """(num_images,): path of each image in the data set's folder; (0,) where images have none."""
+    class_names: NDArray[np.str_] = field(default_factory=lambda: np.array([], np.str_))
+    """(num_classes,): what each class is called; (0,) where nobody said it."""
+
+    def name_of(self, label: int) -> str:
+        """What a class is called."""
+        if label == NO_CLASS:
+            return "no class"
+        return str(self.class_names[label]) if label < self.class_names.size else f"class {label}"
 
     @property
     def num_images(self) -> int:
@@ -69,12 +77,14 @@ class Predictions:
                 if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
                     raise ValueError("it unpacks to more than predictions do")
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                found = cls(*(arrays[name] for name in ("classes", "confidences", "labels", "names")))
+                always = (arrays[name] for name in ("classes", "confidences", "labels", "names"))
+                found = cls(*always, *(arrays[name] for name in ("class_names",) if name in arrays))
         except Exception as error:  # zipfile, zlib and NumPy raise many kinds
             raise InputError(f"no file of predictions ({error}): give predictions.npz of a run folder") from error
         forms = [(each.dtype.name, *each.shape) for each in (found.classes, found.confidences, found.labels)]
         count = found.labels.size
         is_named = found.names.dtype.kind == "S" and found.names.shape in ((count,), (0,))
+        is_named &= found.class_names.dtype.kind == "U" and found.class_names.ndim == 1
         if forms != [("uint16", count, NUM_KEPT), ("float16", count), ("uint16", count)] or not is_named:
             raise InputError(f"no file of predictions (arrays {forms}): give predictions.npz of a run folder")
         return found

@@ -9,9 +9,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.data.class_names import class_names, numbered
+from vit_trainer.data.class_names import numbered
 from vit_trainer.data.crops import resize_cuts
-from vit_trainer.data.datasets import DATASETS, is_folder
 from vit_trainer.errors import CheckpointError, InputError
 from vit_trainer.model.build import build_model
 from vit_trainer.weights.choice import Weights
@@ -79,20 +78,17 @@ class Classifier:
             )
 
     def names(self, weights: Weights) -> tuple[str, ...]:
-        """A name per class: the data set's, or numbers where nothing says which it is.
+        """A name per class, or numbers where nothing says them.
 
         Raises:
-            InputError: the data set has other classes than the head.
+            InputError: there are more or fewer names than outputs of the head.
         """
         num_classes: int = self.model.num_classes
-        dataset = weights.dataset
-        if dataset is None or not (is_folder(dataset) or dataset in DATASETS):  # a folder that only its id is known of
-            return numbered(num_classes)
-        names = class_names(dataset)
+        names = weights.class_names or numbered(num_classes)
         if len(names) != num_classes:
             raise InputError(
-                f"the head of {weights.source} has {num_classes} classes, {dataset} has {len(names)}: give the data "
-                "set of its classes, or leave --dataset out"
+                f"the head of {weights.source} has {num_classes} classes, {weights.dataset} has {len(names)}: give the "
+                "data set of its classes, or leave --dataset out"
             )
         return names
 

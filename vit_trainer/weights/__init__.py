@@ -2,6 +2,7 @@
 
 npz_layout    names and shapes of the arrays, and the parameters that they pair with
 npz_files     where the files are; checking, reading and writing them
+safetensors_files   what a .safetensors of ours says of itself
 fetch         files from the web, a mirror or a folder into the cache
 load          arrays into a model and out of it; position embeddings resized to another resolution
 known_accuracies   what others measured of the released ImageNet-2012 checkpoints

@@ -12,10 +12,17 @@ from typing import Any
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import require_resolution
-from vit_trainer.data.datasets import dataset_id, dataset_info
+from vit_trainer.data.datasets import DATASETS, dataset_id, dataset_info, is_folder
 from vit_trainer.errors import CheckpointError, InputError, one_of
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import Storage
+
+UPSTREAM_DATASETS = {
+    "digits": "digits-pretrain",
+    "imagenet21k+imagenet2012": "imagenet2012",
+    "imagenet21k+imagenet2012-224": "imagenet2012",
+}
+"""Whose classes the heads of upstreams have, where they have names."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class Weights:
     """Side in pixels of the images that the model gets; None: what the position embeddings are for."""
     dataset: str | None = None
     """Whose classes the head has; None where nothing says it."""
+    class_names: tuple[str, ...] | None = None
+    """What each class of the head is called; None where nothing says it."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +52,15 @@ class WeightsChoice:
     storage: str = "sweep-results"
     """Where the trial is: a path, or a URI such as s3://bucket/folder."""
     checkpoint: Path | None = None
-    """Instead of a trial: a local .npz, or a .safetensors such as a run folder's."""
+    """Instead of a trial: a local .npz or .safetensors, such as a run folder's model.safetensors."""
     model: str | None = None
-    """A name such as ViT-B_16, for an upstream or a .safetensors; of an .npz and a trial it is known."""
+    """A name such as ViT-B_16, for an upstream; of a trial or a file it is known."""
     upstream: str | None = None
     """Instead of a trial: imagenet21k, imagenet21k+imagenet2012, imagenet21k+imagenet2012-224, digits."""
     resolution: int | None = None
     """Side of the input image in pixels; the trial's, or what the checkpoint is for, unless given."""
     dataset: str | None = None
-    """Whose class names to show, such as cifar10 or the path of a folder of classes; a trial's own unless given."""
+    """Whose class names to show where the weights don't say them: cifar10, or the path of a folder of classes."""
 
     def run_dir(self) -> RunDir:
         """The run folder of the trial, which must have been given."""
@@ -78,7 +87,8 @@ class WeightsChoice:
             path, model = self._file()
             if self.resolution is not None:
                 require_resolution(model, self.resolution)
-            yield Weights(model, path, str(path), self.resolution, self.dataset)
+            dataset = self.dataset or UPSTREAM_DATASETS.get(self.upstream or "")
+            yield Weights(model, path, str(path), self.resolution, dataset, class_names_of(path, dataset))
             return
         config, run_dir = self._finished(), self.run_dir()
         if self.resolution is not None:
@@ -93,21 +103,24 @@ class WeightsChoice:
                     f"trial {self.trial} left no weights: run it again with --save-weights, in another --storage"
                 )
             resolution, dataset = self.resolution or config["resolution"], self.dataset or config["dataset"]
-            yield Weights(config["model"], weights, f"trial {self.trial}", resolution, dataset)
+            names = class_names_of(weights, dataset)
+            yield Weights(config["model"], weights, f"trial {self.trial}", resolution, dataset, names)
 
     def _file(self) -> tuple[Path, str]:
         """The checkpoint, and which model's it is."""
         from vit_trainer.weights.npz_files import read_shapes, require_weights
         from vit_trainer.weights.npz_layout import looks_like
+        from vit_trainer.weights.safetensors_files import read_metadata
 
         if self.checkpoint is None:
             if self.model is None:
                 raise InputError(f"give --model too, such as ViT-B_16: several models have {self.upstream} weights")
             return require_weights(self.model, upstream=self.upstream), self.model
         if self.checkpoint.suffix == ".safetensors":
-            if self.model is None:
+            model = self.model or read_metadata(self.checkpoint).get("model")
+            if model not in MODELS:
                 raise InputError(f"give --model too: {self.checkpoint} doesn't say which model's it is")
-            return self.checkpoint, self.model
+            return self.checkpoint, model
         model = self.model or looks_like(read_shapes(self.checkpoint))
         if model not in MODELS:
             known = ", ".join(MODELS)
@@ -136,3 +149,22 @@ class WeightsChoice:
                 f"{result['status']} at step {result['step']}: give one that is"
             )
         return run.config
+
+
+def class_names_of(path: Path, dataset: str | None = None) -> tuple[str, ...] | None:
+    """What each class of a weights file's head is called, in the order of its outputs; None where nobody knows it.
+
+    A .safetensors of ours says it itself, whatever `dataset` is.
+
+    Args:
+        dataset: whose classes they are if the file doesn't say it: a name, path or id.
+
+    Raises:
+        InputError: the file or the data set can't be read.
+    """
+    from vit_trainer.data.class_names import class_names
+    from vit_trainer.weights.safetensors_files import saved_class_names
+
+    if (names := saved_class_names(path)) is not None or dataset is None:
+        return names
+    return class_names(dataset) if dataset in DATASETS or is_folder(dataset) else None  # an id says nothing

@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 
 from tests.vit_trainer.conftest import MakeArrays
 from tests.vit_trainer.finished_trial import finished_trial, outcome_of, output_of
@@ -22,11 +22,13 @@ from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.class_names import class_names
 from vit_trainer.data.datasets import DATASETS
 from vit_trainer.data.load import load_dataset
+from vit_trainer.errors import CheckpointError
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.inference.classifier import Classifier
 from vit_trainer.model.build import build_model
-from vit_trainer.weights.choice import Weights, WeightsChoice
+from vit_trainer.weights.choice import Weights, WeightsChoice, class_names_of
 from vit_trainer.weights.npz_files import MINIATURES, read_npz, write_npz
+from vit_trainer.weights.safetensors_files import metadata_of
 
 README = Path(__file__).parents[3] / "README.md"
 
@@ -84,7 +86,7 @@ def test_a_checkpoint_knows_its_model_and_is_right_about_digits(
         numbered = output_of(arguments, capsys).splitlines()
         assert [line.split(": class ")[1].split()[0] for line in numbered] == seen
         by_upstream = ["predict", str(digits[0]), "--model", name, "--upstream", "digits"]
-        assert output_of(by_upstream, capsys).splitlines() == numbered[:1]
+        assert output_of(by_upstream, capsys).splitlines() == named[:1], "the upstream tells whose classes they are"
 
 
 def test_other_modes_and_sizes_of_images_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,7 +102,8 @@ def test_every_named_class_has_a_name(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("VIT_DATA", str(tmp_path))
     for name, info in DATASETS.items():
         assert len(set(class_names(name))) == info.num_classes
-    assert class_names("imagenet2012")[7] == "class 7", "its folder isn't here"
+    assert class_names("imagenet2012")[7] == "cock", "its folder isn't here"
+    assert [class_names("imagenet2012")[number] for number in (134, 517)] == ["crane (n02012849)", "crane (n03126707)"]
     assert class_names("cifar10")[3] == "cat"
     assert class_names("cifar100")[::33] == ("apple", "forest", "raccoon", "worm")
     for name in ("dog", "ant"):
@@ -108,6 +111,10 @@ def test_every_named_class_has_a_name(tmp_path: Path, monkeypatch: pytest.Monkey
             (tmp_path / "pets" / part / name).mkdir(parents=True)
             Image.new("RGB", (4, 4)).save(tmp_path / "pets" / part / name / "1.png")
     assert class_names(str(tmp_path / "pets")) == ("ant", "dog")
+    for part in ("train", "val"):
+        (tmp_path / "pets" / part / "ant").rename(tmp_path / "pets" / part / "n01440764")
+        (tmp_path / "pets" / part / "dog").rename(tmp_path / "pets" / part / "n99999999")
+    assert class_names(str(tmp_path / "pets")) == ("tench", "n99999999")
 
 
 def test_folders_and_patterns_go_on_past_what_is_unreadable_and_pipes_stay_parseable(
@@ -196,7 +203,8 @@ def test_other_bad_input_is_one_line(
 ) -> None:
     write_npz(tmp_path / "no-head.npz", make_arrays(MODELS["ViT-B_32-mini"], grid=4, num_classes=None))
     known, place = str(MINIATURES / "ViT-B_32-mini.npz"), ["--storage", str(storage)]
-    near, weights = trial.trial_id[:-1], str(RunDir(storage / "runs" / trial.trial_id).folder.location)
+    near, unnamed = trial.trial_id[:-1], str(tmp_path / "unnamed.safetensors")
+    save_file({"weight": torch.zeros(3)}, unnamed)
     for arguments, message in [
         (["--checkpoint", f"{tmp_path}/no-head.npz"], f"{tmp_path}/no-head.npz has no head for predictions: fine-tune"),
         (["--trial", near, *place], f"no trial {near} in {storage}: did you mean {trial.trial_id}?"),
@@ -211,10 +219,7 @@ def test_other_bad_input_is_one_line(
         ([], "give one of --trial with a finished trial's id, --checkpoint with a file, or --model and --upstream"),
         (["--trial", "x", "--checkpoint", known], "give one of --trial with a finished trial's id, --checkpoint"),
         (["--upstream", "digits"], "give --model too, such as ViT-B_16: several models have digits weights"),
-        (
-            ["--checkpoint", f"{weights}/model.safetensors"],
-            f"give --model too: {weights}/model.safetensors doesn't say",
-        ),
+        (["--checkpoint", unnamed], f"give --model too: {unnamed} doesn't say which model's it is"),
         (["--checkpoint", f"{tmp_path}/none.npz"], f"no checkpoint at {tmp_path}/none.npz"),
         (["--checkpoint", known, "--model", "ViT-L_16-mini"], f"{known} does not fit ViT-L_16-mini"),
         (["--checkpoint", known, "--dataset", "cifar100"], f"the head of {known} has 10 classes, cifar100 has 100"),
@@ -296,13 +301,13 @@ def test_a_hybrids_trial_needs_no_export_for_the_commands(
     config, run_dir = finished_trial(tmp_path, "R50+ViT-B_16-mini")
     arguments = ["--trial", config.trial_id, "--storage", str(tmp_path)]
     assert output_of(["predict", str(digits[0]), *arguments], capsys).startswith(f"{digits[0]}: ")
-    weights = ["--checkpoint", f"{run_dir.location}/model.safetensors", "--model", config.model]
-    direct = output_of(["predict", str(digits[0]), *weights, "--dataset", "digits-even"], capsys)
+    weights = ["--checkpoint", f"{run_dir.location}/model.safetensors"]
+    direct = output_of(["predict", str(digits[0]), *weights], capsys)
     assert direct == output_of(["predict", str(digits[0]), *arguments], capsys)
     assert "head/kernel" in read_npz(MINIATURES / f"{config.model}.npz")
 
 
-def test_a_trial_of_a_folder_of_classes_has_names_only_if_the_folder_is_given(tmp_path: Path) -> None:
+def test_names_of_a_folder_of_classes_travel_with_the_weights(tmp_path: Path) -> None:
     for name in ("dog", "ant"):
         for part in ("train", "val"):
             (tmp_path / "pets" / part / name).mkdir(parents=True)
@@ -312,8 +317,20 @@ def test_a_trial_of_a_folder_of_classes_has_names_only_if_the_folder_is_given(tm
     config = FinetuneConfig("ViT-B_32-mini", pets, resolution=32)
     run_dir = RunDir(tmp_path / "runs" / config.trial_id)
     run_dir.open_for_writing(config.to_dict())
-    run_dir.write_weights(save(model.state_dict()))
     run_dir.write_result({"status": "finished", "step": 1, "val/accuracy": 0.5, "test/accuracy": 0.5})
-    for dataset, names in ((None, ("class 0", "class 1")), (pets, ("ant", "dog"))):
+    own = metadata_of(config.to_dict(), ("ant", "dog"))
+    for metadata, dataset, names in (
+        (None, None, ("class 0", "class 1")),  # an older version's
+        (None, pets, ("ant", "dog")),
+        (own, None, ("ant", "dog")),
+    ):
+        run_dir.write_weights(save(model.state_dict(), metadata))
         with WeightsChoice(trial=config.trial_id, storage=str(tmp_path), dataset=dataset).opened() as weights:
             assert Classifier.load(weights).names(weights) == names
+            assert class_names_of(weights.path) == (("ant", "dog") if metadata else None)
+    run_dir.write_weights(save(model.state_dict(), own | {"class_names": "[1]"}))
+    with (
+        pytest.raises(CheckpointError, match=r"the class names in .*model\.safetensors are damaged"),
+        WeightsChoice(trial=config.trial_id, storage=str(tmp_path)).opened(),
+    ):
+        pass

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_the_command_scores_files_and_folders(tmp_path: Path) -> None:
     right, wrong = predictions([0, 1, 1, 1], [0, 1, 1, 0]), predictions([1, 1, 0, 1], [0, 1, 1, 0])
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "predictions.npz").write_bytes(right.to_bytes())
-    (tmp_path / "other.npz").write_bytes(wrong.to_bytes())
+    (tmp_path / "other.npz").write_bytes(replace(wrong, class_names=np.array(["ant", "dog"])).to_bytes())
     (tmp_path / "real.json").write_text(json.dumps([[0]]))
 
     def said(*arguments: str) -> tuple[int, list[str]]:
@@ -104,8 +105,9 @@ def test_the_command_scores_files_and_folders(tmp_path: Path) -> None:
     assert code == 0
     assert lines[:2] == [
         f"run: top-1 75.00% {interval}, top-5 75.00% of 4 images",
-        "  class 0: 1 of 2; taken 1 for 1",
+        "  class 0: 1 of 2; taken 1 for class 1",
     ]
+    assert "  ant: 0 of 2; taken 2 for dog" in lines
     assert "run alone is right on 2, other.npz alone on 0: McNemar's p is 0.5" in lines
     assert lines[-1] == "the 3 together, by vote: 75.00%"
     for arguments, message in (
