@@ -25,6 +25,9 @@ from vit_trainer.files.storage import Storage
 SEVERAL = Parameter(consume_multiple=True, negative=(), show_default=False)
 """Parameter of a flag that takes several values."""
 
+VALUES = ("total_steps", "warmup_steps", "global_batch_size", "resolution", "upstream")
+"""Flags that replace a value of every cell."""
+
 DEFAULT_NUM_TRIALS = 8
 """Trials per cell of an Optuna search."""
 
@@ -38,11 +41,21 @@ class SweepOptions:
     models: Annotated[tuple[str, ...], SEVERAL] = ()
     """Models, such as ViT-B_16 (ViT-B_16-mini in the miniature); all of the question's unless given."""
     datasets: Annotated[tuple[str, ...], SEVERAL] = ()
-    """Data sets, such as cifar10 (digits-even in the miniature), for the table also ./folder-of-classes."""
+    """Data sets, such as cifar10 (digits-even in the miniature) or ./folder-of-classes."""
     dropouts: Annotated[tuple[float, ...], SEVERAL] = ()
     """Dropout probabilities in [0, 1); the question's unless given. Two numbers are the range where it is searched."""
     base_lrs: Annotated[tuple[str, ...], SEVERAL] = ()
     """Candidate base learning rates, or `official` for the published one alone; the paper's four unless given."""
+    total_steps: int | None = None
+    """Optimiser steps, warm-up included; the data set's recipe's unless given."""
+    warmup_steps: int | None = None
+    """Optimiser steps of linear warm-up; the recipe's unless given, or its share of fewer --total-steps."""
+    global_batch_size: int | None = None
+    """Images per optimiser step; the recipe's unless given."""
+    resolution: int | None = None
+    """Side of the input image in pixels; 384 unless given (32 in the miniature)."""
+    upstream: str | None = None
+    """What to start from: imagenet21k, imagenet21k+imagenet2012, digits, scratch; the recipe's unless given."""
     seeds: Annotated[tuple[int, ...], SEVERAL] = (0,)
     """Seeds of each candidate, which counts by their mean; those beyond the first run where it goes on."""
     storage: str = "sweep-results"
@@ -157,6 +170,8 @@ class SweepOptions:
             raise InputError(f"num_trials {self.num_trials} is outside [1, 10000]: give the number of trials per cell")
         if not self.search_over:
             raise InputError("search_over is empty: give one or more of base_lr, dropout and warmup_steps")
+        if self.warmup_steps is not None and "warmup_steps" in self.search_over:
+            raise InputError(f"warmup_steps {self.warmup_steps} is searched over: leave it out, here or there")
         if not self.seeds:
             raise InputError("0 seeds with --search optuna: give one, or more to have each proposal's mean")
         _ = self.base_lr_ends, self.dropout_ends  # checks the values
@@ -177,6 +192,12 @@ class SweepOptions:
                 raise InputError(f"gpus_per_trial {given!r} is no number in [1, 1024]: give such as 2, or ViT-L_16=4")
             numbers[model] = int(number)
         return numbers
+
+    @property
+    def values(self) -> dict[str, int | str]:
+        """What was given of `Cell.values`."""
+        given = {name: getattr(self, name) for name in VALUES}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def selection(self) -> str:

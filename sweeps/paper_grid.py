@@ -14,9 +14,8 @@ if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from sweeps.options import SweepOptions
-from sweeps.planning.candidates import grid_of
+from sweeps.planning.candidates import cells_asked_for
 from sweeps.sweep import choose_preset, run_sweep
-from sweeps.table.cells import cells_of
 from vit_trainer.command_line import new_app, run
 from vit_trainer.config import Execution
 
@@ -33,7 +32,7 @@ def paper_grid(
 ) -> int:
     """Run the models x data sets x dropouts of the published table, each with its candidate learning rates."""
     preset = choose_preset(options, "sweeps/paper_grid.py")
-    return run_sweep(f"paper_grid-{preset}", cells_of(grid_of(options, preset)), options, execution)
+    return run_sweep(f"paper_grid-{preset}", cells_asked_for(options, preset), options, execution)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,12 @@ from sweeps.reporting.write import write_report
 from sweeps.running.early_end import Reason
 from sweeps.running.session import Session
 from sweeps.selection.rehearsal import Rehearsal
-from sweeps.table.cells import Cell, cell_named
+from sweeps.table.cells import FORM, Cell, cell_named
 from sweeps.tracking.trackers import Trackers
 from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import INTERRUPTED, outlive_readers, this_command
 from vit_trainer.config import Execution
+from vit_trainer.data.datasets import is_folder
 from vit_trainer.data.load import require_dataset
 from vit_trainer.errors import InputError, cause_of, reason_of
 from vit_trainer.files.location import folder_location
@@ -58,6 +59,8 @@ def choose(
         InputError: the question has no such cells.
     """
     if named:
+        for name, value in options.values.items():
+            raise InputError(f"{name} {value} for cells that are named: say it in their names, such as {FORM}")
         cells = [cell_named(name) for name in dict.fromkeys(named)]
         preset = "mini" if all(MODELS[cell.model].is_miniature for cell in cells) else "paper"
         if options.preset not in ("auto", preset):
@@ -73,11 +76,22 @@ def choose_preset(options: SweepOptions, script: str) -> Literal["paper", "mini"
     folder_location(options.storage)  # raises where none can be
     if options.preset != "auto":
         return options.preset
+    official = [name for name in options.models if name in MODELS and not MODELS[name].is_miniature]
+    if options.models and not official:
+        return "mini"
     from sweeps.cluster.join import count_gpus
 
     if num_gpus := count_gpus():
         print(f"{num_gpus} GPUs in the Ray cluster: running the paper's grid. For the miniature: --preset mini")
         return "paper"
+    folders = [name for name in options.datasets if is_folder(name)]
+    if official or folders:
+        what = " ".join([*official, *([] if official else folders)])
+        miniature = f"{(official or ['ViT-B_16'])[0]}-mini"
+        raise InputError(
+            f"no GPU here for {what}: give --preset paper to have it all the same (--plan says how long it takes), or "
+            f"--models {miniature} for a miniature"
+        )
     print(f"No GPU in the Ray cluster: running the miniature. For the paper's grid: python {script} --preset paper")
     return "mini"
 

@@ -33,6 +33,15 @@ def require_resolution(model: str, resolution: int) -> None:
         )
 
 
+def warmup_within(total_steps: int, warmup_steps: int, of_steps: int) -> int:
+    """The warm-up of a recipe of `of_steps` steps if it ends within `total_steps`, else its share of these.
+
+    >>> warmup_within(1000, 500, 10_000), warmup_within(400, 500, 10_000)
+    (500, 20)
+    """
+    return warmup_steps if warmup_steps < total_steps else warmup_steps * total_steps // of_steps
+
+
 @dataclass(frozen=True)
 class FinetuneConfig:
     """One trial: every value that changes its result, and nothing else.
@@ -86,7 +95,8 @@ class FinetuneConfig:
     def official(cls, model: str, dataset: str, **overrides: Any) -> "FinetuneConfig":
         """The published recipe for a model on a data set, with some values replaced.
 
-        Rates as in the official configs (vit.py:35): 0.03, but 0.01 for ViT-B_16 on CIFAR-10.
+        Rates as in the official configs (vit.py:35): 0.03, but 0.01 for ViT-B_16 on CIFAR-10. Steps that don't
+        leave room for the recipe's warm-up have its share of them; a miniature starts from its own checkpoint.
 
         Raises:
             InputError: an override that is no field; the message names the nearest one.
@@ -98,12 +108,13 @@ class FinetuneConfig:
             path = str(local_path(path, "dataset").resolve())  # a trial's process may have another current folder
             dataset = path if given_id is None else f"{given_id}:{path}"
         info = dataset_info(dataset)
+        total_steps = overrides.get("total_steps", info.total_steps)
         values: dict[str, Any] = {
-            "upstream": info.upstream,
+            "upstream": "digits" if MODELS[model].is_miniature and not info.is_miniature else info.upstream,
             "resolution": MODELS[model].resolution,
             "base_lr": 0.01 if (model, dataset) == ("ViT-B_16", "cifar10") else info.official_base_lr,
-            "total_steps": info.total_steps,
-            "warmup_steps": info.warmup_steps,
+            "total_steps": total_steps,
+            "warmup_steps": warmup_within(total_steps, info.warmup_steps, info.total_steps),
             "global_batch_size": info.global_batch_size,
         }
         names = [field.name for field in dataclasses.fields(cls)]

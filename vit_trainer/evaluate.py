@@ -1,5 +1,6 @@
 """Evaluation by exact sums: every image counts once, and there is one division at the end."""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_trainer.data.splits import Split
+from vit_trainer.errors import DataError
 from vit_trainer.files.predictions import NO_CLASS, NUM_KEPT, Predictions
 from vit_trainer.machine import is_out_of_memory
 
@@ -65,6 +67,9 @@ def evaluate(
             doesn't depend on it.
         after_batch: called after each; what it raises ends the evaluation.
         keeps_predictions: whether the evaluation has `predictions`, from which its accuracies are then counted.
+
+    Raises:
+        DataError: there is no image, or none can be read.
     """
     model.eval()
     mine = np.arange(accelerator.process_index, len(split), accelerator.num_processes)
@@ -80,6 +85,9 @@ def evaluate(
             batch_size //= 2
     model.train()
     correct, correct_top5, loss_sum, count = accelerator.reduce(sums, reduction="sum").tolist()
+    if not count:
+        example = f", such as {os.fsdecode(split.names[0])}," if len(split.names) else ""
+        raise DataError(f"none of the {len(split)} images to evaluate{example} can be read: replace them")
     if not keeps_predictions:
         return Evaluation(round(correct), round(correct_top5), loss_sum, round(count))
     whole: NDArray[np.float32] = accelerator.reduce(table, reduction="sum").cpu().numpy()  # each has its own rows

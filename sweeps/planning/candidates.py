@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from sweeps.options import SweepOptions
-from sweeps.table.cells import MINI, PAPER, Cell, Grid, Trial
+from sweeps.table.cells import MINI, PAPER, Cell, Grid, Schedule, Trial, cells_of, official_cell
+from sweeps.table.labels import Labels
 from sweeps.table.published import published_base_lr
 from sweeps.table.search_space import Space
 from vit_trainer.architectures import MODELS
@@ -25,8 +26,7 @@ def grid_of(options: SweepOptions, preset: Literal["paper", "mini"]) -> Grid:
     grid = MINI if preset == "mini" else PAPER
     models = [name for name, model in MODELS.items() if model.is_miniature == (preset == "mini")]
     datasets = [name for name, info in DATASETS.items() if info.is_miniature == (preset == "mini")]
-    if preset == "paper":
-        datasets += [name for name in options.datasets if is_folder(name)]
+    datasets += [name for name in options.datasets if is_folder(name)]
     for kind, given, valid in (("model", options.models, models), ("dataset", options.datasets, datasets)):
         for name in given:
             if name not in valid:
@@ -35,14 +35,27 @@ def grid_of(options: SweepOptions, preset: Literal["paper", "mini"]) -> Grid:
     return replace(chosen, dropouts=(None,)) if "dropout" in options.search_over else chosen
 
 
+def cells_asked_for(options: SweepOptions, preset: Literal["paper", "mini"]) -> list[Cell]:
+    """The cells of `grid_of`, with the values that were asked for. Raises InputError: as it, or a bad value."""
+    return [cell.with_values(options.values) for cell in cells_of(grid_of(options, preset))]
+
+
 def narrowed(options: SweepOptions, cells: Sequence[Cell]) -> list[Cell]:
-    """The question's cells that were asked for; dropouts that were asked for replace the question's.
+    """The question's cells that were asked for; dropouts and other values that were asked for replace the question's.
+
+    A folder of classes has the question's rows of its first data set.
 
     Raises:
-        InputError: the question has no row of a model or data set, or none of both together.
+        InputError: the question has no row of a model or data set, or none of both together, or it compares several of
+            a value that was given; or a value that a model or a run can't have.
     """
-    asked_for = {"model": options.models, "dataset": options.datasets}
-    chosen = list(cells)
+    for name in options.values.keys() & Labels.of(cells).varying:
+        raise InputError(f"{name} {options.values[name]} for all would leave nothing to compare: leave it out")
+    folders = {name: official_cell(cells[0].model, name).dataset for name in options.datasets if is_folder(name)}
+    asked_for = {"model": options.models, "dataset": [folders.get(name, name) for name in options.datasets]}
+    first = [cell for cell in cells if cell.dataset == cells[0].dataset]
+    there = (_on_folder(cell, folder) for folder in folders.values() for cell in first)
+    chosen = cells = list(dict.fromkeys([*cells, *there]))
     for kind, names in asked_for.items():
         for name in names:
             if name not in (valid := list(dict.fromkeys(getattr(cell, kind) for cell in cells))):
@@ -53,10 +66,28 @@ def narrowed(options: SweepOptions, cells: Sequence[Cell]) -> list[Cell]:
             if name not in (getattr(cell, kind) for cell in chosen):
                 rows = dict.fromkeys(f"{cell.model} on {cell.dataset}" for cell in cells)
                 raise InputError(f"no row for {name} with what else was asked for: there are {', '.join(rows)}")
+    chosen = [cell.with_values(options.values) for cell in chosen]
     dropouts: tuple[float | None, ...] = (None,) if "dropout" in options.search_over else options.dropouts
     if not dropouts:
         return chosen
     return list(dict.fromkeys(replace(cell, dropout=dropout) for cell in chosen for dropout in dropouts))
+
+
+def _on_folder(cell: Cell, folder: str) -> Cell:
+    """A question's cell on a folder of classes: where its schedule isn't its recipe's, the same share of the folder's.
+
+    Raises:
+        InputError: as `official_cell`.
+    """
+    own, usual = (official_cell(cell.model, dataset) for dataset in (folder, cell.dataset))
+    steps, of_steps = own.schedule.total_steps, usual.schedule.total_steps
+    scaled = Schedule(
+        max(1, cell.schedule.total_steps * steps // of_steps),
+        cell.schedule.warmup_steps * steps // of_steps,
+        max(1, cell.schedule.global_batch_size * own.schedule.global_batch_size // usual.schedule.global_batch_size),
+    )
+    schedule = own.schedule if cell.schedule == usual.schedule else scaled
+    return replace(cell, dataset=own.dataset, schedule=schedule)
 
 
 def candidates(options: SweepOptions, cells: list[Cell]) -> list[Trial]:

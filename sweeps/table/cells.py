@@ -7,8 +7,8 @@ from itertools import product
 from typing import Any
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.config import FinetuneConfig
-from vit_trainer.data.datasets import DATASETS, dataset_id
+from vit_trainer.config import FinetuneConfig, warmup_within
+from vit_trainer.data.datasets import DATASETS, dataset_id, dataset_info, is_folder
 from vit_trainer.errors import InputError, one_of
 
 
@@ -41,9 +41,31 @@ class Cell:
         """Readable and unique within a sweep: `ViT-B_16 cifar10 384px 10000 steps d0.1 from imagenet21k`."""
         dropout = "dropout searched" if self.dropout is None else f"d{self.dropout:g}"
         steps = f"{self.schedule.total_steps} steps"
-        if self.dataset in DATASETS and self.schedule.warmup_steps != DATASETS[self.dataset].warmup_steps:
-            steps += f" warm-up {self.schedule.warmup_steps}"
+        if self.dataset in DATASETS or is_folder(self.dataset):  # of a folder's id no recipe is known
+            recipe = dataset_info(self.dataset)
+            if self.schedule.warmup_steps != recipe.warmup_steps:
+                steps += f" warm-up {self.schedule.warmup_steps}"
+            if self.schedule.global_batch_size != recipe.global_batch_size:
+                steps += f" batch {self.schedule.global_batch_size}"
         return f"{self.model} {self.dataset} {self.resolution}px {steps} {dropout} from {self.upstream}"
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What else than its model, data set and dropout it is trained with, by the names in FinetuneConfig."""
+        return {"resolution": self.resolution, "upstream": self.upstream, **vars(self.schedule)}
+
+    def with_values(self, given: Mapping[str, Any]) -> "Cell":
+        """The cell with some of these replaced; steps that don't leave room for its warm-up have its share of them.
+
+        Raises:
+            InputError: a value that the model or a run can't have.
+        """
+        new, own = {**self.values, **given}, self.schedule
+        if "warmup_steps" not in given:
+            new["warmup_steps"] = warmup_within(new["total_steps"], own.warmup_steps, own.total_steps)
+        _ = FinetuneConfig(self.model, self.dataset, dropout=self.dropout or 0.0, **new)  # checks the values
+        resolution, upstream = new.pop("resolution"), new.pop("upstream")
+        return replace(self, resolution=resolution, upstream=upstream, schedule=Schedule(**new))
 
     @property
     def as_recorded(self) -> "Cell":

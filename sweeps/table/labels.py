@@ -26,7 +26,7 @@ class Labels:
         """
         groups: dict[tuple[object, ...], list[dict[str, Any]]] = {}
         for cell in cells:
-            groups.setdefault((cell.model, cell.dataset, cell.dropout), []).append(_values(cell))
+            groups.setdefault((cell.model, cell.dataset, cell.dropout), []).append(cell.values)
         differing = (
             name
             for first, *others in groups.values()
@@ -50,14 +50,10 @@ class Labels:
 
     def recipe(self, cell: Cell) -> str:
         """What the labels leave out, in words: `from imagenet21k, 384 px, 512 images a step`."""
-        return ", ".join(_said(cell, _values(cell).keys() - self.varying))
+        return ", ".join(_said(cell, cell.values.keys() - self.varying))
 
     def _rest(self, cell: Cell) -> list[str]:
         return _said(cell, self.varying)
-
-
-def _values(cell: Cell) -> dict[str, Any]:
-    return {"resolution": cell.resolution, "upstream": cell.upstream, **vars(cell.schedule)}
 
 
 def _said(cell: Cell, names: Collection[str]) -> list[str]:

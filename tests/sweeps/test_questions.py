@@ -15,7 +15,7 @@ import pytest
 
 from sweeps import lr_search, paper_grid, resolution, seeds, short_schedule, upstream
 from sweeps.options import SweepOptions
-from sweeps.planning.candidates import candidates, grid_of, narrowed
+from sweeps.planning.candidates import candidates, cells_asked_for, grid_of, narrowed
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.commands import record_command
 from sweeps.records.results import gather
@@ -25,11 +25,11 @@ from sweeps.reporting.rows import rows_of
 from sweeps.reporting.write import files_of
 from sweeps.running.session import Session
 from sweeps.selection.repeats import RepeatOptions
-from sweeps.sweep import choose
-from sweeps.table.cells import MINI, PAPER, Cell, Trial, cell_named, cells_of, name_of_cell, official_cell
+from sweeps.sweep import choose, choose_preset
+from sweeps.table.cells import MINI, PAPER, Cell, Schedule, Trial, cell_named, cells_of, name_of_cell, official_cell
 from sweeps.table.published import TABLES, published_cells
 from tests.sweeps.storages import finished, write_run
-from vit_trainer.config import Execution
+from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.errors import InputError
 from vit_trainer.files.storage import Storage
 from vit_trainer.tracking.catalogue import Catalogue, Membership
@@ -192,6 +192,111 @@ def test_bad_input_is_one_line_and_exit_code_2(script: str, arguments: list[str]
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
+
+
+# Values for all, and a folder of one's own.
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> str:
+    """A folder of classes, of which nobody reads more than the listing."""
+    for part, count in (("train", 50), ("test", 5)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "pets" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                (folder / f"{i}.jpg").touch()
+    return str(tmp_path / "pets")
+
+
+def test_values_for_all_are_part_of_names_and_ids_and_the_recipe_s_own_change_nothing(pets: str) -> None:
+    for dataset in ("cifar10", pets):
+        own = official_cell("ViT-B_16", dataset, dropout=0.1)
+        given: dict[str, Any] = {
+            "total_steps": 40,
+            "warmup_steps": 2,
+            "global_batch_size": 32,
+            "resolution": 224,
+            "upstream": "scratch",
+        }
+        options = SweepOptions(models=("ViT-B_16",), datasets=(dataset,), dropouts=(0.1,), **given)
+        (cell,) = cells_asked_for(options, "paper")
+        assert cell.name == f"ViT-B_16 {dataset} 224px 40 steps warm-up 2 batch 32 d0.1 from scratch"
+        assert name_of_cell(cell) == f"ViT-B_16/{dataset}/0.1/224px/40steps/warmup2/batch32/from-scratch"
+        config = FinetuneConfig.official("ViT-B_16", dataset, dropout=0.1, base_lr=0.01, **given)
+        assert Trial(cell, 0.01, 0).trial_id == config.trial_id, "as train has it"
+        names = {own.name}
+        for name, value in given.items():
+            (other,) = narrowed(SweepOptions(**{name: value}), [own])
+            assert Trial(other, 0.03, 0).config == FinetuneConfig.official(
+                "ViT-B_16", dataset, dropout=0.1, base_lr=0.03, **{name: value}
+            )
+            names.add(other.name)
+        assert len(names) == 6
+        same: dict[str, Any] = {**vars(own.schedule), "resolution": 384, "upstream": "imagenet21k"}
+        assert narrowed(SweepOptions(**same), [own]) == [own]
+
+
+def test_what_a_question_compares_cannot_be_one_value_for_all() -> None:
+    compared: list[tuple[Any, dict[str, Any]]] = [
+        (resolution, {"resolution": 224}),
+        (upstream, {"upstream": "scratch"}),
+        (short_schedule, {"total_steps": 100}),
+        (short_schedule, {"warmup_steps": 10}),
+    ]
+    for question, given in compared:
+        for cells in (question.PAPER, question.MINI):
+            with pytest.raises(InputError, match=r"for all would leave nothing to compare: leave it out"):
+                narrowed(SweepOptions(**given), cells)
+    shorter = narrowed(SweepOptions(total_steps=400), upstream.PAPER)
+    assert {cell.schedule for cell in shorter} == {Schedule(400, 20)}, "with the recipe's share of warm-up"
+    with pytest.raises(InputError, match="resolution 224 for cells that are named: say it in their names"):
+        choose(SweepOptions(resolution=224), "seeds", paper=[], mini=[], named=("ViT-B_16/cifar10/0.1",))
+    with pytest.raises(InputError, match="warmup_steps 5 is searched over"):
+        SweepOptions(search="optuna", search_over=("warmup_steps",), warmup_steps=5)
+
+
+def test_every_question_can_be_asked_of_a_folder(pets: str) -> None:
+    questions: dict[str, Any] = QUESTIONS | {"lr_search": lr_search, "seeds": seeds}
+    recipe = official_cell("ViT-B_16", pets).schedule
+    for name, question in questions.items():
+        for options, cells in (
+            (SweepOptions(preset="paper", datasets=(pets,)), question.PAPER),
+            (SweepOptions(preset="mini", datasets=(pets,)), question.MINI),
+        ):
+            _, chosen = choose(options, name, paper=question.PAPER, mini=question.MINI)
+            first = [cell for cell in cells if cell.dataset == cells[0].dataset]
+            assert [(cell.model, cell.resolution, cell.upstream) for cell in chosen] == [
+                (cell.model, cell.resolution, cell.upstream) for cell in first
+            ]
+            assert {cell.dataset for cell in chosen} == {pets}
+            assert len({cell.name for cell in chosen}) == len(chosen)
+            assert candidates(SweepOptions(), chosen)  # checks the values
+            if question is not short_schedule:
+                assert {cell.schedule for cell in chosen} == {recipe}
+            else:  # the published twentieth and tenth
+                shares = {cell.schedule.total_steps / recipe.total_steps for cell in chosen}
+                assert shares == ({1 / 20, 1 / 10} if cells is question.PAPER else {1 / 4, 1 / 2})
+    both = narrowed(SweepOptions(datasets=("cifar100", pets), models=("ViT-L_32",)), resolution.PAPER)
+    assert [(cell.dataset, cell.resolution) for cell in both] == [
+        *(("cifar100", px) for px in (224, 384)),
+        *((pets, px) for px in (224, 384)),
+    ]
+    with pytest.raises(InputError, match="no row for ViT-H_14"):
+        narrowed(SweepOptions(datasets=(pets,), models=("ViT-H_14",)), resolution.PAPER)
+
+
+def test_without_a_gpu_a_folder_is_told_what_to_add(pets: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.cluster.join.count_gpus", lambda: 0)
+    for options, what, mini in (
+        (SweepOptions(datasets=(pets,)), pets, "ViT-B_16-mini"),
+        (SweepOptions(models=("ViT-L_32",)), "ViT-L_32", "ViT-L_32-mini"),
+    ):
+        with pytest.raises(InputError, match=f"no GPU here for {what}: give --preset paper .* or --models {mini}"):
+            choose_preset(options, "sweeps/paper_grid.py")
+    options = SweepOptions(models=("ViT-B_16-mini",), datasets=(pets,))
+    assert choose_preset(options, "sweeps/paper_grid.py") == "mini"
+    assert {cell.upstream for cell in cells_asked_for(options, "mini")} == {"digits"}
 
 
 # Shared trials, separate reports.
