@@ -15,12 +15,12 @@ if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from sweeps.records.left_states import IDLE_HOURS, left_states
-from vit_trainer.command_line import new_app, run
+from vit_trainer.command_line import command_of, new_app, run
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.run_dir import CHECKPOINT
 from vit_trainer.files.storage import Storage
 
-app = new_app("Gives back the room of checkpoints that no sweep works at.", name="clean.py")
+app = new_app("Gives back the room of checkpoints that no sweep works at.", name=command_of("clean"))
 
 
 @app.default

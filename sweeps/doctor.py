@@ -23,11 +23,11 @@ from sweeps.options import SweepOptions
 from sweeps.planning.candidates import grid_of
 from sweeps.records.left_states import left_behind
 from sweeps.table.cells import cells_of
-from vit_trainer.command_line import new_app, run
+from vit_trainer.command_line import command_of, new_app, run
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.location import folder_location
 
-app = new_app("Checks what a sweep needs: a line per check, exit code 1 if one has failed.", name="doctor.py")
+app = new_app("Checks what a sweep needs: a line per check, exit code 1 if one has failed.", name=command_of("doctor"))
 
 _SEVERAL = Parameter(consume_multiple=True, negative=(), show_default=False)
 

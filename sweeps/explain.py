@@ -17,11 +17,11 @@ from sweeps.checks.explanations import explain_cell, explain_config
 from sweeps.checks.finding import Finding, print_finding
 from sweeps.records.results import gather
 from sweeps.table.cells import name_of_cell
-from vit_trainer.command_line import new_app, run
+from vit_trainer.command_line import command_of, new_app, run
 from vit_trainer.errors import InputError, one_of, reason_of
 from vit_trainer.files.storage import Storage
 
-app = new_app("Looks for what may be behind a difference from a published figure.", name="explain.py")
+app = new_app("Looks for what may be behind a difference from a published figure.", name=command_of("explain"))
 
 
 @app.default

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
-
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
@@ -19,13 +17,20 @@ from sweeps.options import SEVERAL, SweepOptions
 from sweeps.sweep import choose, run_sweep
 from sweeps.table.cells import PAPER as TABLE
 from sweeps.table.cells import cells_of, official_cell
-from vit_trainer.command_line import new_app, run
+from vit_trainer.command_line import HOW_RUN, WHAT, command_of, new_app, run
 from vit_trainer.config import Execution
 
 PAPER = cells_of(TABLE)
 MINI = [official_cell("ViT-B_16-mini", dataset) for dataset in ("digits-even", "digits-odd")]
 
-app = new_app("Searches for learning rates with Optuna, a study per cell, or its miniature.", name="lr_search.py")
+app = new_app(
+    "Searches for learning rates with Optuna, a study per cell, or its miniature.",
+    name=command_of("lr_search"),
+    examples={
+        "--cells ViT-B_16/cifar10/0.1 --num-trials 16": "a study of one cell",
+        "--preset paper --plan": "what it would cost",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,9 @@ DEFAULTS, DEFAULT_EXECUTION = SearchOptions(), Execution()
 @app.default
 def lr_search(
     *,
-    cells: Annotated[tuple[str, ...], SEVERAL] = (),
-    options: Annotated[SearchOptions, Parameter(name="*")] = DEFAULTS,
-    execution: Annotated[Execution, Parameter(name="*")] = DEFAULT_EXECUTION,
+    cells: Annotated[tuple[str, ...], SEVERAL, WHAT] = (),
+    options: SearchOptions = DEFAULTS,
+    execution: Annotated[Execution, HOW_RUN] = DEFAULT_EXECUTION,
 ) -> int:
     """Search the learning rate of cells.
 

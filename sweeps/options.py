@@ -16,6 +16,7 @@ from sweeps.table.cells import Cell, Trial
 from sweeps.table.published import published_base_lr
 from sweeps.table.search_space import Searched
 from vit_trainer.architectures import MODELS
+from vit_trainer.command_line import EXECUTION, PLAN, SEARCH, WHAT, WHERE
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import DamagedError, InputError, one_of
 from vit_trainer.files.location import folder_location, is_uri, local_path, split_uri
@@ -32,6 +33,7 @@ DEFAULT_NUM_TRIALS = 8
 """Trials per cell of an Optuna search."""
 
 
+@Parameter(name="*", group=WHAT.group)
 @dataclass(frozen=True)
 class SweepOptions:
     """Which cells and candidates, where, and how."""
@@ -58,59 +60,59 @@ class SweepOptions:
     """What to start from: imagenet21k, imagenet21k+imagenet2012, digits, scratch; the recipe's unless given."""
     seeds: Annotated[tuple[int, ...], SEVERAL] = (0,)
     """Seeds of each candidate, which counts by their mean; those beyond the first run where it goes on."""
-    storage: str = "sweep-results"
+    storage: Annotated[str, WHERE] = "sweep-results"
     """Folder of the run folders, or a URI such as s3://bucket/folder; with the same one, the same command goes on."""
-    tracking_uri: str | None = None
+    tracking_uri: Annotated[str | None, WHERE] = None
     """MLflow server or store; a SQLite file in the storage unless given."""
-    register: Annotated[bool, Parameter(negative=())] = False
+    register: Annotated[bool, WHERE] = False
     """Put each cell's chosen candidate into MLflow's model registry, to be served; implies --save-weights."""
-    tensorboard: Annotated[bool, Parameter(negative=())] = False
+    tensorboard: Annotated[bool, WHERE] = False
     """Write TensorBoard event files too, to tensorboard in the storage, which must be a local folder."""
-    notify: str | None = None
+    notify: Annotated[str | None, WHERE] = None
     """Web address that is told by a small JSON object when the sweep ends, a cell fails or the budget is reached."""
-    plan: Annotated[bool, Parameter(negative=())] = False
+    plan: Annotated[bool, PLAN] = False
     """Print what would run and its predicted cost, and start nothing."""
-    quiet: Annotated[bool, Parameter(negative=())] = False
+    quiet: Annotated[bool, EXECUTION] = False
     """Show nothing of the trials while they run; the table at the end and what failed are printed all the same."""
-    probe: Annotated[bool, Parameter(negative=())] = False
+    probe: Annotated[bool, PLAN] = False
     """With --plan: measure each model on this machine, instead of assuming a share of the card's peak."""
-    probe_seconds: float = 60.0
+    probe_seconds: Annotated[float, PLAN] = 60.0
     """How long to measure each model with and without dropout; what the storage holds of that isn't measured again."""
-    cluster: Path | None = None
+    cluster: Annotated[Path | None, PLAN] = None
     """With --plan: a cluster file such as clusters/a100.yaml, to plan for it before it is launched."""
-    card: str | None = None
+    card: Annotated[str | None, PLAN] = None
     """GPU to plan for, such as A100-40GB or RTX-4090; the cluster's or this machine's unless given."""
-    price_per_gpu_hour: float | None = None
+    price_per_gpu_hour: Annotated[float | None, PLAN] = None
     """Dollars; the list price of the cluster's machines unless given, where it was launched by `ray up`."""
-    max_gpu_hours: float | None = None
+    max_gpu_hours: Annotated[float | None, PLAN] = None
     """End before trials have held GPUs for longer, starts and retries included; cells that take least begin first."""
-    max_dollars: float | None = None
+    max_dollars: Annotated[float | None, PLAN] = None
     """A limit as --max-gpu-hours, in dollars; what a cloud asks for the head, idle minutes and disks comes on top."""
-    early_stopping: Annotated[Literal["asha", "rehearsal"] | None, Parameter(negative_none="no-")] = "asha"
+    early_stopping: Annotated[Literal["asha", "rehearsal"] | None, Parameter(negative_none="no-"), SEARCH] = "asha"
     """asha: a cell's candidates pause at a rung, the best go on. rehearsal: 500 steps of each, then the best whole."""
-    search: Literal["grid", "optuna"] = "grid"
+    search: Annotated[Literal["grid", "optuna"], SEARCH] = "grid"
     """grid: every candidate of every cell. optuna: a study per cell proposes them, between two --base-lrs if given."""
-    num_trials: int | None = None
+    num_trials: Annotated[int | None, SEARCH] = None
     """Trials per cell with --search optuna, up to 10000, those there already (of a grid, say) included; 8 unless
     given."""
-    search_over: Annotated[tuple[Searched, ...], SEVERAL] = ("base_lr",)
+    search_over: Annotated[tuple[Searched, ...], SEVERAL, SEARCH] = ("base_lr",)
     """What Optuna proposes; with dropout among it, the cells of several dropouts become one."""
-    optuna_storage: str | None = None
+    optuna_storage: Annotated[str | None, SEARCH] = None
     """File or database URL (postgresql://...) that optuna-dashboard opens; optuna.log in the storage unless given."""
-    max_failures: int = 3
+    max_failures: Annotated[int, EXECUTION] = 3
     """How often a trial starts again after a process of it died. Lost nodes don't count."""
-    gpus_per_trial: Annotated[tuple[str, ...], SEVERAL] = ("1",)
+    gpus_per_trial: Annotated[tuple[str, ...], SEVERAL, EXECUTION] = ("1",)
     """GPUs of each trial, or CPU cores where there is no GPU: a number up to 1024, for some models another
     (1 ViT-L_16=4)."""
-    grow_gangs: bool | None = None
+    grow_gangs: Annotated[bool | None, EXECUTION] = None
     """Whether a trial that would end last gets more GPUs, as it begins or later; on GPUs, unless --deterministic."""
-    reduction_factor: float = 2
+    reduction_factor: Annotated[float, SEARCH] = 2
     """At each rung one candidate in so many goes on, and the next rung is so many times later; in [1.1, 1000]."""
-    grace_fraction: float = 0.25
+    grace_fraction: Annotated[float, SEARCH] = 0.25
     """Where the first rung is, as a fraction of a candidate's steps; in [0.001, 1)."""
-    num_rungs: int = 1
+    num_rungs: Annotated[int, SEARCH] = 1
     """Rungs of a grid's candidates at most; those of --search optuna are as many as fit."""
-    keep: int = 2
+    keep: Annotated[int, SEARCH] = 2
     """How many of a cell's candidates --early-stopping rehearsal runs whole; the published rate comes on top."""
 
     def __post_init__(self) -> None:

@@ -8,18 +8,26 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import cells_asked_for
 from sweeps.sweep import choose_preset, run_sweep
-from vit_trainer.command_line import new_app, run
+from vit_trainer.command_line import HOW_RUN, command_of, new_app, run
 from vit_trainer.config import Execution
 
-app = new_app("Runs the paper's fine-tuning table, or its miniature where there is no GPU.", name="paper_grid.py")
+app = new_app(
+    "Runs the paper's fine-tuning table, or its miniature where there is no GPU.",
+    name=command_of("paper_grid"),
+    examples={
+        "--preset mini": "a minute or two on a laptop",
+        "--preset paper --plan": "what it would cost",
+        "--models ViT-B_16 --datasets cifar10": "two cells",
+        "--datasets ./my-photos": "a folder of classes",
+        "--max-dollars 500": "ends in good order there",
+    },
+)
 
 DEFAULTS, DEFAULT_EXECUTION = SweepOptions(), Execution()
 
@@ -27,11 +35,11 @@ DEFAULTS, DEFAULT_EXECUTION = SweepOptions(), Execution()
 @app.default
 def paper_grid(
     *,
-    options: Annotated[SweepOptions, Parameter(name="*")] = DEFAULTS,
-    execution: Annotated[Execution, Parameter(name="*")] = DEFAULT_EXECUTION,
+    options: SweepOptions = DEFAULTS,
+    execution: Annotated[Execution, HOW_RUN] = DEFAULT_EXECUTION,
 ) -> int:
     """Run the models x data sets x dropouts of the published table, each with its candidate learning rates."""
-    preset = choose_preset(options, "sweeps/paper_grid.py")
+    preset = choose_preset(options, "paper_grid")
     return run_sweep(f"paper_grid-{preset}", cells_asked_for(options, preset), options, execution)
 
 

@@ -12,12 +12,12 @@ if not __package__:  # started as a script, from any folder
 from sweeps.records.results import gather
 from sweeps.reporting.statement import statement
 from sweeps.reporting.write import files_of, write_files
-from vit_trainer.command_line import new_app, run
+from vit_trainer.command_line import command_of, new_app, run
 from vit_trainer.errors import InputError, one_of, reason_of
 from vit_trainer.files.folder import open_folder
 from vit_trainer.files.storage import Storage
 
-app = new_app("Writes what the sweeps of a storage came to.", name="report.py")
+app = new_app("Writes what the sweeps of a storage came to.", name=command_of("report"))
 
 
 @app.default

@@ -11,15 +11,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from sweeps.options import SweepOptions
 from sweeps.sweep import choose, run_sweep
 from sweeps.table.cells import official_cell
-from vit_trainer.command_line import new_app, run
+from vit_trainer.command_line import HOW_RUN, command_of, new_app, run
 from vit_trainer.config import Execution
 
 PAPER = [
@@ -38,7 +36,11 @@ MINI = [
     for resolution in (16, 32)
 ]
 
-app = new_app("Fine-tunes at two resolutions, or its miniature.", name="resolution.py")
+app = new_app(
+    "Fine-tunes at two resolutions, or its miniature.",
+    name=command_of("resolution"),
+    examples={"--preset paper --plan": "what it would cost", "--preset mini": "a minute on a laptop"},
+)
 
 DEFAULTS, DEFAULT_EXECUTION = SweepOptions(), Execution()
 
@@ -46,8 +48,8 @@ DEFAULTS, DEFAULT_EXECUTION = SweepOptions(), Execution()
 @app.default
 def resolution(
     *,
-    options: Annotated[SweepOptions, Parameter(name="*")] = DEFAULTS,
-    execution: Annotated[Execution, Parameter(name="*")] = DEFAULT_EXECUTION,
+    options: SweepOptions = DEFAULTS,
+    execution: Annotated[Execution, HOW_RUN] = DEFAULT_EXECUTION,
 ) -> int:
     """Run three models on the CIFARs at 224 and 384 px, and ViT-H_14 on CIFAR-100 at 224 px."""
     name, cells = choose(options, "resolution", paper=PAPER, mini=MINI)

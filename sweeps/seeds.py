@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
@@ -20,13 +18,20 @@ from sweeps.selection.repeats import RepeatOptions
 from sweeps.sweep import choose, run_sweep
 from sweeps.table.cells import PAPER as TABLE
 from sweeps.table.cells import cells_of, official_cell
-from vit_trainer.command_line import new_app, run
+from vit_trainer.command_line import HOW_RUN, WHAT, command_of, new_app, run
 from vit_trainer.config import Execution
 
 PAPER = cells_of(TABLE)
 MINI = [official_cell("ViT-B_16-mini", dataset) for dataset in ("digits-even", "digits-odd")]
 
-app = new_app("Repeats cells over seeds, or its miniature.", name="seeds.py")
+app = new_app(
+    "Repeats cells over seeds, or its miniature.",
+    name=command_of("seeds"),
+    examples={
+        "--cells ViT-B_16/cifar10/0.1": "seeds 0, 1 and 2",
+        "--seeds 0 1 2 3 4 --preset mini": "five, in miniature",
+    },
+)
 
 DEFAULTS, DEFAULT_EXECUTION = RepeatOptions(), Execution()
 
@@ -34,9 +39,9 @@ DEFAULTS, DEFAULT_EXECUTION = RepeatOptions(), Execution()
 @app.default
 def seeds(
     *,
-    cells: Annotated[tuple[str, ...], SEVERAL] = (),
-    options: Annotated[RepeatOptions, Parameter(name="*")] = DEFAULTS,
-    execution: Annotated[Execution, Parameter(name="*")] = DEFAULT_EXECUTION,
+    cells: Annotated[tuple[str, ...], SEVERAL, WHAT] = (),
+    options: RepeatOptions = DEFAULTS,
+    execution: Annotated[Execution, HOW_RUN] = DEFAULT_EXECUTION,
 ) -> int:
     """Repeat cells over seeds.
 

@@ -10,15 +10,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from sweeps.options import SweepOptions
 from sweeps.sweep import choose, run_sweep
 from sweeps.table.cells import Schedule, official_cell
-from vit_trainer.command_line import new_app, run
+from vit_trainer.command_line import HOW_RUN, command_of, new_app, run
 from vit_trainer.config import Execution
 
 PAPER = [
@@ -34,7 +32,11 @@ MINI = [
     for schedule in (Schedule(20, 2, 64), Schedule(20, 4, 64), Schedule(40, 4, 64))
 ]
 
-app = new_app("Fine-tunes with a twentieth and a tenth of the steps, or its miniature.", name="short_schedule.py")
+app = new_app(
+    "Fine-tunes with a twentieth and a tenth of the steps, or its miniature.",
+    name=command_of("short_schedule"),
+    examples={"--preset paper --plan": "what it would cost", "--preset mini": "a minute on a laptop"},
+)
 
 DEFAULTS, DEFAULT_EXECUTION = SweepOptions(), Execution()
 
@@ -42,8 +44,8 @@ DEFAULTS, DEFAULT_EXECUTION = SweepOptions(), Execution()
 @app.default
 def short_schedule(
     *,
-    options: Annotated[SweepOptions, Parameter(name="*")] = DEFAULTS,
-    execution: Annotated[Execution, Parameter(name="*")] = DEFAULT_EXECUTION,
+    options: SweepOptions = DEFAULTS,
+    execution: Annotated[Execution, HOW_RUN] = DEFAULT_EXECUTION,
 ) -> int:
     """Run 500 and 1,000 steps of ViT-B_16 on the CIFARs at 224 and 384 px."""
     name, cells = choose(options, "short_schedule", paper=PAPER, mini=MINI)

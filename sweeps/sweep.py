@@ -32,7 +32,7 @@ from sweeps.selection.rehearsal import Rehearsal
 from sweeps.table.cells import FORM, Cell, cell_named
 from sweeps.tracking.trackers import Trackers
 from vit_trainer.architectures import MODELS
-from vit_trainer.command_line import INTERRUPTED, outlive_readers, this_command
+from vit_trainer.command_line import INTERRUPTED, command_of, outlive_readers, this_command
 from vit_trainer.config import Execution
 from vit_trainer.data.datasets import is_folder
 from vit_trainer.data.load import require_dataset
@@ -66,12 +66,12 @@ def choose(
         if options.preset not in ("auto", preset):
             raise InputError(f"these cells are of --preset {preset}, not {options.preset}: leave --preset out")
     else:
-        preset = choose_preset(options, f"sweeps/{question}.py")
+        preset = choose_preset(options, question)
         cells = list(mini if preset == "mini" else paper)
     return f"{question}-{preset}", narrowed(options, cells)
 
 
-def choose_preset(options: SweepOptions, script: str) -> Literal["paper", "mini"]:
+def choose_preset(options: SweepOptions, question: str) -> Literal["paper", "mini"]:
     """What `--preset auto` means here, said in one line: the paper's grid with GPUs, else the miniature."""
     folder_location(options.storage)  # raises where none can be
     if options.preset != "auto":
@@ -92,7 +92,9 @@ def choose_preset(options: SweepOptions, script: str) -> Literal["paper", "mini"
             f"no GPU here for {what}: give --preset paper to have it all the same (--plan says how long it takes), or "
             f"--models {miniature} for a miniature"
         )
-    print(f"No GPU in the Ray cluster: running the miniature. For the paper's grid: python {script} --preset paper")
+    print(
+        f"No GPU in the Ray cluster: running the miniature. For the paper's grid: {command_of(question)} --preset paper"
+    )
     return "mini"
 
 

@@ -10,15 +10,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from sweeps.options import SweepOptions
 from sweeps.sweep import choose, run_sweep
 from sweeps.table.cells import official_cell
-from vit_trainer.command_line import new_app, run
+from vit_trainer.command_line import HOW_RUN, command_of, new_app, run
 from vit_trainer.config import Execution
 
 FINE_TUNED = {"ViT-B_16": "imagenet21k+imagenet2012-224", "ViT-L_32": "imagenet21k+imagenet2012"}
@@ -35,7 +33,11 @@ MINI = [
     for upstream in ("digits", "scratch")
 ]
 
-app = new_app("Fine-tunes from two upstreams, or its miniature.", name="upstream.py")
+app = new_app(
+    "Fine-tunes from two upstreams, or its miniature.",
+    name=command_of("upstream"),
+    examples={"--preset paper --plan": "what it would cost", "--preset mini": "a minute on a laptop"},
+)
 
 DEFAULTS, DEFAULT_EXECUTION = SweepOptions(), Execution()
 
@@ -43,8 +45,8 @@ DEFAULTS, DEFAULT_EXECUTION = SweepOptions(), Execution()
 @app.default
 def upstream(
     *,
-    options: Annotated[SweepOptions, Parameter(name="*")] = DEFAULTS,
-    execution: Annotated[Execution, Parameter(name="*")] = DEFAULT_EXECUTION,
+    options: SweepOptions = DEFAULTS,
+    execution: Annotated[Execution, HOW_RUN] = DEFAULT_EXECUTION,
 ) -> int:
     """Run ViT-B_16 and ViT-L_32 on the CIFARs at 224 px, from checkpoints before and after ImageNet-2012."""
     name, cells = choose(options, "upstream", paper=PAPER, mini=MINI)

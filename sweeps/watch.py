@@ -19,11 +19,11 @@ if not __package__:  # started as a script, from any folder
 from sweeps.display.from_folders import FolderWatch
 from sweeps.display.live_table import LiveTable, Screen, is_interactive
 from sweeps.display.standing import Standing
-from vit_trainer.command_line import new_app, run
+from vit_trainer.command_line import command_of, new_app, run
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.outgoing import canvas, outgoing
 
-app = new_app("Shows how a sweep stands, from its run folders alone.", name="watch.py")
+app = new_app("Shows how a sweep stands, from its run folders alone.", name=command_of("watch"))
 
 
 @app.default

@@ -1,6 +1,9 @@
 """python -m vit_trainer <command>: train, evaluate, predict, attention, probe, fetch, export, verify, sync, …"""
 
-from vit_trainer.command_line import new_app, run
+import sys
+from pathlib import Path
+
+from vit_trainer.command_line import GROUPS, new_app, run
 from vit_trainer.commands.attention import attention
 from vit_trainer.commands.evaluate import evaluate
 from vit_trainer.commands.export import export
@@ -13,9 +16,17 @@ from vit_trainer.commands.sync import sync
 from vit_trainer.commands.train import train
 from vit_trainer.commands.verify import verify
 
-app = new_app("Fine-tunes one Vision Transformer by the official protocol.", name="python -m vit_trainer")
-for command in (train, evaluate, predict, attention, probe, fetch, export, pretrain_mini, score, verify, sync):
+NAME = "vit-trainer" if Path(sys.argv[0]).name == "vit-trainer" else "python -m vit_trainer"
+app = new_app("Fine-tunes one Vision Transformer by the official protocol.", name=NAME)
+app.command(train, group_parameters=GROUPS[0])
+for command in (evaluate, predict, attention, probe, fetch, export, pretrain_mini, score, verify, sync):
     app.command(command)
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Run the command that the command line names."""
     run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,13 +9,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, NoneType
 from typing import Any, NoReturn, TextIO, get_args
 
-from cyclopts import UNSET, App, ArgumentCollection, CycloptsError
+from cyclopts import UNSET, App, ArgumentCollection, CycloptsError, Group, Parameter
+from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, HelpEntry, HelpPanel, NameRenderer
+from rich.console import Console, ConsoleOptions
 
 from vit_trainer.errors import InputError, RunInterruptedError, VitTrainerError, reason_of
 from vit_trainer.files.location import local_path
@@ -31,12 +33,71 @@ REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, err
 """What a disk says that is full, read-only, broken or another's: the one line says all that a traceback would."""
 NOBODY_READS = 128 + signal.SIGPIPE
 """Exit code of a command whose output nobody reads any more, as shells give it to other commands."""
+GROUPS = [
+    Group(name, sort_key=place)
+    for place, name in enumerate(("What", "Where", "Plan and budget", "Search and stopping", "Execution"))
+]
+"""Headings of --help, under which flags stand that say so; others come first."""
+WHAT, WHERE, PLAN, SEARCH, EXECUTION = (Parameter(group=group) for group in GROUPS)
+"""Metadata of a flag, or of a class whose fields are flags."""
+HOW_RUN = Parameter(name="*", group=EXECUTION.group)
+"""Metadata of an `Execution` whose fields are flags."""
 
 
-def new_app(help_text: str, **options: Any) -> App:
-    """An empty command line whose errors are raised, so that `run` can print them its way."""
-    options |= {"version_flags": [], "result_action": "return_value", "suppress_keyboard_interrupt": False}
-    return App(help=help_text, help_format="plaintext", config=_check_values, **options)
+def new_app(help_text: str, *, name: str | None = None, examples: Mapping[str, str] | None = None) -> App:
+    """An empty command line whose errors are raised, so that `run` can print them its way.
+
+    Args:
+        name: what one types for it.
+        examples: flags and what they do; --help begins with them.
+    """
+    options: dict[str, Any] = {"version_flags": [], "result_action": "return_value"}
+    options |= {"name": name, "suppress_keyboard_interrupt": False}
+    lines = [f"{name} {flags}  # {what}" for flags, what in (examples or {}).items()]
+    text = "\n  ".join([f"{help_text}\n\nFor example", *lines]) if lines else help_text
+    app = App(help=text, help_format="plaintext", help_formatter=_HelpPage(), config=_check_values, **options)
+    app["--help"].show = False
+    return app
+
+
+def command_of(script: str) -> str:
+    """What one types for a file of sweeps/: its path in a checkout, else the installed command.
+
+    >>> command_of("paper_grid")
+    'python sweeps/paper_grid.py'
+    """
+    name = script.removeprefix("paper_").replace("_", "-")
+    has_checkout = (Path(__file__).parents[1] / "pyproject.toml").is_file()
+    return f"python sweeps/{script}.py" if has_checkout else f"vit-sweeps {name}"
+
+
+class _HelpPage(DefaultFormatter):
+    """Panels whose columns stand below each other, and defaults as one would type them."""
+
+    def __init__(self) -> None:
+        super().__init__(column_specs=_columns)
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        entries = [_as_typed(entry) for entry in panel.entries]
+        super().__call__(console, options, panel.copy(entries=entries))
+
+
+def _columns(console: Console, options: ConsoleOptions, entries: list[HelpEntry]) -> tuple[ColumnSpec, ...]:
+    width = min(32, console.width // 3)
+    name = ColumnSpec(NameRenderer(max_width=width), style="cyclopts.name", width=width)
+    return name, ColumnSpec(DescriptionRenderer(), overflow="fold")
+
+
+def _as_typed(entry: HelpEntry) -> HelpEntry:
+    """What needn't be said of a flag is left out: that one which isn't given is off, the field's line breaks."""
+    text = getattr(entry.description, "primary_renderable", None)
+    if text is not None:
+        text.plain = " ".join(str(text).split())
+    if entry.choices and entry.metavar == "CHOICE":
+        entry = entry.copy(choices=None, metavar="|".join(entry.choices))
+    if entry.default == "False":
+        return entry.copy(default=None, negative_names=())
+    return entry.copy(default=entry.default and entry.default.removesuffix(".0"))
 
 
 def _check_values(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

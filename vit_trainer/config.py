@@ -158,15 +158,15 @@ class Execution:
     """How a trial is run. Nothing here changes what it learns, beyond rounding."""
 
     micro_batch_size: int | None = None
-    """Images per forward and backward; None: as many as usually fit, at most one process's share of a step."""
+    """Images per forward and backward; unless given as many as usually fit, at most one process's share of a step."""
     precision: Precision = "auto"
     """Numbers in matrix products; auto: bfloat16 on GPUs that have it, else float32. Weights are float32."""
     compile: bool | None = None
-    """Whether PyTorch compiles the model, which takes a minute or so once per model and node; None: only on GPUs."""
+    """Whether PyTorch compiles the model, which takes a minute or so per model and node; unless given on GPUs only."""
     evaluation_batch_size: int = 256
     """Images per forward pass of an evaluation; the result doesn't depend on it."""
     num_evaluations: int | None = None
-    """Validations per run, evenly spaced, the last at the last step; None: `FinetuneConfig.num_evaluations`."""
+    """Validations per run, evenly spaced, the last at the end; unless given the recipe's, at most 3% of the run."""
     log_every_steps: int = 50
     """Optimiser steps between rows of the journal that hold only the training loss."""
     checkpoint_every_minutes: float = 10.0
@@ -177,7 +177,7 @@ class Execution:
     checkpoint: Path | None = None
     """A local .npz with the weights to start from, instead of the upstream's."""
     num_workers: int | None = None
-    """Processes that decode image files, 0 for none, at most 1024; None: as many as there are cores for it."""
+    """Processes that decode image files, 0 for none, at most 1024; unless given as many as there are cores for it."""
     skip_unreadable: bool = False
     """Whether to go on without images that are damaged or, of imagenet2012, missing; each damaged one is named."""
     save_weights: bool = False
@@ -186,9 +186,8 @@ class Execution:
     """Whether the same card makes the same bits again, also after a resume; what can't is refused. Slower on GPUs."""
     system_metrics: bool = False
     """Whether rows of the journal say how busy process and GPU are, as system/cpu_percent and so on."""
-
     profile: bool = False
-    """Whether ten steps leave a trace in the run folder, and on a GPU a snapshot of its memory; see `profiling.py`."""
+    """Whether ten steps leave a trace in the run folder, and on a GPU a snapshot of its memory."""
 
     def __post_init__(self) -> None:
         for name in ("micro_batch_size", "evaluation_batch_size", "num_evaluations", "log_every_steps"):

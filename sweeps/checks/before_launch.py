@@ -37,7 +37,7 @@ def check_launch(path: Path) -> Iterator[Finding]:
         documents = [document for document in yaml.safe_load_all(text) if document]
     except (OSError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path} can't be read ({reason}): give a cluster file such as clusters/a100.yaml") from error
+        raise InputError(f"{path} can't be read ({reason}): give one, as in a checkout's clusters/") from error
     if any(isinstance(document, dict) and document.get("kind") == "RayCluster" for document in documents):
         yield from _promises(broken_in_kubernetes(documents))
         yield from _check_kubernetes()

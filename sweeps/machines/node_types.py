@@ -50,9 +50,9 @@ def node_types(path: Path) -> list[NodeType]:
         kinds.pop(content.get("head_node_type"), None)
         return [_node_type(name, values, of_all) for name, values in kinds.items()]
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         raise InputError(
-            f"{path} is no cluster file ({type(error).__name__}: {reason}): it must be one that `ray up` takes"
+            f"{path} is no cluster file ({reason}): give one that `ray up` takes, as in a checkout's clusters/"
         ) from error
 
 

@@ -13,6 +13,7 @@ from sweeps.reporting.pages import html, markdown
 from sweeps.reporting.rows import rows_of
 from sweeps.reporting.sections import page
 from sweeps.reporting.statement import statement
+from vit_trainer.command_line import command_of
 from vit_trainer.errors import cause_of
 from vit_trainer.files.folder import Folder
 from vit_trainer.files.outgoing import outgoing
@@ -34,7 +35,7 @@ def write_report(storage: Storage, sweep: str | None = None) -> str:
             is_alone = replace(own, sweep=None) == results
             write_files(files if is_alone else files_of(results), storage.report())
     except Exception as error:  # a sweep's results don't depend on its report
-        return f"No report could be written ({cause_of(error)}); python sweeps/report.py does it"
+        return f"No report could be written ({cause_of(error)}); {command_of('report')} does it"
     return "\n".join([*statement(own), f"Report: {folder.location}/report.html"])
 
 

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from vit_trainer.command_line import outlive_readers
+from vit_trainer.command_line import HOW_RUN, WHERE, outlive_readers
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.errors import DamagedError, InputError, RunInterruptedError
 from vit_trainer.files.run_dir import Row, RunDir
@@ -32,11 +30,16 @@ def train(
     warmup_steps: int | None = None,
     global_batch_size: int | None = None,
     seed: int = 0,
-    storage: str = "sweep-results",
-    tracking_uri: str | None = None,
-    execution: Annotated[Execution, Parameter(name="*")] = DEFAULT_EXECUTION,
+    storage: Annotated[str, WHERE] = "sweep-results",
+    tracking_uri: Annotated[str | None, WHERE] = None,
+    execution: Annotated[Execution, HOW_RUN] = DEFAULT_EXECUTION,
 ) -> None:
     """Run one trial without Ray; what isn't given is the official recipe's.
+
+    For example
+      python -m vit_trainer train --model ViT-B_16-mini --dataset digits-even
+      python -m vit_trainer train --model ViT-B_16 --dataset cifar10 --dropout 0.1
+      accelerate launch -m vit_trainer train --model ViT-L_16 --dataset cifar100
 
     Parameters
     ----------

@@ -54,7 +54,7 @@ def test_a_file_of_own_hosts_names_no_kinds() -> None:
 def test_another_file_is_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ray_bootstrap_config.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match=r"is no cluster file .*: it must be one that `ray up` takes") as raised:
+    with pytest.raises(InputError, match=r"is no cluster file .*: give one that `ray up` takes") as raised:
         node_types(path)
     assert "\n" not in str(raised.value)
 
