@@ -1,5 +1,8 @@
 """Each cell's chosen candidate as a registered MLflow model, which `mlflow models predict` and `serve` understand."""
 
+import shlex
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +25,7 @@ def register_best(session: Session, tracking_uri: str) -> list[str]:
     """Register each cell's chosen candidate (as the table has it; of several seeds the first) unless it is already.
 
     Returns:
-        A line per cell: under which URI it is, or why it isn't.
+        A line per cell: under which URI it is, or why it isn't; then how to serve and to ask the last one.
 
     Raises:
         Exception: whatever MLflow raises in an outage.
@@ -31,7 +34,7 @@ def register_best(session: Session, tracking_uri: str) -> list[str]:
 
     client = MlflowClient(tracking_uri)
     shipper = Shipper(tracking_uri, session.name, session.options.opened_storage.mlflow_artifacts, {})
-    lines, standing = [], session.display.standing()
+    uri, lines, standing = None, [], session.display.standing()
     for cell in session.cells:
         chosen = standing.chosen(cell)
         if chosen is None:
@@ -43,10 +46,23 @@ def register_best(session: Session, tracking_uri: str) -> list[str]:
             if run_id is None:
                 raise InputError(f"MLflow has no run of {trial_id} yet: give the same command again")
             version = _registered(client, session, cell, trial_id, run_id)
-            lines.append(f"registered: models:/{model_name(cell)}/{version}")
+            uri = f"models:/{model_name(cell)}/{version}"
+            lines.append(f"registered: {uri}")
         except InputError as error:
             lines.append(f"not registered: {cell.name}: {error}")
-    return lines
+    return lines if uri is None else [*lines, *_how_to_serve(uri, tracking_uri)]
+
+
+def _how_to_serve(uri: str, tracking_uri: str) -> tuple[str, str]:
+    programs = Path(sys.executable).parent
+    found = Path(shutil.which("uvicorn") or "").parent == programs  # MLflow starts it by its name
+    path = "" if found else f'PATH={shlex.quote(str(programs))}:"$PATH" '
+    return (
+        f"To serve it: {path}MLFLOW_TRACKING_URI={shlex.quote(tracking_uri)} {sys.executable} -m mlflow models serve "
+        f"--env-manager local --port 5001 --model-uri {shlex.quote(uri)}",
+        """To ask it: printf '{"dataframe_records": [{"image": "%s"}]}' "$(base64 < photo.jpg)" | """
+        "curl localhost:5001/invocations -H 'Content-Type: application/json' -d @-",
+    )
 
 
 def model_name(cell: Cell) -> str:

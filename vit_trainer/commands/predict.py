@@ -105,7 +105,7 @@ def _probabilities(
     from vit_trainer.data.decoding import read_image
     from vit_trainer.machine import num_cores
 
-    batch_size = 32 if classifier.model.pos_embed.device.type == "cuda" else 8
+    batch_size = classifier.batch_size
 
     def read(path: Path) -> "Tensor":
         return classifier.input_of(read_image(path))

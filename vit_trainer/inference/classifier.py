@@ -56,6 +56,11 @@ class Classifier:
         """Side in pixels of the part that its patches cover, from the top left: 378 of 384 for ViT-H_14."""
         return token_grid(self.model.pos_embed.shape[1]) * self.stride
 
+    @property
+    def batch_size(self) -> int:
+        """Images that it is given at once."""
+        return 32 if self.model.pos_embed.device.type == "cuda" else 8
+
     def input_of(self, image: Image) -> Tensor:
         """An RGB image of any size, resized as a whole: (1, 3, R, R) float32 in [-1, 1], on the model's device."""
         device = self.model.pos_embed.device

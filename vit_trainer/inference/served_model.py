@@ -2,6 +2,8 @@
 
 import base64
 import json
+import logging
+import os
 import shutil
 import warnings
 from importlib.metadata import version
@@ -16,13 +18,23 @@ from vit_trainer.files.run_dir import CONFIG, RunDir
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")  # about its own types
     import mlflow.pyfunc
+from mlflow.exceptions import MlflowException
 
 WEIGHTS = "model.safetensors"
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "pillow", "safetensors", "scikit-learn")
 """What a model needs where it is served, at the versions that are installed here."""
+MODEL_CODE = """
+from mlflow.models import set_model
+
+from vit_trainer.inference.served_model import ServedModel
+
+set_model(ServedModel())
+"""
+"""How MLflow makes the model: by running this, not from a pickle."""
 
 
 class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -31,31 +43,49 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         """Load the weights, to a GPU if there is one."""
         from vit_trainer.inference.classifier import Classifier
-        from vit_trainer.weights.choice import Weights
+        from vit_trainer.weights.choice import Weights, class_names_of
 
         config = json.loads(Path(context.artifacts["config"]).read_text())
         path = Path(context.artifacts["weights"])
-        self._classifier = Classifier.load(Weights(config["model"], path, path.name, int(config["resolution"])))
+        names = class_names_of(path, config["dataset"])
+        weights = Weights(config["model"], path, path.name, int(config["resolution"]), config["dataset"], names)
+        self._classifier = Classifier.load(weights)
+        self._names = self._classifier.names(weights)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Class and class probabilities of each image.
+        """The most probable class of each image, and the probabilities of all.
 
         Args:
-            model_input: a column `image` with image files (JPEG, PNG, ...), base64-encoded.
+            model_input: a column `image` with image files (JPEG, PNG, ...), base64-encoded or as `data:` URLs.
 
         Returns:
-            `class`, the number of the most probable one, and `probabilities`, a list over the classes; a row per image.
+            `class`, the name of the most probable one, its `probability`, and `probabilities`, name -> probability of
+            every class, falling; a row per image.
 
         Raises:
-            InputError: the column is missing, or an entry is no image.
+            MlflowException: an entry is no image; which and why is its message, which the server answers with 400.
         """
-        if "image" not in model_input:
-            raise InputError(f"columns {list(model_input)} without `image`: give images there, base64-encoded")
+        import torch
+
+        from vit_trainer.inference.classifier import top
+
+        inputs, problems = [], []
+        for row, encoded in enumerate(model_input["image"], 1):
+            try:
+                inputs.append(self._classifier.input_of(_decoded(encoded)))
+            except InputError as error:
+                problems.append(f"row {row} of {len(model_input)} is no image ({error})")
+        if problems:
+            advice = "give image files such as JPEG or PNG, base64-encoded or as data: URLs"
+            message = f"{'; '.join(problems[:5])}{'; …' if problems[5:] else ''}: {advice}"
+            raise MlflowException.invalid_parameter_value(message)
+        size = self._classifier.batch_size
+        batches = (torch.cat(inputs[first : first + size]) for first in range(0, len(inputs), size))
         rows = []
-        for encoded in model_input["image"]:
-            probabilities = self._classifier.probabilities(self._classifier.input_of(_decoded(encoded)))[0]
-            rows.append({"class": int(probabilities.argmax()), "probabilities": probabilities.tolist()})
-        return pd.DataFrame(rows, columns=["class", "probabilities"])
+        for probabilities in (each for batch in batches for each in self._classifier.probabilities(batch)):
+            best = top(probabilities, self._names, len(self._names))
+            rows.append({"class": best[0][0], "probability": best[0][1], "probabilities": dict(best)})
+        return pd.DataFrame(rows, columns=["class", "probability", "probabilities"])
 
 
 def save_served_model(run_dir: RunDir, folder: Path) -> None:
@@ -76,13 +106,16 @@ def save_served_model(run_dir: RunDir, folder: Path) -> None:
             raise InputError(f"{run_dir.location} has no weights: run its trial with --save-weights")
         shutil.copyfile(path, working / WEIGHTS)
     (working / CONFIG).write_text(json.dumps(run_dir.config() or {}))
+    (working / "served.py").write_text(MODEL_CODE)
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # that it looks at the example is no news
     mlflow.pyfunc.save_model(
         str(folder),
-        python_model=ServedModel(),
+        python_model=str(working / "served.py"),
         artifacts={"weights": str(working / WEIGHTS), "config": str(working / CONFIG)},
         code_paths=[str(Path(vit_trainer.__file__).parent)],
         pip_requirements=["mlflow", *(f"{name}=={version(name)}" for name in PACKAGES)],
         signature=_signature(),
+        input_example=_example(),
     )
     shutil.rmtree(working)
 
@@ -90,18 +123,36 @@ def save_served_model(run_dir: RunDir, folder: Path) -> None:
 def _signature() -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Array
+    from mlflow.types.schema import Map
 
+    outputs = {"class": DataType.string, "probability": DataType.double, "probabilities": Map(DataType.double)}
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string, "image")]),
-        outputs=Schema([ColSpec(DataType.long, "class"), ColSpec(Array(DataType.double), "probabilities")]),
+        outputs=Schema([ColSpec(kind, name) for name, kind in outputs.items()]),
     )
 
 
-def _decoded(encoded: str) -> "Image":
+def _example() -> pd.DataFrame:
+    from io import BytesIO
+
+    from PIL import Image
+
+    file = BytesIO()
+    Image.new("RGB", (32, 32), "grey").save(file, "PNG")
+    return pd.DataFrame({"image": [base64.b64encode(file.getvalue()).decode()]})
+
+
+def _decoded(encoded: Any) -> "Image":
+    """The image of a base64-encoded file, with line breaks or not, or of a `data:` URL; InputError: why it is none."""
     from vit_trainer.data.decoding import decode_image
 
+    if not isinstance(encoded, str):
+        raise InputError("no text")
+    header, comma, content = encoded.partition(",") if encoded.lstrip().startswith("data:") else ("", "", encoded)
+    if comma and not header.rstrip().endswith(";base64"):
+        raise InputError("its data: URL isn't base64-encoded")
     try:
-        return decode_image(base64.b64decode(encoded, validate=True))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{str(encoded)[:40]!r} is no image: give a JPEG or PNG file, base64-encoded") from error
+        file = base64.b64decode("".join(content.split()), validate=True)
+    except ValueError as error:
+        raise InputError(f"not base64: {error}") from error
+    return decode_image(file)
