@@ -16,6 +16,9 @@ from vit_trainer.files.schema import trial_id_of
 UPSTREAMS = ("imagenet21k", "imagenet21k+imagenet2012", "imagenet21k+imagenet2012-224", "digits", "scratch")
 """What a fine-tune starts from: released checkpoints, the miniatures' checkpoints, or random weights."""
 
+OWN_WEIGHTS = ("npz-", "safetensors-")
+"""How an upstream begins that is a file of one's own, by its kind."""
+
 MOST_EVALUATION_SHARE = 0.03
 """Largest share of a run's floating-point operations that goes to all validations and the test."""
 FEWEST_EVALUATIONS = 8
@@ -55,7 +58,7 @@ class FinetuneConfig:
     dataset: str
     """A key of DATASETS, or the path of a folder of classes; see `data.is_folder`."""
     upstream: str = "imagenet21k"
-    """One of UPSTREAMS, or `npz-<first 12 hex digits of its SHA-256>` for weights from a file of one's own."""
+    """One of UPSTREAMS; for a file of one's own `npz-` or `safetensors-`, and 12 hex digits of its SHA-256."""
     resolution: int = 384
     """Side of the input image in pixels; a multiple of the model's stride, up to 128 of them."""
     dropout: float = 0.0
@@ -75,7 +78,7 @@ class FinetuneConfig:
         if self.model not in MODELS:
             raise one_of("model", self.model, list(MODELS))
         dataset_info(self.dataset)  # raises unless it is known
-        if self.upstream not in UPSTREAMS and not self.upstream.startswith("npz-"):
+        if self.upstream not in UPSTREAMS and not self.upstream.startswith(OWN_WEIGHTS):
             raise one_of("upstream", self.upstream, list(UPSTREAMS))
         require_resolution(self.model, self.resolution)
         if not 0 <= self.dropout < 1:
@@ -175,7 +178,7 @@ class Execution:
     """In a sweep, a process that takes no step for so long hangs, and its trial goes on from the last checkpoint; more
     where 20 steps usually take longer, and at the start. Not above 10, after which NCCL gives up without a word."""
     checkpoint: Path | None = None
-    """A local .npz with the weights to start from, instead of the upstream's."""
+    """Weights to start from instead of the upstream's: a local .npz, or a .safetensors of ours or timm's."""
     num_workers: int | None = None
     """Processes that decode image files, 0 for none, at most 1024; unless given as many as there are cores for it."""
     skip_unreadable: bool = False

@@ -86,7 +86,7 @@ def test_bad_sweeps(
         (["--checkpoint", "missing.npz"], "missing.npz"),
         (["--checkpoint", "truncated.npz"], "truncated.npz is truncated or no .npz archive"),
         (["--checkpoint", "pickled.npz"], "pickled.npz holds pickled objects, which could run code: refused"),
-        (["--checkpoint", "empty.npz"], "empty.npz is truncated or no .npz archive"),
+        (["--checkpoint", "empty.npz"], "empty.npz is empty: download the file itself again"),
         (["--checkpoint", "text.npz"], "text.npz is "),
     ],
 )

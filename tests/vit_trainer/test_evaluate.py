@@ -19,6 +19,7 @@ from vit_trainer.errors import CheckpointError, InputError
 from vit_trainer.evaluate import evaluate, label_ranks, likeliest
 from vit_trainer.files.predictions import NO_CLASS, Predictions
 from vit_trainer.inference.evaluate_checkpoint import evaluate_checkpoint
+from vit_trainer.weights.choice import Weights, WeightsChoice
 from vit_trainer.weights.load import pretrained_model
 from vit_trainer.weights.npz_files import write_npz
 
@@ -34,6 +35,10 @@ def accelerator() -> Accelerator:
 def checkpoint(tmp_path, make_arrays) -> Path:
     write_npz(tmp_path / "own.npz", make_arrays(MODELS[MODEL], grid=8))
     return tmp_path / "own.npz"
+
+
+def weights_in(path: Path, resolution: int | None = None) -> Weights:
+    return Weights(MODEL, path, str(path), resolution)
 
 
 def start(*arguments: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
@@ -164,7 +169,7 @@ def test_two_processes_count_the_same_as_one(tmp_path, checkpoint, accelerator):
     assert [process.returncode for process in processes] == [0, 0]
     assert silence == ""
     two = json.loads(printed)
-    one = evaluate_checkpoint(MODEL, checkpoint, "digits-pretrain", accelerator, split="validation").to_dict()
+    one = evaluate_checkpoint(weights_in(checkpoint), "digits-pretrain", accelerator, split="validation").to_dict()
     assert set(two) == set(one)
     assert (one["num_processes"], two["num_processes"]) == (1, 2)
     for key in ("num_correct", "num_correct_top5", "num_images", "val/accuracy", "val/accuracy_top5", "resolution"):
@@ -176,20 +181,23 @@ def test_two_processes_count_the_same_as_one(tmp_path, checkpoint, accelerator):
 
 def test_the_resolution_is_the_files_unless_given(tmp_path, make_arrays, accelerator):
     write_npz(tmp_path / "48.npz", make_arrays(MODELS[MODEL], grid=12))
-    at_48 = evaluate_checkpoint(MODEL, tmp_path / "48.npz", "digits-pretrain", accelerator)
-    at_32 = evaluate_checkpoint(MODEL, tmp_path / "48.npz", "digits-pretrain", accelerator, resolution=32)
+    at_48 = evaluate_checkpoint(weights_in(tmp_path / "48.npz"), "digits-pretrain", accelerator)
+    at_32 = evaluate_checkpoint(weights_in(tmp_path / "48.npz", 32), "digits-pretrain", accelerator)
     assert (at_48.resolution, at_32.resolution) == (48, 32)
     assert at_48.sums != at_32.sums
-    with pytest.raises(InputError, match="resolution 30 does not fit ViT-B_16-mini: give a multiple of 4"):
-        evaluate_checkpoint(MODEL, tmp_path / "48.npz", "digits-pretrain", accelerator, resolution=30)
+    with (
+        pytest.raises(InputError, match="resolution 30 does not fit ViT-B_16-mini: give a multiple of 4"),
+        WeightsChoice(checkpoint=tmp_path / "48.npz", resolution=30).opened(),
+    ):
+        pass
 
 
 def test_a_head_for_other_classes_is_refused(tmp_path, make_arrays, checkpoint, accelerator):
     with pytest.raises(CheckpointError, match=r"head of .*own\.npz has 10 classes, digits-even has 5: choose"):
-        evaluate_checkpoint(MODEL, checkpoint, "digits-even", accelerator)
+        evaluate_checkpoint(weights_in(checkpoint), "digits-even", accelerator)
     write_npz(tmp_path / "headless.npz", make_arrays(MODELS[MODEL], grid=8, num_classes=None))
     with pytest.raises(CheckpointError, match="has no classes, digits-even has 5"):
-        evaluate_checkpoint(MODEL, tmp_path / "headless.npz", "digits-even", accelerator)
+        evaluate_checkpoint(weights_in(tmp_path / "headless.npz"), "digits-even", accelerator)
 
 
 def test_pre_logits_are_kept(tmp_path, make_arrays, accelerator):
@@ -199,7 +207,8 @@ def test_pre_logits_are_kept(tmp_path, make_arrays, accelerator):
     expected = evaluate(model, split, accelerator, resolution=32, batch_size=180)
     assert model.head.pre_logits.out_features == 24
     assert (
-        evaluate_checkpoint(MODEL, tmp_path / "a.npz", "digits-pretrain", accelerator, batch_size=180).sums == expected
+        evaluate_checkpoint(weights_in(tmp_path / "a.npz"), "digits-pretrain", accelerator, batch_size=180).sums
+        == expected
     )
 
 

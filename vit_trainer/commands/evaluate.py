@@ -1,15 +1,17 @@
 """python -m vit_trainer evaluate: a checkpoint with its own head, without training."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from vit_trainer.config import Execution, Precision
-from vit_trainer.data.datasets import dataset_info
+from vit_trainer.data.datasets import DATASETS, dataset_info, is_folder
 from vit_trainer.errors import InputError
 from vit_trainer.files.folder import write_atomically
+from vit_trainer.weights.choice import WeightsChoice
 
 if TYPE_CHECKING:
     from vit_trainer.inference.evaluate_checkpoint import CheckpointEvaluation
@@ -17,10 +19,12 @@ if TYPE_CHECKING:
 
 def evaluate(
     *,
-    model: str,
-    dataset: str,
+    dataset: str | None = None,
+    model: str | None = None,
     upstream: str | None = None,
     checkpoint: Path | None = None,
+    trial: str | None = None,
+    storage: str = "sweep-results",
     split: Literal["train", "validation", "test"] = "test",
     resolution: int | None = None,
     batch_size: int = 256,
@@ -30,20 +34,25 @@ def evaluate(
     json_to: Annotated[Path | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
     predictions: Path | None = None,
 ) -> None:
-    """Evaluate a checkpoint with its own head on every image of a split, without training.
+    """Evaluate a checkpoint or a finished trial with its own head on every image of a split, without training.
 
     Several processes share the images: torchrun --nproc-per-node 8 -m vit_trainer evaluate ...
 
     Parameters
     ----------
-    model
-        A name such as ViT-B_16, or ViT-B_16-mini.
     dataset
-        A name such as imagenet2012 or digits-pretrain, or the path of a folder of classes; classes must be the head's.
+        A name such as imagenet2012 or digits-pretrain, or the path of a folder of classes; its classes must be the
+        head's, in whatever order where both have names. Unless given, what the weights were trained on.
+    model
+        A name such as ViT-B_16, for an upstream; of a trial or a file it is known.
     upstream
         Whose weights: imagenet21k+imagenet2012, imagenet21k+imagenet2012-224, imagenet21k, digits.
     checkpoint
-        A local .npz instead of the upstream's.
+        A local .npz or .safetensors instead of the upstream's.
+    trial
+        Id of a finished trial instead, or the path of its run folder.
+    storage
+        Where the trial is: a path, or a URI such as s3://bucket/folder.
     split
         The part of the data set.
     resolution
@@ -61,32 +70,33 @@ def evaluate(
     predictions
         File for the five likeliest classes of every image, which python -m vit_trainer score reads.
     """
-    from vit_trainer.weights.npz_files import require_weights
-
-    dataset_info(dataset)  # raises unless it is known
+    if dataset is not None:
+        dataset_info(dataset)  # raises unless it is known
     if batch_size < 1:
         raise InputError(f"batch-size {batch_size} is below 1: give a whole number of at least 1")
     Execution(num_workers=num_workers)  # raises if it is negative
-    path = require_weights(model, upstream=upstream, file=checkpoint)
     for file in (json_to, predictions):
         if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
             raise InputError(f"cannot write {file}: it is a folder, or in none; give a file in a folder that exists")
 
-    from vit_trainer.inference.evaluate_checkpoint import evaluate_checkpoint
-    from vit_trainer.loop.accelerator import start_accelerator
+    choice = WeightsChoice(trial, storage, checkpoint, model, upstream, resolution)
+    with choice.opened() as weights:
+        dataset = dataset or weights.dataset
+        if dataset is None or not (dataset in DATASETS or is_folder(dataset)):
+            raise InputError(f"give --dataset: what {weights.source} was trained on isn't known here")
+        from vit_trainer.inference.evaluate_checkpoint import evaluate_checkpoint
+        from vit_trainer.loop.accelerator import start_accelerator
 
-    accelerator = start_accelerator(precision)
-    result = evaluate_checkpoint(
-        model,
-        path,
-        dataset,
-        accelerator,
-        split=split,
-        resolution=resolution,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        skip_unreadable=skip_unreadable,
-    )
+        accelerator = start_accelerator(precision)
+        result = evaluate_checkpoint(
+            weights,
+            dataset,
+            accelerator,
+            split=split,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            skip_unreadable=skip_unreadable,
+        )
     if accelerator.is_main_process:
         text = json.dumps(result.to_dict(), indent=1)
         if json_to is not None and str(json_to) != "-":
@@ -95,11 +105,13 @@ def evaluate(
         if predictions is not None and sums.predictions is not None:
             write_atomically(predictions, sums.predictions.to_bytes())
         line = (
-            f"{model} at {result.resolution} px on {dataset} {split}: top-1 {100 * sums.accuracy:.2f}%, "
+            f"{result.model} at {result.resolution} px on {dataset} {split}: top-1 {100 * sums.accuracy:.2f}%, "
             f"top-5 {100 * sums.accuracy_top5:.2f}% of {sums.num_images} images, "
             f"{result.images_per_second:.0f} images/s"
         )
         print(text if str(json_to) == "-" else "\n".join([line, *_beside_known(result)]))
+        if result.has_other_order:
+            print(f"{dataset} has the head's classes in another order: matched by their names", file=sys.stderr)
     accelerator.end_training()
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from functools import lru_cache
 
 from vit_trainer.data.datasets import dataset_info, folder_of, is_folder
+from vit_trainer.errors import InputError
 
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100 = """
@@ -74,6 +75,35 @@ def _imagenet() -> dict[str, str]:
     words = {wnid: info.label_name_to_description(wnid).split(", ")[0] for wnid in info.label_names()}
     counts = Counter(words.values())
     return {wnid: word if counts[word] == 1 else f"{word} ({wnid})" for wnid, word in words.items()}
+
+
+def class_order(own: tuple[str, ...], others: tuple[str, ...], source: str, dataset: str) -> list[int] | None:
+    """Which of a head's outputs each class of a data set is, by its name; None where they are in the same order.
+
+    A data set whose classes are called 0, 1, 2 … has them by the numbers of the outputs, as ImageNet-V2 has.
+
+    >>> class_order(("cat", "dog"), ("dog", "cat"), "a.safetensors", "./b")
+    [1, 0]
+
+    Args:
+        own: names of the head's classes.
+        others: as many, those of the data set.
+        source, dataset: what to call them in errors.
+
+    Raises:
+        InputError: the names are other ones.
+    """
+    if set(own) == set(others):
+        order = [own.index(name) for name in others]
+    elif all(map(str.isdecimal, others)) and {int(name) for name in others} == set(range(len(own))):
+        order = [int(name) for name in others]
+    else:
+        unknown = next(name for name in others if name not in own)
+        raise InputError(
+            f"the classes of {source} are {', '.join(own[:3])} …, and none is called {unknown}, which {dataset} has: "
+            "give its folders the names of these classes, or their numbers from 0"
+        )
+    return None if order == list(range(len(own))) else order
 
 
 def numbered(num_classes: int) -> tuple[str, ...]:

@@ -1,20 +1,21 @@
-"""evaluate_checkpoint(): how good an official file is with its own head, without training."""
+"""evaluate_checkpoint(): how good weights are with their own head, without training."""
 
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 from accelerate import Accelerator
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.config import require_resolution
+from vit_trainer.data.class_names import class_names, class_order
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.data.load import load_dataset, require_dataset
 from vit_trainer.data.splits import Split
 from vit_trainer.errors import CheckpointError
 from vit_trainer.evaluate import Evaluation, evaluate
-from vit_trainer.weights.load import pretrained_model
+from vit_trainer.weights.choice import Weights
+from vit_trainer.weights.load import pretrained_model, reorder_classes
 from vit_trainer.weights.npz_files import check_checkpoint
 
 SplitName = Literal["train", "validation", "test"]
@@ -26,7 +27,7 @@ class CheckpointEvaluation:
 
     model: str
     checkpoint: str
-    """Path of the file."""
+    """Path of the file, or which trial's it is."""
     dataset: str
     split: SplitName
     resolution: int
@@ -35,6 +36,8 @@ class CheckpointEvaluation:
     seconds: float
     """Reading and resizing the images included, loading the model not."""
     sums: Evaluation
+    has_other_order: bool = False
+    """Whether the data set has the head's classes in another order."""
 
     @property
     def images_per_second(self) -> float:
@@ -63,47 +66,51 @@ class CheckpointEvaluation:
 
 
 def evaluate_checkpoint(
-    model_name: str,
-    path: Path,
+    weights: Weights,
     dataset: str,
     accelerator: Accelerator,
     *,
     split: SplitName = "test",
-    resolution: int | None = None,
     batch_size: int = 256,
     num_workers: int | None = None,
     skip_unreadable: bool = False,
 ) -> CheckpointEvaluation:
-    """Evaluate an official file with its own head (and `pre_logits`), without training. Every process calls this.
+    """Evaluate weights with their own head (and `pre_logits`), without training. Every process calls this.
+
+    Where both the head's classes and the data set's have names, they are matched by these.
 
     Args:
         split: of its images, those of `train` too are seen whole.
-        resolution: side of the images in pixels; None: what the file's position embeddings are for.
         batch_size: images per forward pass and process; the result doesn't depend on it.
         num_workers, skip_unreadable: see `config.Execution`; what was skipped isn't among `num_images`.
 
     Raises:
         InputError: the file, the data set or the resolution can't be used, or the head is for other classes.
     """
-    architecture, contents = MODELS[model_name], check_checkpoint(path, model_name)
-    if resolution is None:
-        resolution = contents.resolution(architecture)
-    else:
-        require_resolution(model_name, resolution)
+    path, contents = weights.path, check_checkpoint(weights.path, weights.model, source=weights.source)
+    resolution = weights.resolution or contents.resolution(MODELS[weights.model])
     num_classes = dataset_info(dataset).num_classes
     if contents.num_classes != num_classes:
         raise CheckpointError(
-            f"the head of {path} has {contents.num_classes or 'no'} classes, {dataset} has {num_classes}: "
+            f"the head of {weights.source} has {contents.num_classes or 'no'} classes, {dataset} has {num_classes}: "
             "choose a checkpoint and a data set of the same classes, or fine-tune with python -m vit_trainer train"
         )
+    names = class_names(dataset)
+    order = None if weights.class_names is None else class_order(weights.class_names, names, weights.source, dataset)
     require_dataset(dataset)
-    model = accelerator.prepare_model(pretrained_model(model_name, path, resolution=resolution), evaluation_mode=True)
+    own_model = pretrained_model(weights.model, path, resolution=resolution)
+    if order is not None:
+        reorder_classes(own_model, order)
+    model = accelerator.prepare_model(own_model, evaluation_mode=True)
     data = load_dataset(dataset, num_workers=num_workers, skip_unreadable=skip_unreadable)
     images: Split = getattr(data, split)
     accelerator.wait_for_everyone()
     start = time.perf_counter()
     sums = evaluate(model, images, accelerator, resolution=resolution, batch_size=batch_size, keeps_predictions=True)
     seconds = time.perf_counter() - start
+    if sums.predictions is not None:
+        sums = replace(sums, predictions=replace(sums.predictions, class_names=np.array(names)))
+    processes = accelerator.num_processes
     return CheckpointEvaluation(
-        model_name, str(path), dataset, split, resolution, accelerator.num_processes, seconds, sums
+        weights.model, weights.source, dataset, split, resolution, processes, seconds, sums, order is not None
     )

@@ -13,7 +13,7 @@ from typing import Any
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import require_resolution
 from vit_trainer.data.datasets import DATASETS, dataset_id, dataset_info, is_folder
-from vit_trainer.errors import CheckpointError, InputError, one_of
+from vit_trainer.errors import InputError, one_of
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import Storage
 
@@ -48,7 +48,7 @@ class WeightsChoice:
     """What the user gave; `opened` finds the weights."""
 
     trial: str | None = None
-    """Id of a finished trial, the name of its run folder."""
+    """Id of a finished trial, the name of its run folder; or the path of that folder."""
     storage: str = "sweep-results"
     """Where the trial is: a path, or a URI such as s3://bucket/folder."""
     checkpoint: Path | None = None
@@ -65,6 +65,8 @@ class WeightsChoice:
     def run_dir(self) -> RunDir:
         """The run folder of the trial, which must have been given."""
         assert self.trial is not None
+        if "/" in self.trial:
+            return RunDir(self.trial.rstrip("/"))
         return Storage(self.storage).run_dir(self.trial)
 
     @contextmanager
@@ -79,6 +81,8 @@ class WeightsChoice:
             raise InputError(
                 "give one of --trial with a finished trial's id, --checkpoint with a file, or --model and --upstream"
             )
+        from vit_trainer.weights.safetensors_files import read_metadata
+
         if self.model is not None and self.model not in MODELS:
             raise one_of("model", self.model, list(MODELS))
         if self.dataset is not None:
@@ -87,7 +91,8 @@ class WeightsChoice:
             path, model = self._file()
             if self.resolution is not None:
                 require_resolution(model, self.resolution)
-            dataset = self.dataset or UPSTREAM_DATASETS.get(self.upstream or "")
+            own = None if self.upstream else read_metadata(path).get("dataset")
+            dataset = self.dataset or own or UPSTREAM_DATASETS.get(self.upstream or "")
             yield Weights(model, path, str(path), self.resolution, dataset, class_names_of(path, dataset))
             return
         config, run_dir = self._finished(), self.run_dir()
@@ -108,29 +113,21 @@ class WeightsChoice:
 
     def _file(self) -> tuple[Path, str]:
         """The checkpoint, and which model's it is."""
-        from vit_trainer.weights.npz_files import read_shapes, require_weights
-        from vit_trainer.weights.npz_layout import looks_like
-        from vit_trainer.weights.safetensors_files import read_metadata
+        from vit_trainer.weights.npz_files import model_of, require_weights
 
         if self.checkpoint is None:
             if self.model is None:
                 raise InputError(f"give --model too, such as ViT-B_16: several models have {self.upstream} weights")
             return require_weights(self.model, upstream=self.upstream), self.model
-        if self.checkpoint.suffix == ".safetensors":
-            model = self.model or read_metadata(self.checkpoint).get("model")
-            if model not in MODELS:
-                raise InputError(f"give --model too: {self.checkpoint} doesn't say which model's it is")
-            return self.checkpoint, model
-        model = self.model or looks_like(read_shapes(self.checkpoint))
-        if model not in MODELS:
-            known = ", ".join(MODELS)
-            raise CheckpointError(f"{self.checkpoint} looks like {model}: give a file of one of {known}")
+        model = self.model or model_of(self.checkpoint)
         return require_weights(model, file=self.checkpoint), model
 
     def _finished(self) -> Mapping[str, Any]:
         """The config of the trial."""
         run_dir = self.run_dir()
         run = run_dir.read()
+        if run is None and "/" in str(self.trial):
+            raise InputError(f"no run folder at {self.trial}: give a trial's folder, or its id and its --storage")
         if run is None:
             known = Storage(self.storage).trial_ids()
             if not known:

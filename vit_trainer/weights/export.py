@@ -11,9 +11,11 @@ from vit_trainer.architectures import MODELS, Architecture
 from vit_trainer.config import require_resolution
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.folder import write_atomically
-from vit_trainer.weights.load import FOLDED, read_weights, resize_position_embedding, to_parameters
+from vit_trainer.weights.choice import Weights
+from vit_trainer.weights.load import read_weights, resize_position_embedding, to_parameters
 from vit_trainer.weights.npz_files import Arrays, write_npz
 from vit_trainer.weights.npz_layout import POSITION_EMBEDDING, check_fits
+from vit_trainer.weights.safetensors_files import FOLDED, metadata_of
 
 STD_EPSILON, TIMM_VARIANCE_EPSILON = 1e-5, 1e-8
 """Epsilons of weight standardisation: officially added to the standard deviation, in timm to the variance."""
@@ -22,11 +24,10 @@ NORM_EPSILON, TIMM_NORM_EPSILON = 1e-6, 1e-5
 """Epsilons of GroupNorm in the ResNet."""
 
 
-def export_weights(model_name: str, weights: Path, output: Path, *, resolution: int | None = None) -> str:
+def export_weights(weights: Weights, output: Path, *, resolution: int | None = None) -> str:
     """Write a model's weights as .safetensors for timm, or as an official .npz, by the suffix of `output`.
 
     Args:
-        weights: an official .npz, or a .safetensors of this project's or timm's parameter names.
         resolution: side in pixels that position embeddings are resized to; None leaves them as they are.
 
     Returns:
@@ -35,15 +36,15 @@ def export_weights(model_name: str, weights: Path, output: Path, *, resolution: 
     Raises:
         InputError: the weights can't be read, or not be written as that kind of file.
     """
-    architecture = MODELS[model_name]
+    architecture = MODELS[weights.model]
     if output.suffix not in (".npz", ".safetensors"):
         raise InputError(f"cannot write {output}: give a name that ends in .npz or .safetensors")
-    arrays = read_weights(weights, model_name)
+    arrays = read_weights(weights.path, weights.model)
     if resolution is not None:
-        require_resolution(model_name, resolution)
+        require_resolution(weights.model, resolution)
         table = torch.from_numpy(np.ascontiguousarray(arrays[POSITION_EMBEDDING]))
         arrays[POSITION_EMBEDDING] = resize_position_embedding(table, architecture.grid(resolution)).numpy()
-    contents = check_fits({name: array.shape for name, array in arrays.items()}, architecture, source=str(weights))
+    contents = check_fits({name: array.shape for name, array in arrays.items()}, architecture, source=weights.source)
     try:
         if output.suffix == ".npz":
             write_npz(output, arrays)
@@ -53,11 +54,13 @@ def export_weights(model_name: str, weights: Path, output: Path, *, resolution: 
             f'timm.create_model("{architecture.timm_name}", pretrained=False, img_size={side}, '
             f'num_classes={contents.num_classes or 0}, act_layer="gelu_tanh")'
         )
-        metadata = {"model": model_name, "timm": loads} | ({FOLDED: "yes"} if architecture.resnet_stages else {})
+        config = {"model": weights.model, "dataset": weights.dataset, "resolution": side}
+        metadata = metadata_of(config, weights.class_names) | {"timm": loads}
+        metadata |= {FOLDED: "yes"} if architecture.resnet_stages else {}
         write_atomically(output, safetensors.numpy.save(timm_parameters(arrays, architecture), metadata))
     except OSError as error:
         raise InputError(f"cannot write {output} ({reason_of(error)}): give another place") from error
-    return loads if architecture.timm_name else f"a timm model of the shape of MODELS[{model_name!r}]"
+    return loads if architecture.timm_name else f"a timm model of the shape of MODELS[{weights.model!r}]"
 
 
 def timm_parameters(arrays: Arrays, architecture: Architecture) -> Arrays:

@@ -4,6 +4,7 @@ The arrays of a file and the parameters of the timm model are the same numbers i
 the pairs once, and loading, writing and checking all follow it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from vit_trainer.architectures import MODELS, Architecture
 from vit_trainer.errors import CheckpointError
 from vit_trainer.model.build import build_model
+from vit_trainer.weights.kinds import kind_of
 from vit_trainer.weights.npz_files import Arrays, check_checkpoint, read_npz
 from vit_trainer.weights.npz_layout import Layout, check_fits, tensor_map, token_grid
-
-FOLDED = "resnet folded for timm"
-"""Key of the metadata that marks a hybrid's safetensors file as made for timm only."""
 
 
 def _to_parameter(array: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
@@ -122,41 +121,33 @@ def load_arrays(
 
 
 def read_weights(path: Path, model_name: str) -> Arrays:
-    """Official arrays from an official .npz, or from a .safetensors such as a run folder's.
+    """Official arrays from an official .npz, or from a .safetensors of timm's names such as a run folder's.
 
     Raises:
-        CheckpointError: the file is missing, damaged, another model's, or a hybrid's that was folded for timm.
+        CheckpointError: the file is missing, damaged, unsafe, another model's or of another kind.
     """
-    if path.suffix != ".safetensors":
-        check_checkpoint(path, model_name)
-        return _read_official(path, MODELS[model_name])
-    try:
-        with safe_open(path, framework="numpy") as file:
-            if FOLDED in (file.metadata() or {}):
-                raise CheckpointError(
-                    f"{path} was exported for timm, which changed its ResNet: give the .npz that it was made from"
-                )
-            parameters: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        arrays = to_arrays(parameters, MODELS[model_name])
-    except CheckpointError:
-        raise
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no weights at {path}: give a .npz or .safetensors file") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): give another file") from error
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} does not fit {model_name} ({error}): give the right model's file") from error
-    if any(array.dtype != np.float32 for array in arrays.values()):
-        raise CheckpointError(f"{path} is not float32 throughout: give a file of float32 weights")
-    shapes = {name: array.shape for name, array in arrays.items()}
-    check_fits(shapes, MODELS[model_name], source=str(path))
+    architecture = MODELS[model_name]
+    check_checkpoint(path, model_name)
+    if kind_of(path) == "npz":
+        arrays = read_npz(path, {pair.array for pair in tensor_map(architecture, pre_logits=True, head=True)})
+    else:
+        try:
+            with safe_open(path, framework="numpy") as file:
+                arrays = to_arrays({name: file.get_tensor(name) for name in file.keys()}, architecture)  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is damaged ({error}): give another file") from error
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{path} does not fit {model_name} ({error}): give the right model's file") from error
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"{path}: {name} holds numbers that are not finite: give another file")
     return arrays
 
 
 def pretrained_model(
     model_name: str, path: Path, *, resolution: int, num_classes: int | None = None, dropout: float = 0.0
 ) -> VisionTransformer:
-    """A model with the weights of an official file, its position embeddings resized.
+    """A model with the weights of a file as `read_weights` takes, its position embeddings resized.
 
     Args:
         model_name: a key of MODELS.
@@ -180,17 +171,17 @@ def pretrained_model(
         dropout=dropout,
         representation_size=contents.representation_size if keep_head else None,
     )
-    load_arrays(model, architecture, _read_official(path, architecture), keep_head=keep_head, source=str(path))
+    load_arrays(model, architecture, read_weights(path, model_name), keep_head=keep_head, source=str(path))
     return model
 
 
-def _read_official(path: Path, architecture: Architecture) -> Arrays:
-    """The arrays of the architecture in an official file, and none that nobody asked for."""
-    arrays = read_npz(path, {pair.array for pair in tensor_map(architecture, pre_logits=True, head=True)})
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise CheckpointError(f"{path}: {name} holds numbers that are not finite: give another file")
-    return arrays
+def reorder_classes(model: VisionTransformer, order: Sequence[int]) -> None:
+    """Give a model's outputs another order: output i becomes what output order[i] was."""
+    head = model.head.head if isinstance(model.head, nn.Sequential) else model.head
+    assert isinstance(head, nn.Linear)
+    with torch.no_grad():
+        head.weight.copy_(head.weight[list(order)])
+        head.bias.copy_(head.bias[list(order)])
 
 
 def resize_position_embedding(table: Tensor, grid: int) -> Tensor:

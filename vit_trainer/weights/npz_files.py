@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_trainer.architectures import MODELS
+from vit_trainer.architectures import MODELS, Architecture
 from vit_trainer.config import UPSTREAMS
 from vit_trainer.errors import CheckpointError, InputError, one_of, reason_of
 from vit_trainer.files.folder import write_atomically
 from vit_trainer.files.outgoing import printable
-from vit_trainer.weights.npz_layout import Contents, check_fits
+from vit_trainer.weights.kinds import kind_of, refuse_others
+from vit_trainer.weights.npz_layout import Contents, array_shapes, check_fits, looks_like
+from vit_trainer.weights.safetensors_files import read_metadata, read_parameter_shapes
 
 Arrays = dict[str, NDArray[np.float32]]
 """Array names of the released files, such as `embedding/kernel`, and their values."""
@@ -119,16 +121,50 @@ def check_checkpoint(path: Path, model: str, *, source: str | None = None) -> Co
         CheckpointError: the file is missing, truncated, unsafe, or another model's: then says which one's.
     """
     source = source or str(path)
-    return check_fits(read_shapes(path, source=source), MODELS[model], source=source)
+    return check_fits(checkpoint_shapes(path, MODELS[model], source=source), MODELS[model], source=source)
+
+
+def checkpoint_shapes(
+    path: Path, architecture: Architecture | None = None, *, source: str | None = None
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of a file's arrays under their official names, by its headers.
+
+    Args:
+        architecture: of which a .safetensors is taken to be; None: unknown, see `array_shapes`.
+        source: what to call the file in errors; its path unless given.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, unsafe or of a kind that isn't read here.
+    """
+    source = source or str(path)
+    if kind_of(path, source=source) == "npz":
+        shapes = read_shapes(path, source=source)
+        refuse_others(shapes, source)
+        return shapes
+    parameters = read_parameter_shapes(path)
+    refuse_others(parameters, source)
+    return array_shapes(parameters, architecture)
+
+
+def model_of(path: Path) -> str:
+    """A key of MODELS, whose weights a file holds.
+
+    Raises:
+        CheckpointError: as `checkpoint_shapes`, or it is none's.
+    """
+    model = read_metadata(path).get("model") or looks_like(checkpoint_shapes(path))
+    if model not in MODELS:
+        raise CheckpointError(f"{path} looks like {model}: give a file of one of {', '.join(MODELS)}")
+    return model
 
 
 def file_upstream(path: Path) -> str:
-    """The upstream name of one's own weights file: `npz-` and the first 12 hex digits of its SHA-256.
+    """The upstream name of one's own weights file: `npz-` or `safetensors-`, and 12 hex digits of its SHA-256.
 
     Raises:
-        CheckpointError: the file is missing.
+        CheckpointError: the file is missing, or of a kind that isn't read here.
     """
-    return f"npz-{file_sha256(path)[:12]}"
+    return f"{kind_of(path)}-{file_sha256(path)[:12]}"
 
 
 def file_sha256(path: Path) -> str:

@@ -6,15 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from vit_trainer.errors import CheckpointError, reason_of
+from vit_trainer.weights.kinds import kind_of
 
+FOLDED = "resnet folded for timm"
+"""Key of the metadata that marks a hybrid's safetensors file as made for timm only."""
 MAX_HEADER = 100_000_000
 """Bytes, as safetensors has it."""
 
 
-def metadata_of(config: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, str]:
-    """What a trial's weights say of themselves; config: content of its config.json."""
-    own = {key: str(config[key]) for key in ("model", "dataset", "resolution")}
-    return own | {"class_names": json.dumps(list(class_names))}
+def metadata_of(config: Mapping[str, Any], class_names: Sequence[str] | None) -> dict[str, str]:
+    """What weights say of themselves.
+
+    Args:
+        config: `model`, `dataset` and `resolution` of them, as in a trial's config.json; None where nobody knows.
+        class_names: in the order of the head's outputs.
+    """
+    own = {key: str(config[key]) for key in ("model", "dataset", "resolution") if config[key] is not None}
+    return own | ({} if class_names is None else {"class_names": json.dumps(list(class_names))})
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -37,8 +45,23 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a weights file says of itself, empty for an .npz. Raises CheckpointError: as `read_header`."""
-    return dict(read_header(path).get("__metadata__", {})) if path.suffix == ".safetensors" else {}
+    """What a weights file says of itself, empty for an .npz. Raises CheckpointError: as `kind_of` and `read_header`."""
+    return dict(read_header(path).get("__metadata__", {})) if kind_of(path) == "safetensors" else {}
+
+
+def read_parameter_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a .safetensors's tensors.
+
+    Raises:
+        CheckpointError: as `read_header`, a tensor isn't float32, or a hybrid's ResNet was changed for timm.
+    """
+    header = read_header(path)
+    if FOLDED in header.pop("__metadata__", {}):
+        raise CheckpointError(f"{path} was exported for timm, which changed its ResNet: give the .npz it was made from")
+    for name, tensor in header.items():
+        if (dtype := tensor.get("dtype")) != "F32":
+            raise CheckpointError(f"{path}: {name} is {dtype}, not F32: give a file of float32 weights")
+    return {name: tuple(tensor.get("shape", ())) for name, tensor in header.items()}
 
 
 def saved_class_names(path: Path) -> tuple[str, ...] | None:

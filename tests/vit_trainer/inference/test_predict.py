@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save, save_file
+from safetensors.torch import load_file, save, save_file
 
 from tests.vit_trainer.conftest import MakeArrays
 from tests.vit_trainer.finished_trial import finished_trial, outcome_of, output_of
@@ -23,6 +23,7 @@ from vit_trainer.data.class_names import class_names
 from vit_trainer.data.datasets import DATASETS
 from vit_trainer.data.load import load_dataset
 from vit_trainer.errors import CheckpointError
+from vit_trainer.files.predictions import Predictions
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.inference.classifier import Classifier
 from vit_trainer.model.build import build_model
@@ -72,6 +73,51 @@ def test_a_trials_predictions_are_those_of_its_evaluation(
         assert [float(percent) for _, percent in shown] == pytest.approx(
             sorted((100 * row).tolist(), reverse=True), abs=0.051
         )
+
+
+def test_a_trial_is_evaluated_and_exported_by_its_id_or_folder(
+    tmp_path: Path, storage: Path, trial: FinetuneConfig, digits: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = json.loads((storage / "runs" / trial.trial_id / "result.json").read_text())
+    for place in (
+        ["--trial", trial.trial_id, "--storage", str(storage)],
+        ["--trial", f"{storage}/runs/{trial.trial_id}"],
+    ):
+        found = json.loads(output_of(["evaluate", *place, "--json", "-"], capsys))
+        assert (found["test/accuracy"], found["dataset"]) == (result["test/accuracy"], "digits-even")
+        exported = str(tmp_path / "exported.safetensors")
+        output_of(["export", *place, "--output", exported], capsys)
+        own = output_of(["predict", *map(str, digits), *place], capsys)
+        assert output_of(["predict", *map(str, digits), "--checkpoint", exported], capsys) == own
+    error = outcome_of(["evaluate", "--trial", f"{tmp_path}/none"], capsys)[2]
+    assert error == f"error: no run folder at {tmp_path}/none: give a trial's folder, or its id and its --storage\n"
+
+
+def test_classes_are_matched_by_their_names_or_refused(
+    tmp_path: Path, storage: Path, trial: FinetuneConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = storage / "runs" / trial.trial_id
+    weights, order = load_file(folder / "model.safetensors"), [3, 1, 4, 0, 2]
+    weights |= {name: weights[name][order].contiguous() for name in ("head.weight", "head.bias")}
+    own, kept = str(tmp_path / "own.safetensors"), str(tmp_path / "kept.npz")
+    found = {}
+    for names in (["6", "2", "8", "0", "4"], ["six", "two", "eight", "zero", "four"]):
+        save_file(weights, own, metadata_of(trial.to_dict(), names))
+        command = ["evaluate", "--checkpoint", own, "--json", "-", "--predictions", kept]
+        found[names[0]] = outcome_of(command, capsys)
+    code, out, said = found["6"]
+    expected = json.loads((folder / "result.json").read_text())["test/accuracy"]
+    assert (code, json.loads(out)["test/accuracy"]) == (0, expected)
+    assert said == "digits-even has the head's classes in another order: matched by their names\n"
+    ours, theirs = (Predictions.from_bytes(Path(path).read_bytes()) for path in (kept, folder / "predictions.npz"))
+    assert np.array_equal(ours.classes, theirs.classes)
+    assert ours.class_names.tolist() == theirs.class_names.tolist() == list("02468")
+    assert found["six"] == (
+        2,
+        "",
+        f"error: the classes of {own} are six, two, eight …, and none is called 0, which digits-even has: "
+        "give its folders the names of these classes, or their numbers from 0\n",
+    )
 
 
 def test_a_checkpoint_knows_its_model_and_is_right_about_digits(
@@ -219,7 +265,7 @@ def test_other_bad_input_is_one_line(
         ([], "give one of --trial with a finished trial's id, --checkpoint with a file, or --model and --upstream"),
         (["--trial", "x", "--checkpoint", known], "give one of --trial with a finished trial's id, --checkpoint"),
         (["--upstream", "digits"], "give --model too, such as ViT-B_16: several models have digits weights"),
-        (["--checkpoint", unnamed], f"give --model too: {unnamed} doesn't say which model's it is"),
+        (["--checkpoint", unnamed], f"{unnamed} looks like no Vision Transformer: give"),
         (["--checkpoint", f"{tmp_path}/none.npz"], f"no checkpoint at {tmp_path}/none.npz"),
         (["--checkpoint", known, "--model", "ViT-L_16-mini"], f"{known} does not fit ViT-L_16-mini"),
         (["--checkpoint", known, "--dataset", "cifar100"], f"the head of {known} has 10 classes, cifar100 has 100"),

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import timm
@@ -8,11 +10,16 @@ from safetensors.torch import load_file, save_file
 from vit_trainer.architectures import MODELS, Architecture
 from vit_trainer.errors import CheckpointError, InputError
 from vit_trainer.model.build import build_model
-from vit_trainer.weights.export import export_weights
+from vit_trainer.weights import export
+from vit_trainer.weights.choice import Weights
 from vit_trainer.weights.load import load_arrays, pretrained_model
 from vit_trainer.weights.npz_files import read_npz, write_npz
 
 HYBRID = Architecture(1, 48, 1, 3, 96, (3, 4, 9), timm_name="vit_base_r50_s16_224")
+
+
+def export_weights(model: str, source: Path, output: Path, resolution: int | None = None) -> str:
+    return export.export_weights(Weights(model, source, str(source)), output, resolution=resolution)
 
 
 def logits_of(model: torch.nn.Module, resolution: int) -> torch.Tensor:
@@ -122,7 +129,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, make_arrays):
         ("21k.npz", "no folder/a.npz", r"cannot write .*a\.npz \(No such file or directory\)"),
         ("other.safetensors", "a.npz", "does not fit ViT-B_16-mini"),
         ("torn.safetensors", "a.npz", "torn.safetensors is damaged"),
-        ("none.safetensors", "a.npz", "no weights at"),
+        ("none.safetensors", "a.npz", "no checkpoint at"),
     ]:
         with pytest.raises(InputError, match=problem):
             export_weights("ViT-B_16-mini", tmp_path / source, tmp_path / output)
