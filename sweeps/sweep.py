@@ -164,14 +164,18 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     print(f"{name}: {session.num_expected} trials, {session.num_done} of them done, in {where}{anew}")
     options.say_left_out(session.left_out.values())
     pending = cells if session.studies else list(dict.fromkeys(trial.cell for trial in session.pending))
+    dollars = None
     if session.num_done < session.num_expected:
         _check_inputs(pending)
+        from sweeps.cluster.join import worker_types
         from sweeps.running.tuner import start_ray
 
         start_ray()
+        price = price_of(options.price_per_gpu_hour, worker_types())
+        dollars = None if price is None else price.dollars
     if session.num_done < session.num_expected or not read_commands(options.opened_storage, name)[0]:
         searched = [value for value in options.search_over if value != "base_lr"]
-        record_command(options.opened_storage, name, pending or cells, searched)
+        record_command(options.opened_storage, name, pending or cells, searched, dollars)
     outlive_readers()
     trackers.begin(session)
     try:

@@ -169,7 +169,7 @@ def tables(cell: Cell, accuracy: float) -> Iterator[Finding]:
         yield skip("tables", f"nothing is published for {name_of_cell(cell)}")
     for figure in figures:
         text = (
-            f"{100 * figure.accuracy:.2f}% ({figure.table}), this is {100 * (accuracy - figure.accuracy):+.2f} points"
+            f"{100 * figure.accuracy:.2f}% ({figure.table}), this is {100 * (accuracy - figure.accuracy):+z.2f} points"
         )
         about = "; the verdict is about this one" if figure == judged else ""
         traps = [f"dropout {figure.dropout_basis}"] if "inferred" in figure.dropout_basis else []
@@ -178,5 +178,5 @@ def tables(cell: Cell, accuracy: float) -> Iterator[Finding]:
         yield ok("table", f"{text}{about}" + (f"; {'; '.join(traps)}" if traps else ""))
     others = [each for table in TABLES for each in published_figures(table) if each.cell != cell]
     for each in (each for each in others if (each.cell.model, each.cell.dataset) == (cell.model, cell.dataset)):
-        difference = f"{100 * (accuracy - each.accuracy):+.2f} points"
+        difference = f"{100 * (accuracy - each.accuracy):+z.2f} points"
         yield skip("table", f"{100 * each.accuracy:.2f}% ({each.table}) is of {name_of_cell(each.cell)}: {difference}")

@@ -323,7 +323,7 @@ def _finished_lines(standing: Standing, cell: Cell, detail: int, *, is_done: boo
     if chosen is None:
         return []
     number = _percent(chosen.accuracy, 2) + "*" * bool(standing.num_stopped_beside(cell, chosen))
-    points = "" if difference is None else f"{100 * difference[0]:+.2f}"
+    points = "" if difference is None else f"{100 * difference[0]:+z.2f}"
     if difference is not None and difference[1] != chosen.base_lr:
         points = f"{points}@{difference[1]:g}" if detail < DETAILS[-1] else ""
     name = f" {candidate_name(cell, chosen)}" if detail == 0 else ""

@@ -31,6 +31,8 @@ class CellRecord:
     """Whether a published table has the cell's row without a figure."""
     spread: Spread | None = None
     """How much runs of its kind differ by chance; None: no verdict needs it."""
+    dollars_per_gpu_hour: float | None = None
+    """What the last of these sweeps reckoned with; None: nothing was known."""
 
     @cached_property
     def choice(self) -> Chosen | None:
@@ -106,6 +108,10 @@ class CellRecord:
         return sum(trial.hours for trial in self.trials)
 
     @property
+    def billed_hours(self) -> float:
+        return sum(trial.billed_hours for trial in self.trials)
+
+    @property
     def saved_hours(self) -> float:
         return sum(trial.saved_hours for trial in self.trials)
 
@@ -119,6 +125,13 @@ class CellRecord:
         predicted = [trial.predicted_hours_so_far for trial in self.trials]
         known_hours = [hours for hours in predicted if hours is not None]
         return sum(known_hours) if len(known_hours) == len(predicted) else None
+
+    @property
+    def dollars(self) -> float | None:
+        """What holding GPUs for all candidates cost; None where there was no GPU, or no price is known."""
+        on_gpus = any(trial.last_attempt.get("device") == "cuda" for trial in self.trials)
+        price = self.dollars_per_gpu_hour if on_gpus else None
+        return None if price is None else price * self.billed_hours
 
     @property
     def device(self) -> str | None:

@@ -28,6 +28,8 @@ class Command:
     """Cells with trials that weren't done when it began; data sets by their ids."""
     searched: tuple[str, ...]
     """Which of dropout and warmup_steps each trial of these cells has its own of."""
+    dollars_per_gpu_hour: float | None = None
+    """What its plan reckoned with; None: nothing was known."""
 
     def cell_for(self, cell: Cell) -> Cell | None:
         """The cell of this session that the trials of `cell` were candidates of, or None."""
@@ -54,8 +56,10 @@ def candidate_of(trial: Trial, cell: Cell) -> Trial:
     )
 
 
-def record_command(storage: Storage, sweep: str, cells: Iterable[Cell], searched: Iterable[str]) -> None:
-    """Write down this process's command line; cells and searched: see `Command`.
+def record_command(
+    storage: Storage, sweep: str, cells: Iterable[Cell], searched: Iterable[str], dollars: float | None = None
+) -> None:
+    """Write down this process's command line; cells, searched and dollars: see `Command`.
 
     Raises:
         OSError: what the storage refuses.
@@ -66,6 +70,7 @@ def record_command(storage: Storage, sweep: str, cells: Iterable[Cell], searched
         "line": shown_command(),
         "cells": [asdict(cell.as_recorded) for cell in cells],
         "searched": list(searched),
+        **({} if dollars is None else {"dollars_per_gpu_hour": dollars}),
     }
     storage.sweep(sweep).append(COMMANDS, (json.dumps(line) + "\n").encode())
 
@@ -84,6 +89,13 @@ def read_commands(storage: Storage, sweep: str) -> tuple[list[Command], int]:
 
 def _command(sweep: str, values: dict[str, Any]) -> Command:
     cells = tuple(Cell(**{**cell, "schedule": Schedule(**cell["schedule"])}) for cell in values["cells"])
+    price = values.get("dollars_per_gpu_hour")
     return Command(
-        sweep, float(values["time"]), str(values["host"]), str(values["line"]), cells, tuple(values["searched"])
+        sweep,
+        float(values["time"]),
+        str(values["host"]),
+        str(values["line"]),
+        cells,
+        tuple(values["searched"]),
+        None if price is None else float(price),
     )

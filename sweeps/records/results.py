@@ -114,15 +114,20 @@ def _cells(
     """The cells of the table, and why nothing published can be read, if so."""
     by_cell: dict[Cell, list[TrialRecord]] = {}
     lines: dict[Cell, list[str]] = {}
+    prices: dict[Cell, float] = {}
     for record in trials:
         own = record.trial.cell
         ran = [(cell, command) for command in commands if (cell := command.cell_for(own)) is not None]
         for cell in dict.fromkeys([cell for cell, command in ran if sweep in (None, command.sweep)] or [own]):
             by_cell.setdefault(cell, []).append(replace(record, trial=candidate_of(record.trial, cell)))
             lines.setdefault(cell, []).extend(command.line for of, command in ran if of == cell)
+            for of, command in ran:
+                if of == cell and command.dollars_per_gpu_hour is not None:
+                    prices[cell] = command.dollars_per_gpu_hour
     cells, unknown = [], None
     for cell in sorted(by_cell, key=place_in_table):
         found = CellRecord(cell, tuple(by_cell[cell]), None, tuple(dict.fromkeys(lines[cell])))
+        found = replace(found, dollars_per_gpu_hour=prices.get(cell))
         try:
             found = _with_published(found)
         except InputError as error:

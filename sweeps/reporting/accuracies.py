@@ -1,8 +1,10 @@
 """Accuracies: what each cell achieved, beside what was published: the table, and the same cell by cell."""
 
+from collections.abc import Mapping
+
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.results import Results
-from sweeps.reporting.pages import Block, Heading, Paragraph, TextTable
+from sweeps.reporting.pages import Block, Heading, Paragraph, TextTable, foldable_table
 from sweeps.reporting.statement import kind_name
 from sweeps.reporting.texts import (
     PUBLISHED_BY,
@@ -22,17 +24,20 @@ from sweeps.table.verdict import Status
 from vit_trainer.data.datasets import DATASETS
 from vit_trainer.files.schema import STATUSES, UNFINISHED
 
+BEST = "★"
+"""Marks the best accuracy of a column."""
+
 
 def the_table(results: Results) -> list[Block]:
     """Models and what else varies as rows, (data set, dropout) as columns, as the published table has them."""
-    labels = labels_of(results)
+    labels, best = labels_of(results), _best_of_columns(results)
     in_order = sorted(results.cells, key=lambda record: _column_place(record.cell))
     columns = list(dict.fromkeys(labels.column(record.cell) for record in in_order))
     rows: dict[tuple[str, ...], dict[tuple[str, str], CellRecord]] = {}
     for record in results.cells:
         rows.setdefault(labels.row(record.cell), {})[labels.column(record.cell)] = record
     texts = tuple(
-        ("\n".join(row), *(_cell_text(records[column]) if column in records else "" for column in columns))
+        ("\n".join(row), *(_cell_text(records[column], best) if column in records else "" for column in columns))
         for row, records in rows.items()
     )
     header = ("model", *map("\n".join, columns))
@@ -45,6 +50,7 @@ def the_table(results: Results) -> list[Block]:
     if results.has_published:
         explained += "; what was published, the difference in points and the verdict (docs/verdict.md)"
     explained += "; how long one run took, and on what."
+    explained += f" {BEST} is the best of its column." if best else ""
     if any(record.figure is not None and record.others for record in results.cells):
         explained += " Where several figures are published for a cell, the verdict is about the first."
     if any(record.judged not in ((), record.chosen) for record in results.cells):
@@ -65,7 +71,7 @@ def cell_by_cell(results: Results) -> list[Block]:
     """A row per cell: its accuracy, what was published, the chosen candidate, and what it took."""
     header = ["cell", "accuracy"]
     header += ["published", "difference,\n95% interval", "verdict"] if results.has_published else []
-    header += ["chosen\nbase_lr", "seeds", "candidates", "time of\none run", f"{time_name(results)}\nof all", "on"]
+    header += ["chosen\nbase_lr", "candidates", "time of\none run", f"{time_name(results)}\nof all"]
     rows = []
     for record in results.cells:
         row = [name_of(record, results), "\n".join(_seeds_texts(record))]
@@ -73,18 +79,14 @@ def cell_by_cell(results: Results) -> list[Block]:
             row += _published_texts(record)
         counts = [f"{record.count(status)} {status}" for status in STATUSES if record.count(status)]
         row += [
-            record.name_of(record.chosen[0]).partition(" seed ")[0] if record.chosen else "",
-            str(len(record.chosen)) if record.chosen else "",
+            _chosen_text(record),
             "\n".join(counts),
-            "" if record.wall_hours is None else duration(record.wall_hours),
+            "" if record.wall_hours is None else f"{duration(record.wall_hours)}\n{card_name(record)}".rstrip(),
             duration(record.hours),
-            card_name(record),
         ]
         rows.append(tuple(row))
-    numbers = frozenset(
-        i for i, name in enumerate(header) if name in ("accuracy", "published", "seeds") or "time" in name
-    )
-    blocks: list[Block] = [Heading("Cell by cell"), TextTable(tuple(header), tuple(rows), numbers=numbers)]
+    numbers = [i for i, name in enumerate(header) if name in ("accuracy", "published") or "time" in name]
+    blocks: list[Block] = [Heading("Cell by cell"), *foldable_table(tuple(header), rows, "Every cell", numbers=numbers)]
     shown = [figure for record in results.cells for figure in (record.figure, *record.others) if figure is not None]
     caveats = {figure.caveat: figure.source for figure in shown}
     blocks += [Paragraph(f"Published by {source}: {caveat}.") for caveat, source in caveats.items() if caveat]
@@ -119,6 +121,14 @@ def cell_by_cell(results: Results) -> list[Block]:
     return blocks
 
 
+def _chosen_text(record: CellRecord) -> str:
+    """What tells the chosen candidate from the others, and how many seeds of it have finished."""
+    if not record.chosen:
+        return ""
+    name, count = record.name_of(record.chosen[0]).partition(" seed ")[0], len(record.chosen)
+    return f"{name}\n{count} seeds" if count > 1 else name
+
+
 def _seeds_texts(record: CellRecord) -> list[str]:
     """A cell's accuracy, and of several seeds how much they differ and each one's."""
     if record.choice is None or record.accuracy is None:
@@ -141,11 +151,21 @@ def _column_place(cell: Cell) -> tuple[object, ...]:
     return (dataset, cell.dataset, -1.0 if cell.dropout is None else cell.dropout)
 
 
-def _cell_text(record: CellRecord) -> str:
+def _best_of_columns(results: Results) -> dict[tuple[str, float | None], float]:
+    """The best accuracy of each data set and dropout of which two cells have one."""
+    columns: dict[tuple[str, float | None], list[float]] = {}
+    for record in results.cells:
+        if record.accuracy is not None:
+            columns.setdefault((record.cell.dataset, record.cell.dropout), []).append(record.accuracy)
+    return {column: max(accuracies) for column, accuracies in columns.items() if len(accuracies) > 1}
+
+
+def _cell_text(record: CellRecord, best: Mapping[tuple[str, float | None], float]) -> str:
     """A cell as the table shows it: its accuracy, or why there is none, and a line each for what else is known."""
     if record.accuracy is None:
         return UNFINISHED if record.count(UNFINISHED) else "failed" if record.count("failed") else "no result"
-    lines = [percent(record.accuracy)]
+    is_best = record.accuracy == best.get((record.cell.dataset, record.cell.dropout))
+    lines = [f"{BEST} " * is_best + percent(record.accuracy)]
     if record.choice is not None and record.choice.deviation is not None:
         lines.append(f"± {percent(record.choice.deviation)}, {len(record.chosen)} seeds")
     if count := record.num_stopped_beside(record.chosen):

@@ -6,13 +6,16 @@ from sweeps.records.cell_record import CellRecord
 from sweeps.records.results import Results
 from sweeps.records.trial_record import TrialRecord
 from sweeps.reporting import draw_charts
-from sweeps.reporting.best_region import Region, importances_of, mean_validation
 from sweeps.reporting.draw_charts import Panel
-from sweeps.reporting.pages import Block, Chart, ChartFile, Heading, Paragraph, TextTable
+from sweeps.reporting.pages import Block, Chart, ChartFile, Heading, Paragraph, TextTable, folded_if
 from sweeps.reporting.texts import hours_name, name_of, percent, points
+from sweeps.selection.best_region import Region, importances_of, mean_validation
 
 CURVES, RATES, HOURS = "learning-curves.png", "accuracy-over-rate.png", "accuracy-against-hours.png"
 """Names of the charts' files."""
+
+MAX_OPEN_CHARTS = 6
+"""Charts of a section up to which they aren't folded away."""
 
 Panels = list[tuple[str, Panel]]
 """Charts, each with its caption."""
@@ -29,7 +32,11 @@ def learning_curves(results: Results) -> list[Block]:
         "quarter of the steps may lie below what is shown."
     )
     alt = "Validation accuracy over optimiser steps, a chart per cell"
-    return [Heading("Learning curves"), Paragraph(explained), ChartFile(CURVES, alt, _charts("curves", panels))]
+    return [
+        Heading("Learning curves"),
+        Paragraph(explained),
+        _folded_charts(ChartFile(CURVES, alt, _charts("curves", panels))),
+    ]
 
 
 def accuracy_over_rate(results: Results) -> list[Block]:
@@ -61,7 +68,7 @@ def accuracy_over_rate(results: Results) -> list[Block]:
     return [
         Heading("Accuracy over the learning rate"),
         Paragraph(explained),
-        ChartFile(RATES, alt, _charts("rate", _rates(results))),
+        _folded_charts(ChartFile(RATES, alt, _charts("rate", _rates(results)))),
         TextTable(header, tuple(rows), numbers=frozenset({4})),
     ]
 
@@ -115,6 +122,11 @@ def _hours(results: Results) -> Panels:
             by_dataset.setdefault(record.cell.dataset, []).append(record)
     unit = hours_name(results)
     return [(dataset, draw_charts.accuracy_against_hours(records, unit)) for dataset, records in by_dataset.items()]
+
+
+def _folded_charts(file: ChartFile) -> Block:
+    """The charts; many are folded away."""
+    return folded_if(len(file.charts) > MAX_OPEN_CHARTS, f"{len(file.charts)} charts", file)
 
 
 def _charts(name: str, panels: Panels) -> tuple[Chart, ...]:

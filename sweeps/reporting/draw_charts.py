@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.trial_record import TrialRecord
-from sweeps.reporting.best_region import Region, mean_validation, validation_accuracy
+from sweeps.selection.best_region import Region, mean_validation, validation_accuracy
 from sweeps.table.labels import Labels
 
 if TYPE_CHECKING:
@@ -46,10 +46,14 @@ class Panel:
     num_legend_lines: int
 
 
-def curves(record: CellRecord) -> Panel:
-    """Validation accuracy of a cell's candidates over optimiser steps; a cross ends those that were stopped."""
+def curves(record: CellRecord, only: TrialRecord | None = None) -> Panel:
+    """Validation accuracy of a cell's candidates over optimiser steps; a cross ends those that were stopped.
+
+    Args:
+        only: the one that is named, with the others behind it; None: the chosen one, or all if they are few.
+    """
     names_all = len(record.trials) <= MAX_NAMED
-    named = [trial for trial in record.trials if names_all or trial in record.chosen]
+    named = [trial for trial in record.trials if names_all or trial in record.chosen] if only is None else [only]
     labels = {trial.trial_id: _label(record, trial) for trial in named}
     others = len(record.trials) - len(named)
     columns = 2 if max(map(len, labels.values()), default=0) <= 25 else 1

@@ -33,7 +33,7 @@ def environment(results: Results) -> list[Block]:
     rows = tuple((name, value, str(number)) for name, values in found.items() for value, number in values.most_common())
     return [
         Heading("Environment"),
-        TextTable(("what", "value", "trials"), rows, numbers=frozenset({2})),
+        *foldable_table(("what", "value", "trials"), rows, "Versions, machines, weights and data", numbers=[2]),
         *_parity(results),
     ]
 

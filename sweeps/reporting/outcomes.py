@@ -1,13 +1,14 @@
 """Outcomes: what became of trials: their mistakes, those that early stopping ended, the hours of all, what failed."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from sweeps.records.cell_record import CellRecord
 from sweeps.records.decisions import Decision
 from sweeps.records.results import Results
+from sweeps.records.trial_record import TrialRecord
 from sweeps.reporting.pages import Block, Code, Folded, Heading, Paragraph, foldable_table
 from sweeps.reporting.texts import card_name, date, duration, hours_name, name_of, percent, time_name
 from sweeps.selection.rehearsal import is_rehearsal
@@ -26,7 +27,8 @@ NUM_MISTAKES = 3
 
 def mistakes(results: Results) -> list[Block]:
     """The hardest classes of each cell, and what they are taken for; nothing where no run has kept predictions."""
-    rows = [row for record in results.cells if (row := _row(record, results)) is not None]
+    found = [(each, mistakes_of(each.chosen, each.cell.dataset, results.location)) for each in results.cells]
+    rows = [(name_of(record, results), *row) for record, row in found if row is not None]
     if not rows:
         return []
     header = ("cell", "wrong", "hardest classes", "most often taken for another")
@@ -41,8 +43,19 @@ def mistakes(results: Results) -> list[Block]:
     ]
 
 
-def _row(record: CellRecord, results: Results) -> tuple[str, ...] | None:
-    kept = [found for trial in record.chosen if (found := _predictions(results.location, trial.trial_id)) is not None]
+def mistakes_of(
+    trials: Sequence[TrialRecord], dataset: str, location: str, most: int = NUM_MISTAKES
+) -> tuple[str, ...] | None:
+    """How many images trials of one data set got wrong, the hardest classes, and what they are taken for.
+
+    Args:
+        location: the storage's.
+        most: how many classes, and pairs of them, are named.
+
+    Returns:
+        A text for each of the three; None where no run has kept predictions.
+    """
+    kept = [found for trial in trials if (found := _predictions(location, trial.trial_id)) is not None]
     if not any(each.num_images for each in kept):
         return None
     right, images = Counter[int](), Counter[int]()
@@ -52,17 +65,16 @@ def _row(record: CellRecord, results: Results) -> tuple[str, ...] | None:
         images[score.label] += score.num_images
         taken.update({(score.label, other): count for other, count in score.confused_with})
     seen = {*images, *(label for pair in taken for label in pair)}
-    named, dataset = next((each for each in kept if each.class_names.size), kept[0]), record.cell.dataset
+    named = next((each for each in kept if each.class_names.size), kept[0])
     if not named.class_names.size and dataset in DATASETS:  # an older version's
         named = replace(named, class_names=np.array(class_names(dataset)))
     names = {label: named.name_of(label) for label in seen}
     missed = [label for label in images if right[label] < images[label]]
-    hardest = sorted(missed, key=lambda label: right[label] / images[label])[:NUM_MISTAKES]
+    hardest = sorted(missed, key=lambda label: right[label] / images[label])[:most]
     return (
-        name_of(record, results),
         f"{images.total() - right.total()} of {images.total()}",
         ", ".join(f"{names[label]} {percent(right[label] / images[label])}%" for label in hardest),
-        ", ".join(f"{names[a]} for {names[b]} ({count})" for (a, b), count in taken.most_common(NUM_MISTAKES)),
+        ", ".join(f"{names[a]} for {names[b]} ({count})" for (a, b), count in taken.most_common(most)),
     )
 
 
@@ -106,14 +118,17 @@ def early_stopping(results: Results) -> list[Block]:
 
 def hours(results: Results) -> list[Block]:
     """The hours of every cell: predicted, actual, saved and lost."""
-    header = ("cell", "predicted", "actual", "saved by stopping", "lost to faults")
-    rows = [
+    costs = [(record, record.dollars) for record in results.cells if record.dollars is not None]
+    header = ("cell", "predicted", "actual", "saved by stopping", "lost to faults", "held slots for")
+    rows: list[tuple[str, ...]] = [
         (
             name_of(record, results),
             "not known" if record.predicted_hours is None else duration(record.predicted_hours),
             duration(record.hours),
             duration(record.saved_hours),
             duration(record.lost_hours),
+            duration(record.billed_hours),
+            *([] if not costs else ["not known" if record.dollars is None else f"${record.dollars:,.2f}"]),
         )
         for record in results.cells
     ]
@@ -131,10 +146,16 @@ def hours(results: Results) -> list[Block]:
     if any(trial.holds for trial in results.trials):
         billed = duration(sum(trial.billed_hours for trial in results.trials))
         lines.append(f"Trials held their slots for {billed}, which is what is paid for: starts and faults count too.")
+    if costs:
+        planned = sum((record.predicted_hours or 0.0) * (record.dollars_per_gpu_hour or 0.0) for record, _ in costs)
+        lines.append(
+            f"At the price that the plan reckoned with this cost ${sum(cost for _, cost in costs):,.2f}; the steps "
+            f"taken were predicted to cost ${planned:,.2f}."
+        )
     return [
         Heading("Hours"),
         Paragraph(" ".join(lines)),
-        *foldable_table(header, rows, "Hours of every cell", numbers=range(1, len(header))),
+        *foldable_table((*header, *["cost"] * bool(costs)), rows, "Hours of every cell", numbers=range(1, 7)),
     ]
 
 
@@ -184,7 +205,7 @@ def failures(results: Results) -> list[Block]:
     for trace, count in traces.items():
         if trace:
             blocks.append(
-                Folded(f"Where {count} of them failed" if len(failed) > 1 else "Where it failed", Code(trace))
+                Folded(f"Where {count} of them failed" if len(failed) > 1 else "Where it failed", (Code(trace),))
             )
     blocks += foldable_table(
         ("trial that went on, or has notes", "attempts", "lost", "notes"),

@@ -38,6 +38,8 @@ class TextTable:
     """Indices of columns of numbers."""
     code: frozenset[int] = frozenset()
     """Indices of columns of what one can type."""
+    links: str = ""
+    """What leads from the first column to its text: `trials.html#`, to which that is added; empty: nothing does."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ class Folded:
     """What one needn't see at first; in Markdown it is open."""
 
     title: str
-    block: "Block"
+    blocks: tuple["Block", ...]
+    anchor: str = ""
+    """What a link to it ends with; empty: none leads to it."""
 
 
 Block = Heading | Paragraph | TextTable | ChartFile | Code | Folded
@@ -83,6 +87,11 @@ class Page:
     title: str
     blocks: Sequence[Block] = field(default_factory=tuple)
 
+    @property
+    def headings(self) -> list[str]:
+        """The titles of its sections."""
+        return [block.text for block in self.blocks if isinstance(block, Heading)]
+
 
 def foldable_table(
     header: tuple[str, ...],
@@ -91,12 +100,18 @@ def foldable_table(
     *,
     numbers: Iterable[int] = (),
     code: Iterable[int] = (),
+    links: str = "",
 ) -> list[Block]:
     """A table, unless it would be empty; a long one is folded away under its title."""
     if not rows:
         return []
-    table = TextTable(header, tuple(rows), numbers=frozenset(numbers), code=frozenset(code))
-    return [Folded(f"{title} ({len(rows)})", table) if len(rows) > MAX_OPEN_ROWS else table]
+    table = TextTable(header, tuple(rows), numbers=frozenset(numbers), code=frozenset(code), links=links)
+    return [folded_if(len(rows) > MAX_OPEN_ROWS, f"{title} ({len(rows)})", table)]
+
+
+def folded_if(is_long: bool, title: str, block: Block) -> Block:
+    """The block, folded away under a title if there is much of it."""
+    return Folded(title, (block,)) if is_long else block
 
 
 # Markdown.
@@ -121,8 +136,8 @@ def _markdown_block(block: Block) -> str:
         case Code(text):
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
             return f"{fence}\n{text}\n{fence}"
-        case Folded(title, inner):
-            return f"{_plain(title)}:\n\n{_markdown_block(inner)}"
+        case Folded(title, blocks):
+            return "\n\n".join([f"{_plain(title)}:", *map(_markdown_block, blocks)])
 
 
 def _markdown_table(table: TextTable) -> str:

@@ -3,10 +3,12 @@
 import dataclasses
 import shlex
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 from sweeps.records.cell_record import CellRecord, accuracies_of
 from sweeps.records.results import Results
+from sweeps.records.trial_record import SPEEDS, TrialRecord
 from sweeps.reporting.texts import PUBLISHED_BY
 from sweeps.table.cells import name_of_cell
 from sweeps.table.spread import kind_of
@@ -21,6 +23,40 @@ def rows_of(results: Results) -> list[dict[str, Any]]:
     Columns about what was published are left out where nothing is, and those about speed where no trial knows it.
     """
     return [_row(record, results) for record in results.cells]
+
+
+def trial_rows_of(results: Results) -> list[dict[str, Any]]:
+    """The same of trials, a row for each in each cell that it is a candidate of."""
+    return [_trial_row(record, trial) for record in results.cells for trial in record.trials]
+
+
+def _trial_row(record: CellRecord, trial: TrialRecord) -> dict[str, Any]:
+    result, last = trial.result or {}, trial.last_attempt
+    return {
+        "trial_id": trial.trial_id,
+        "cell": name_of_cell(record.cell),
+        **trial.config,
+        "status": trial.status,
+        "is_chosen": trial in record.chosen,
+        "step": trial.step,
+        "validation_accuracy": result.get("val/accuracy", trial.validations[-1][1] if trial.validations else None),
+        "test_accuracy": result.get("test/accuracy"),
+        "wall_hours": trial.wall_hours,
+        "hours": trial.hours,
+        "predicted_hours": trial.predicted_hours,
+        "saved_hours": trial.saved_hours,
+        "lost_hours": trial.lost_hours,
+        "billed_hours": trial.billed_hours,
+        **{name: median(values) if (values := trial.speeds(name)) else None for name in SPEEDS},
+        "num_attempts": len(trial.attempts),
+        "begun": trial.attempts[0]["time"] if trial.attempts else None,
+        "last_seen": trial.last_time,
+        "device": trial.device or None,
+        "host": last.get("host"),
+        "commit": last.get("commit"),
+        "weights_sha256": last.get("weights_sha256"),
+        "cause": result.get("cause"),
+    }
 
 
 def _row(record: CellRecord, results: Results) -> dict[str, Any]:
@@ -87,6 +123,8 @@ def _row(record: CellRecord, results: Results) -> dict[str, Any]:
         "predicted_hours": record.predicted_hours,
         "saved_hours": record.saved_hours,
         "lost_hours": record.lost_hours,
+        "billed_hours": record.billed_hours,
+        "dollars": record.dollars,
         **{f"num_{status}": record.count(status) for status in STATUSES},
         "trial_ids": " ".join(trial.trial_id for trial in record.chosen),
         "command": record.commands[-1] if record.commands else None,

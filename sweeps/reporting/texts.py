@@ -30,10 +30,10 @@ def percent(fraction: float) -> str:
 def points(fraction: float) -> str:
     """A difference in percentage points.
 
-    >>> points(0.0012)
-    '+0.12'
+    >>> points(0.0012), points(-0.00001)
+    ('+0.12', '+0.00')
     """
-    return f"{100 * fraction:+.2f}"
+    return f"{100 * fraction:+z.2f}"
 
 
 def duration(hours: float) -> str:

@@ -145,4 +145,4 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _points(fraction: float) -> str:
-    return f"{100 * fraction:+.2f}"
+    return f"{100 * fraction:+z.2f}"

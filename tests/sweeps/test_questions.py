@@ -20,10 +20,10 @@ from sweeps.records.cell_record import CellRecord
 from sweeps.records.commands import record_command
 from sweeps.records.results import gather
 from sweeps.report import report
-from sweeps.reporting.best_region import Region, importances_of
 from sweeps.reporting.rows import rows_of
 from sweeps.reporting.write import files_of
 from sweeps.running.session import Session
+from sweeps.selection.best_region import Region, importances_of
 from sweeps.selection.repeats import RepeatOptions
 from sweeps.sweep import choose, choose_preset
 from sweeps.table.cells import MINI, PAPER, Cell, Schedule, Trial, cell_named, cells_of, name_of_cell, official_cell

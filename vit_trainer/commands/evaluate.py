@@ -124,6 +124,6 @@ def _beside_known(result: "CheckpointEvaluation") -> list[str]:
     known = known_accuracies(result.model, result.dataset, result.split, result.resolution)
     return [f"{100 * low:.2f}% to {100 * high:.2f}% with 95% confidence, by the number of images"] + [
         f"the released one: {100 * each.accuracy:.2f}% by {each.source}; this is "
-        f"{100 * (result.sums.accuracy - each.accuracy):+.2f} points"
+        f"{100 * (result.sums.accuracy - each.accuracy):+z.2f} points"
         for each in known
     ]

@@ -23,12 +23,14 @@ from sweeps.table.cells import PAPER, cells_of, name_of_cell
 from sweeps.table.published import TABLES, figures_for, published_figures
 from tests.sweeps.storages import ATTEMPT, finished, write_run
 from vit_trainer.config import FinetuneConfig
+from vit_trainer.errors import InputError
 from vit_trainer.files.folder import open_folder
 from vit_trainer.files.predictions import NO_CLASS, Predictions
 from vit_trainer.files.run_dir import PREDICTIONS
 from vit_trainer.files.storage import COMMANDS, DECISIONS, Storage
 
 SCRIPT = Path(__file__).parents[3] / "sweeps" / "report.py"
+IS_CUT = "element => element.scrollWidth > element.clientWidth"
 PUBLISHED = 0.9902
 """ViT-B_16 on cifar10 with dropout 0.0, in the official table."""
 SPEEDS = {"images_per_second": 1049.6, "mfu": 0.3532, "peak_memory_gib": 25.46, "input_wait_fraction": 0.0034}
@@ -141,7 +143,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows(storage: Path) ->
     report(storage=str(storage))
     page = Elements((storage / "report" / "report.html").read_text())
     assert not {"script", "iframe", "object", "img"} & set(page.tags)
-    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert all(address.startswith(("data:", "#", "trials.html#")) for address in page.addresses)
     assert "<script>alert('no')</script> | a_b" in page.text
     assert page.tags.count("svg") == 3  # a chart per cell, and one of accuracy against hours
     markdown = (storage / "report" / "report.md").read_text()
@@ -181,7 +183,7 @@ def test_the_same_storage_makes_the_same_report_elsewhere(storage: Path, tmp_pat
     elsewhere = tmp_path / "elsewhere"
     report(storage=str(storage), output=str(elsewhere))
     assert {path.name for path in elsewhere.iterdir()} == {
-        *("report.md", "report.html", "table.csv", "table.json"),
+        *("report.md", "report.html", "trials.html", "table.csv", "trials.csv", "table.json"),
         *("learning-curves.png", "accuracy-against-hours.png"),
     }
     assert not (storage / "report").exists()
@@ -317,9 +319,77 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, tmp_path: Pat
     assert done.stderr.count("\n") == 1
 
 
+def test_every_trial_has_a_row_and_a_page_of_its_own(storage: Path) -> None:
+    report(storage=str(storage))
+    folder = storage / "report"
+    rows = {row["trial_id"]: row for row in csv.DictReader((folder / "trials.csv").read_text().splitlines())}
+    chosen, stopped, failed, unfinished = (
+        rows[each.trial_id] for each in (config(0.01), config(0.003), config(0.001), config(0.03, dropout=0.1))
+    )
+    assert len(rows) == 5
+    assert (chosen["is_chosen"], chosen["test_accuracy"], chosen["seed"]) == ("True", str(PUBLISHED + 0.0002), "0")
+    assert (stopped["status"], stopped["step"], stopped["test_accuracy"]) == ("stopped", "2500", "")
+    assert (unfinished["status"], unfinished["validation_accuracy"]) == ("unfinished", "0.7")
+    assert "script" in failed["cause"]
+    page = (folder / "trials.html").read_text()
+    assert all(f'<div id="{name}">' in page for name in rows)
+    assert page.count("<svg") == 2  # a single validation is no curve
+    assert "below the cutoff 0.9000 of 0.9000" in Elements(page).text
+    assert set(Elements((folder / "report.html").read_text()).addresses) >= {f"trials.html#{name}" for name in rows}
+
+
+def test_what_it_cost_stands_beside_what_was_planned(storage: Path) -> None:
+    cells = [record.cell for record in gather(Storage(str(storage))).cells]
+    record_command(Storage(str(storage)), "paper_grid-paper", cells, [], dollars=2.5)
+    write_report(Storage(str(storage)))
+    folder = storage / "report"
+    hours = [float(row["billed_hours"]) for row in csv.DictReader((folder / "table.csv").read_text().splitlines())]
+    assert sum(hours) > 16
+    said = (
+        f"At the price that the plan reckoned with this cost ${2.5 * sum(hours):,.2f}; the steps taken were predicted"
+    )
+    assert said in (folder / "report.md").read_text().replace("\\", "")
+
+
+def test_two_results_side_by_side(storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    write_run(other, config(0.01, seed=5), *finished(config(0.01, seed=5), 0.985, PUBLISHED - 0.02))
+    table = tmp_path / "theirs.CSV"
+    table.write_text(f"model,dataset,accuracy\nViT-B_16,cifar10,{PUBLISHED - 0.02}\nViT-L_16,cifar100,\n")
+    for given in (other, table):
+        report(storage=str(storage), compare=str(given))
+        said = capsys.readouterr().out.splitlines()
+        assert f"1 of 2 cells are in {given} too." in said
+        (line,) = [line for line in said if line.startswith("ViT-B_16")]
+        assert "99.04 here, 97.02 there, +2.02" in line
+        assert line.endswith("▲ above")
+    text = (storage / "report" / "report.md").read_text()
+    assert "## Side by side" in text
+    report(storage=str(other), compare=str(storage / "report" / "table.csv"))
+    assert "97.02 here, 99.04 there, -2.02" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("model,dataset,accuracy\nViT-B_16,cifar10,98.5\n", "line 2: accuracy 98.5 is no fraction"),
+        ("model,dataset,accuracy\nViT-B_17,cifar10,0.985\n", "line 2: unknown model 'ViT-B_17'"),
+        ("model,dataset,accuracy\nViT-B_16,cifar10,good\n", "line 2: could not convert string to float"),
+        ("model,accuracy\nViT-B_16,0.985\n", "line 2: no column 'dataset'"),
+        ("model,dataset\nViT-B_16,cifar10\n", "line 2: no column 'accuracy'"),
+        ("\udcff", "can't decode byte"),
+    ],
+)
+def test_a_table_that_cannot_be_compared_is_refused(content: str, message: str, storage: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs.csv").write_text(content, errors="surrogateescape")
+    with pytest.raises(InputError, match=re.escape(message)):
+        report(storage=str(storage), compare=str(tmp_path / "theirs.csv"))
+    assert not (storage / "report").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_in_a_browser(storage: Path, width: int, scheme: str) -> None:
     from playwright.sync_api import sync_playwright
 
@@ -345,6 +415,11 @@ def test_the_page_in_a_browser(storage: Path, width: int, scheme: str) -> None:
         assert (brightness[0] > brightness[1]) == (scheme == "light")
         assert asked == [page.url]
         assert complaints == []
+        cut = [table.inner_text() for table in page.locator(".wide").all() if table.evaluate(IS_CUT)]
+        assert not cut or width < 1000, "on a telephone the table is one that one scrolls"
+        page.locator("summary", has_text="Every trial").click() if page.locator("summary").count() else None
+        page.get_by_role("link", name=config(0.003).trial_id).click()
+        assert page.get_by_text("below the cutoff 0.9000").first.is_visible(), "its page opens at once"
         page.screenshot(path=storage / f"{width}-{scheme}.png", full_page=True)
         browser.close()
 
