@@ -3,7 +3,7 @@
 import shlex
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -19,6 +19,7 @@ from sweeps.planning.plan import Plan, ShareLeft, make_plan
 from sweeps.planning.plan_text import plan_lines
 from sweeps.planning.probed_rates import Workload, measure
 from sweeps.planning.rates import Rates
+from sweeps.records.cell_record import CellRecord
 from sweeps.records.commands import read_commands, record_command
 from sweeps.records.left_states import left_behind
 from sweeps.records.predicted_hours import with_predicted_hours
@@ -181,7 +182,7 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     try:
         ended_early = _run(session)
         trackers.ended(ended_early)
-        report = write_report(options.opened_storage, name)
+        report, records = write_report(options.opened_storage, name)
     except KeyboardInterrupt:
         print(f"Left at once; what was kept before is there. To go on: {this_command()}", file=sys.stderr)
         return INTERRUPTED
@@ -204,7 +205,7 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     elif session.num_done < session.num_expected:
         num_left = session.num_expected - session.num_done
         print(f"{num_left} trials have no result: the same command goes on with them", file=sys.stderr)
-    return _summarise(session, trackers.tracking_uri, report)
+    return _summarise(session, trackers.tracking_uri, report, records)
 
 
 def _run(session: Session) -> Reason | None:
@@ -295,8 +296,8 @@ def _check_storage(options: SweepOptions) -> None:
         ) from error
 
 
-def _summarise(session: Session, tracking_uri: str, report: str) -> int:
-    session.display.console.print(session.display.table())
+def _summarise(session: Session, tracking_uri: str, report: str, records: Iterable[CellRecord]) -> int:
+    session.display.console.print(session.display.table(records))
     print("\n".join(_cost_lines(session)))
     failed = False
     for trial_id in session.trials:

@@ -8,23 +8,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
-from sweeps.display.live_table import (
-    LiveTable,
-    Screen,
-    candidate_name,
-    header_of,
-    is_interactive,
-    summary_lines,
-    time_left,
-)
+from sweeps.display.final_table import final_table
+from sweeps.display.live_table import LiveTable, Screen, is_interactive, summary_lines, time_left
 from sweeps.display.standing import Event, Standing, TrialProgress
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.slots import Hold
 from sweeps.table.cells import Cell, Trial
-from sweeps.table.labels import Labels
 from vit_trainer.files.outgoing import canvas, outgoing
 from vit_trainer.files.run_dir import Result, Row
 
@@ -210,33 +201,9 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
         """What a trial has come to, or None while it hasn't."""
         return self._progress[trial_id].result
 
-    def table(self) -> Table:
-        """Models and what else varies as rows, (data set, dropout) as columns, test accuracy in percent."""
-        standing, labels = self.standing(), Labels.of(self.cells)
-        by_place = {(labels.row(cell), labels.column(cell)): cell for cell in self.cells}
-        columns = list(dict.fromkeys(column for _, column in by_place))
-        table = Table(title="test accuracy, %", title_justify="left", title_style="bold", padding=(0, 0, 0, 1))
-        detail = 0 if self.console.width >= 16 * (len(columns) + 1) else 2
-        table.add_column("model", no_wrap=True)
-        for column in columns:
-            table.add_column(header_of(*column, detail), justify="right")
-        for row in dict.fromkeys(row for row, _ in by_place):
-            cells = [by_place.get((row, column)) for column in columns]
-            table.add_row(", ".join(row), *("" if cell is None else _cell_text(standing, cell) for cell in cells))
-        texts = "".join(str(text) for column in table.columns for text in column.cells)
-        legend = ["±: standard deviation of so many (x) seeds"] if "±" in texts else []
-        legend += ["*: of the seeds that early stopping left, the better ones"] if "*" in texts else []
-        table.caption, table.caption_justify = "\n".join(legend) or None, "left"
-        return table
-
-
-def _cell_text(standing: Standing, cell: Cell) -> str:
-    """The mean over seeds, marked where early stopping left only the better ones; how much they differ; whose it is."""
-    if (chosen := standing.chosen(cell)) is None:
-        return "-"
-    lines = [f"{100 * chosen.accuracy:.2f}{'*' * bool(standing.num_stopped_beside(cell, chosen))}"]
-    lines += [] if chosen.deviation is None else [f"±{100 * chosen.deviation:.2f} x{len(chosen.trials)}"]
-    return "\n".join([*lines, candidate_name(cell, chosen)])
+    def table(self, records: Iterable[CellRecord] = ()) -> RenderableType:
+        """What the cells came to, as `final_table`."""
+        return final_table(self.standing(), records, self.console)
 
 
 def outcome(result: Result) -> str:

@@ -5,10 +5,9 @@ import time
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.results import Results
 from sweeps.table.labels import Labels
-from sweeps.table.verdict import Status
+from sweeps.table.verdict import MARKS, Status
 from vit_trainer.cards import card_of_device
 
-MARKS = {Status.REPRODUCED: "✓", Status.ABOVE: "▲", Status.BELOW: "▼", Status.INCONCLUSIVE: "?"}
 PUBLISHED_BY = {
     "official": "official",
     "paper": "paper",

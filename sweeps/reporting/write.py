@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from sweeps.records.cell_record import CellRecord
 from sweeps.records.results import Results, gather
 from sweeps.reporting.accuracies import cell_by_cell, the_table
 from sweeps.reporting.charts import accuracy_against_hours, accuracy_over_rate, chart_files, learning_curves
@@ -27,11 +28,12 @@ from vit_trainer.files.schema import STATUSES
 from vit_trainer.files.storage import Storage
 
 
-def write_report(storage: Storage, sweep: str | None = None) -> str:
+def write_report(storage: Storage, sweep: str | None = None) -> tuple[str, tuple[CellRecord, ...]]:
     """Write the report of a storage into it, and a sweep's own into the sweep's folder.
 
     Returns:
-        What it says as a whole, and where the page is (the sweep's own if one is given), or why there is none.
+        What it says as a whole, and where the page is (the sweep's own if one is given), or why there is none; and
+        the cells that it is about.
     """
     folder = storage.report(sweep)
     try:
@@ -42,8 +44,8 @@ def write_report(storage: Storage, sweep: str | None = None) -> str:
             is_alone = replace(own, sweep=None) == results
             write_files(files if is_alone else files_of(results), storage.report())
     except Exception as error:  # a sweep's results don't depend on its report
-        return f"No report could be written ({cause_of(error)}); {command_of('report')} does it"
-    return "\n".join([*statement(own), f"Report: {folder.location}/report.html"])
+        return f"No report could be written ({cause_of(error)}); {command_of('report')} does it", ()
+    return "\n".join([*statement(own), f"Report: {folder.location}/report.html"]), own.cells
 
 
 def files_of(results: Results, other: Other | None = None) -> dict[str, bytes]:

@@ -31,6 +31,9 @@ class Status(StrEnum):
     """The runs can't tell."""
 
 
+MARKS = {Status.REPRODUCED: "✓", Status.ABOVE: "▲", Status.BELOW: "▼", Status.INCONCLUSIVE: "?"}
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the runs of a cell say about its published figure. Accuracies are fractions."""

@@ -79,7 +79,7 @@ def num_done(storage: Path) -> int:
 
 
 def table(output: str) -> list[str]:
-    return re.findall(r"│ .*│", output)
+    return re.findall(r"\d\d\.\d\d|lr\S+", output.rpartition("\nmodel ")[2].partition("test accuracy, %")[0])
 
 
 def finished(storage: Path) -> dict[str, tuple[float, float, float]]:

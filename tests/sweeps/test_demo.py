@@ -45,7 +45,8 @@ def test_the_miniature_grid(demo: tuple[subprocess.CompletedProcess[str], float]
     done, seconds = demo
     assert done.returncode == 0, done.stderr
     assert seconds < 300
-    numbers = [float(number) for number in re.findall(r"│\s+(\d+\.\d\d)", done.stdout)]
+    table = done.stdout.rpartition("\nmodel ")[2].partition("test accuracy, %")[0]
+    numbers = [float(number) for number in re.findall(r"\b\d\d+\.\d\d\b", table)]
     assert len(numbers) == len(MINI.models) * len(MINI.datasets) * len(MINI.dropouts) == 20
     assert min(numbers) >= 95, done.stdout
     results = [RunDir(path).result() for path in (storage / "runs").iterdir()]

@@ -126,15 +126,27 @@ def by_place(lines: list[list[str]], columns: list[tuple[str, str]]) -> dict[Cel
     return texts
 
 
+def in_screen(lines: list[str]) -> dict[Cell, str]:
+    """The text of each cell of a table in a terminal, from the line with its data sets on."""
+    datasets, dropouts, _, *rest = lines
+    starts = [0, *(place.start() for place in re.finditer(r"\S+", datasets)), None]
+
+    def parts(line: str) -> list[str]:
+        return [line[start:end].strip() for start, end in pairwise(starts)]
+
+    return by_place([parts(line) for line in rest], list(zip(parts(datasets)[1:], parts(dropouts)[1:], strict=True)))
+
+
 def in_terminal(output: str) -> dict[Cell, Answer]:
     """From the table that a command ends with."""
-    lines = [[part.strip() for part in line[1:-1].split(line[0])] for line in output.splitlines() if line[:1] in "┃│"]
-    (_, *datasets), (_, *dropouts), *rest = lines
+    lines = output.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("model "))
+    end = next(i for i, line in enumerate(lines) if line.startswith("test accuracy, %"))
     answers = {}
-    for cell, text in by_place(rest, list(zip(datasets, dropouts, strict=True))).items():
-        found = re.match(r"(\d+\.\d\d)\*?(?:\n±\d+\.\d\d x(\d+))?\nlr(\S+)$", text)
+    for cell, text in in_screen(lines[first - 1 : end]).items():
+        found = re.match(r"(\d+\.\d\d)\*?(?:\s±\d+\.\d\d x(\d+))?(?:\s.*)?\slr(\S+)(?:\s\S+)?$", text)
         answers[cell] = (float(found[3]), found[1], int(found[2] or 1)) if found else NOTHING
-        assert found or text == "-"
+        assert found or text in ("-", "failed")
     return answers
 
 
@@ -142,14 +154,8 @@ def while_watched(storage: Path) -> dict[Cell, Answer]:
     """From the table of watch.py, which may say nothing of a cell of which nothing is finished."""
     console = Console(file=io.StringIO(), width=400, record=True)
     console.print(Screen(FolderWatch(str(storage)).read()))
-    datasets, dropouts, _, *rest = console.export_text().splitlines()
-    starts = [0, *(place.start() for place in re.finditer(r"\S+", datasets)), None]
-
-    def parts(line: str) -> list[str]:
-        return [line[start:end].strip() for start, end in pairwise(starts)]
-
-    rest = rest[: next(i for i, line in enumerate(rest) if line.startswith("running:"))]
-    texts = by_place([parts(line) for line in rest], list(zip(parts(datasets)[1:], parts(dropouts)[1:], strict=True)))
+    lines = console.export_text().splitlines()
+    texts = in_screen(lines[: next(i for i, line in enumerate(lines) if line.startswith("running:"))])
     found = {cell: re.match(r"(\d+\.\d\d)\*? .*\blr(\S+)(?: x(\d+))?", text) for cell, text in texts.items()}
     return {cell: (float(match[2]), match[1], int(match[3] or 1)) for cell, match in found.items() if match}
 

@@ -85,7 +85,7 @@ def run_dirs(folder: Path) -> dict[str, RunDir]:
 
 
 def accuracy_in_table(output: str) -> str:
-    (entry,) = re.findall(r"ViT-B_32-mini│\s+(\d+\.\d\d)", output)
+    (entry,) = re.findall(r"^ViT-B_32-mini +(\d+\.\d\d)", output, re.M)
     return str(entry)
 
 

@@ -16,10 +16,13 @@ from sweeps.display.live_table import Screen, is_interactive, summary_lines
 from sweeps.display.sweep_display import SECONDS_BETWEEN_SUMMARIES, SweepDisplay
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import candidates
+from sweeps.records.results import gather
 from sweeps.table.cells import PAPER, Cell, Schedule, Trial, cell_of, cells_of
 from sweeps.table.published import published_for
+from tests.sweeps.storages import write_run
 from tests.sweeps.terminal import Terminal
 from vit_trainer.errors import InputError
+from vit_trainer.files.storage import Storage
 
 ROOT = Path(__file__).parents[3]
 START = 1_790_000_000.0
@@ -280,6 +283,29 @@ def test_a_trial_from_an_earlier_session_waits_where_its_checkpoint_is(clock: Cl
     assert board.standing().spent_hours == 2.5
 
 
+@pytest.mark.parametrize("num_columns", [60, 80, 120, 200])
+def test_the_last_table_fits_and_says_each_cell_s_accuracy_difference_verdict_and_time(
+    clock: Clock, tmp_path: Path, num_columns: int
+) -> None:
+    board = new_board(clock)
+    board.console = Console(file=io.StringIO(), width=num_columns)
+    for cell in CELLS:
+        figure = published_for(cell)
+        assert figure is not None
+        trial = Trial(cell, figure.base_lr or 0.03, 0)
+        result = finished(figure.accuracy + 0.0001)
+        write_run(tmp_path, trial.config, [(cell.schedule.total_steps, 0.9)], result, hours=7.0)
+        board.ended(trial.trial_id, result)
+    board.console.print(board.table(gather(Storage(tmp_path)).cells))
+    text = printed(board)
+    assert max(map(len, text.splitlines())) <= num_columns
+    assert "…" not in text
+    for said in (r"9\d\.\d\d|8\d\.\d\d", r"✓ \+0\.01|\? \+0\.01", r"lr0\.\d", r"\b7h00"):
+        assert len(re.findall(said, text)) == len(CELLS), said
+    legend = " ".join(text.split()).rpartition("test accuracy, %")[2]
+    assert legend.startswith("; difference to published; chosen candidate; time of one run of it; ✓ reproduced")
+
+
 # Without a terminal.
 
 
@@ -399,6 +425,7 @@ import sys
 from sweeps.display.sweep_display import SweepDisplay
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import candidates
+from sweeps.records.results import gather
 from sweeps.table.cells import PAPER, cells_of
 
 cells = cells_of(PAPER)
@@ -531,12 +558,8 @@ def test_the_last_table_has_them_too(clock: Clock) -> None:
         board.add(trial)
         board.ended(trial.trial_id, finished(accuracy))
     board.console.print(board.table())
-    assert [re.sub(r"[│\s]+", " ", line).strip() for line in printed(board).splitlines()[-5:-1]] == [
-        "R50+ViT-B_16, warm-up 50 91.00",
-        "lr0.01",
-        "R50+ViT-B_16, warm-up 100 92.00",
-        "lr0.01",
-    ]
+    rows = [" ".join(line.split()) for line in printed(board).splitlines() if "warm-up" in line]
+    assert rows == ["R50+ViT-B_16, warm-up 50 91.00 lr0.01", "R50+ViT-B_16, warm-up 100 92.00 lr0.01"]
 
 
 def test_what_a_stranger_has_named_moves_no_cursor(clock: Clock) -> None:

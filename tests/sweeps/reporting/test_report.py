@@ -241,7 +241,7 @@ def test_a_verdict_is_about_the_published_rate_with_the_tuned_result_beside_it(t
     assert "| 99.32 ± 0.02<br>99.30<br>99.34<br>99.32 |" in markdown
     assert "No cell is shown to differ from what was published (Holm's test, 5% for this one cell)." in markdown
     assert "Mean difference, in points: within the margin on cifar10 (+0.00)." in markdown
-    said = write_report(Storage(tmp_path)).splitlines()
+    said = write_report(Storage(tmp_path))[0].splitlines()
     assert [line.split(":")[0] for line in said[1:]] == ["Mean difference, in points", "One by one", "Report"]
     assert said[0] in markdown
 
@@ -299,7 +299,7 @@ def test_trials_that_took_no_step_are_reported_too(tmp_path: Path) -> None:
 
 def test_a_sweep_does_not_end_for_its_report(storage: Path) -> None:
     (storage / "report").write_text("a file in the way")
-    line = write_report(Storage(storage))
+    line, _ = write_report(Storage(storage))
     assert line.startswith("No report could be written (")
     assert "python sweeps/report.py does it" in line
 
