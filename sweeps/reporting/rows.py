@@ -12,7 +12,7 @@ from sweeps.records.trial_record import SPEEDS, TrialRecord
 from sweeps.reporting.texts import PUBLISHED_BY
 from sweeps.table.cells import name_of_cell
 from sweeps.table.spread import kind_of
-from vit_trainer.config import FinetuneConfig
+from vit_trainer.config import OWN_WEIGHTS, FinetuneConfig
 from vit_trainer.errors import InputError
 from vit_trainer.files.schema import STATUSES
 
@@ -139,14 +139,14 @@ def trial_command(config: Mapping[str, Any]) -> str:
         config: content of the trial's config.json, which doesn't know where a folder of classes or weights of one's
             own are.
     """
-    places = {"dataset": "FOLDER", "upstream": "FILE.npz"}
+    places = {"dataset": "FOLDER", "upstream": f"FILE.{config['upstream'].split('-')[0]}"}
     official: Mapping[str, Any] = {"dropout": 0.0, "seed": 0}
     try:
         official = FinetuneConfig.official(config["model"], config["dataset"]).to_dict()
         places.pop("dataset")
     except InputError:
         pass  # a folder of classes
-    if not str(config["upstream"]).startswith("npz-"):
+    if not config["upstream"].startswith(OWN_WEIGHTS):
         places.pop("upstream")
     words = ["python", "-m", "vit_trainer", "train"]
     for name in (field.name for field in dataclasses.fields(FinetuneConfig)):
