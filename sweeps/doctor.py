@@ -58,7 +58,8 @@ def doctor(
         MLflow server or store, as for the sweep.
     """
     options = SweepOptions(preset=preset, models=models, datasets=datasets, storage=storage or SweepOptions.storage)
-    folder_location(options.storage)  # raises where none can be
+    if isinstance(folder_location(options.storage), Path):  # raises where none can be
+        _ = tracking_uri or options.opened_storage.tracking_uri
     failed = False
     for finding in _findings(cluster, options, storage, tracking_uri):
         print_finding(finding)

@@ -114,7 +114,7 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
     Raises:
         InputError: weights, data, the storage or MLflow's can't be used; raised before Ray starts.
     """
-    _ = options.opened_storage  # raises where none can be
+    _ = options.tracking_uri or options.opened_storage.tracking_uri  # raises where none can be
     if execution.checkpoint is not None:
         raise InputError(
             f"checkpoint {execution.checkpoint} fits one model: fine-tune from it with python -m vit_trainer train"

@@ -2,8 +2,12 @@
 
 import importlib
 import os
+import resource
 import shlex
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from PIL import Image
 from vit_trainer.command_line import run
 from vit_trainer.weights.npz_files import MINIATURES
 
+ROOT = Path(__file__).parents[2]
 TRAIN = "train --model ViT-B_32-mini --dataset digits-even "
 PLAN = "paper_grid --preset mini --plan "
 STORAGES = {
@@ -28,9 +33,6 @@ STORAGES = {
     "file:///x?y": "is no folder of this machine: give such as file:///folder, with %3F for ? and %23 for #",
     "file:///x#y": "is no folder of this machine",
     "file://[x": "storage 'file://[x' is no valid address (Invalid IPv6 URL)",
-    "file:///a%3Fb": "has a % or ? in its path, which MLflow misreads: give another name",
-    "a%2Fb": "storage a%2Fb has a % or ? in its path",
-    "a?b": "storage a?b has a % or ? in its path",
     "file:///a%0ab": "cannot be used (it holds control characters)",
     "s3://bucket/x#y": "has a #, after which nothing is looked at: write it as %23",
     "s3://[bucket/x": "cannot be used (Cannot parse URI",
@@ -47,6 +49,11 @@ STORAGES = {
     "/".join(["x" * 200] * 20): "(File name too long)",
     "a\nb": "--storage 'a\\nb' holds what can't be printed",
 }
+MISREAD = {
+    "file:///a%3Fb": "/a?b/mlflow.db has a % or ? in its path, which MLflow misreads: give another --storage",
+    "a%2Fb": "{cwd}/a%2Fb/mlflow.db has a % or ? in its path",
+}
+"""Only where MLflow's file is to lie there."""
 READERS = [
     "watch",
     "report",
@@ -137,9 +144,13 @@ VALUES = {
 }
 
 
+SECONDS = 2.0
+"""Of a processor's time that a refusal may take at most."""
+
+
 def app_of(name: str) -> tuple[App, list[str]]:
     """The app of a script of sweeps/, or the trainer's with its command."""
-    module = f"sweeps.{name}" if (Path(__file__).parents[2] / "sweeps" / f"{name}.py").exists() else ""
+    module = f"sweeps.{name}" if (ROOT / "sweeps" / f"{name}.py").exists() else ""
     app: App = importlib.import_module(module or "vit_trainer.__main__").app
     return app, [] if module else [name]
 
@@ -168,9 +179,12 @@ def refusal(cwd: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> 
     """What a command says that refuses; it leaves the folder as it was."""
     before = sorted(str(path) for path in cwd.rglob("*"))
     app, command = app_of(words[0])
+    began_at = time.process_time()
     with pytest.raises(SystemExit) as left:
         run(app, [*command, *words[1:]])
+    took = time.process_time() - began_at
     said = capsys.readouterr().err
+    assert took < SECONDS, words
     assert left.value.code == 2, said
     assert said.startswith("error: ")
     assert said.count("\n") == 1, said
@@ -186,6 +200,35 @@ def test_strange_storages(cwd: Path, capsys: pytest.CaptureFixture[str]) -> None
             assert message.replace("{cwd}", str(cwd)) in said, command
 
 
+def test_places_that_mlflow_misreads(cwd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for storage, message in MISREAD.items():
+        for command in (PLAN, "doctor", "sync"):
+            said = refusal(cwd, [*command.split(), "--storage", storage], capsys)
+            assert message.replace("{cwd}", str(cwd)) in said, command
+    with pytest.raises(SystemExit) as left:
+        run(app_of("paper_grid")[0], [*PLAN.split()[1:], "--tracking-uri", "http://localhost:5000", "--storage", "a?b"])
+    assert left.value.code == 0
+
+
 @pytest.mark.parametrize("line", VALUES)
 def test_strange_values(line: str, cwd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert VALUES[line].replace("{cwd}", str(cwd)) in refusal(cwd, shlex.split(line), capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what its children took")
+@pytest.mark.parametrize("line", {line.split()[0]: line for line in [*VALUES, *READERS]}.values())
+def test_no_refusal_imports_what_it_does_not_need(line: str, cwd: Path) -> None:
+    """Of each command one, in a process of its own."""
+    name, *rest = shlex.split(line)
+    script = ROOT / "sweeps" / f"{name}.py"
+    command = [str(script)] if script.exists() else ["-m", "vit_trainer", name]
+    storage = ["--storage", "s3:/x"] if line in READERS else []
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    began_at = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = subprocess.run(
+        [sys.executable, *command, *rest, *storage], check=False, env=environment, capture_output=True
+    )
+    took = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - began_at
+    assert done.returncode == 2, done.stderr
+    assert took < SECONDS

@@ -41,8 +41,6 @@ class Storage:
             InputError: a URI of a kind that nothing here opens, or a path where no folder can be.
         """
         self.folder: Folder = open_folder(location)
-        if self.is_local and set("%?") & set(self.location):
-            raise InputError(f"storage {location} has a % or ? in its path, which MLflow misreads: give another name")
 
     @classmethod
     def existing(cls, location: str) -> "Storage":
@@ -162,7 +160,12 @@ class Storage:
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's address of `mlflow_database`."""
+        """MLflow's address of `mlflow_database`; raises InputError where MLflow would look for it elsewhere."""
+        if set("%?") & set(str(self.mlflow_database)):
+            raise InputError(
+                f"{self.mlflow_database} has a % or ? in its path, which MLflow misreads: give another --storage, or "
+                "MLflow a server by --tracking-uri"
+            )
         return f"sqlite:///{self.mlflow_database}"
 
 
