@@ -50,6 +50,8 @@ def explain(*cells: str, storage: str = "sweep-results", config: Path | None = N
     except OSError as error:
         raise InputError(f"storage {storage} cannot be read ({reason_of(error)}): give that of a sweep") from error
     records = {name_of_cell(record.cell): record for record in results.cells}
+    for complaint in results.complaints:
+        print(f"left out: {complaint}", file=sys.stderr)
     for name in cells:
         if name not in records:
             raise one_of("cell of this storage", name, list(records))

@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from sweeps.cluster.nodes import living_nodes, on_every_node
 from sweeps.records.parity import NodeParity
+from vit_trainer.files.schema import instance_of
 from vit_trainer.machine import gpus_from_outside
 
 SWITCH = "VIT_SWEEPS_VERIFY"
@@ -66,7 +67,7 @@ class ParityCheck:
         path = Path(tempfile.gettempdir()) / f"vit-parity-{self.session}-{node[:12]}.json"
         with FileLock(f"{path}.lock"):
             if path.exists():
-                return [NodeParity.from_dict(each) for each in json.loads(path.read_text())], False
+                return [instance_of(NodeParity, each) for each in json.loads(path.read_text())], False
             found = [_verify(self.device, card) for card in (_cards() if self.device == "cuda" else [""])]
             path.write_text(json.dumps([asdict(each) for each in found]))
         return found, True

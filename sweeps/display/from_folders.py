@@ -8,7 +8,7 @@ from itertools import groupby
 from sweeps.display.standing import Event, Standing, TrialProgress
 from sweeps.display.sweep_display import outcome
 from sweeps.records.commands import Command, candidate_of, read_commands
-from sweeps.records.slots import Hold, read_slots
+from sweeps.records.slots import Hold, read_slots, slot_lines
 from sweeps.records.trial_record import record_of
 from sweeps.table.cells import place_in_table
 from vit_trainer.errors import DamagedError, reason_of
@@ -60,6 +60,7 @@ class FolderWatch:
         self._sweep_stamps: dict[str, Stamp] = {}
         self._commands: list[Command] = []
         self._holds: dict[str, list[Hold]] = {}
+        self._damaged: list[str] = []
 
     @property
     def location(self) -> str:
@@ -100,8 +101,12 @@ class FolderWatch:
         if own == self._sweep_stamps:
             return
         names = sorted({name.partition("/")[0] for name in own})
-        commands = [command for name in names for command in read_commands(self._storage, name)[0]]
+        read = {name: read_commands(self._storage, name) for name in names}
+        commands = [command for found, _ in read.values() for command in found]
         self._commands = sorted(commands, key=lambda command: command.time)
+        damaged = [(f"{name}/{COMMANDS}", count) for name, (_, count) in read.items()]
+        damaged += [(f"{name}/{SLOTS}", slot_lines(self._storage, name)[1]) for name in names]
+        self._damaged = [f"left out: sweeps/{file}: {count} damaged lines" for file, count in damaged if count]
         self._holds = read_slots(self._storage, names)
         self._sweep_stamps = own
 
@@ -109,7 +114,7 @@ class FolderWatch:
         """silence: seconds since anything changed in a folder, by trial id."""
         trials: list[TrialProgress] = []
         events: list[Event] = []
-        complaints: list[str] = []
+        complaints = list(self._damaged)
         for trial_id, seen in self._seen.items():
             events += seen.events
             if seen.progress is None:

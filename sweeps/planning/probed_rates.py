@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sweeps.table.cells import Trial
 from vit_trainer.errors import InputError, reason_of
+from vit_trainer.files.schema import instance_of
 from vit_trainer.files.storage import PROBES, Storage
 from vit_trainer.loop.accelerator import for_trials
 from vit_trainer.loop.probe import ProbeResult
@@ -81,9 +82,12 @@ def _key(workload: Workload, device: str) -> str:
 
 def _read(storage: Storage) -> dict[str, ProbeResult]:
     try:
-        return {key: ProbeResult(**value) for key, value in json.loads(storage.folder.read(PROBES) or b"{}").items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{storage.location}/{PROBES} is damaged ({error}): delete it to measure anew") from error
+        kept = json.loads(storage.folder.read(PROBES) or b"{}")
+        return {key: instance_of(ProbeResult, value) for key, value in kept.items()}
+    except (ValueError, AttributeError, RecursionError, IsADirectoryError) as error:
+        raise InputError(
+            f"{storage.location}/{PROBES} is damaged ({reason_of(error)}): delete it to measure anew"
+        ) from error
 
 
 def _write(storage: Storage, content: bytes) -> None:

@@ -5,10 +5,12 @@ import socket
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
-from sweeps.table.cells import Cell, Schedule, Trial
+from sweeps.table.cells import Cell, Trial
 from vit_trainer.files.outgoing import shown_command
+from vit_trainer.files.schema import config_of, instance_of
 from vit_trainer.files.storage import COMMANDS, Storage
 
 
@@ -77,25 +79,12 @@ def record_command(
 
 def read_commands(storage: Storage, sweep: str) -> tuple[list[Command], int]:
     """The sessions of a sweep in their order, and the number of lines that can't be read."""
-    content = storage.sweep(sweep).read(COMMANDS) or b""
-    commands, num_damaged = [], 0
-    for line in filter(bytes.strip, content.split(b"\n")):
-        try:
-            commands.append(_command(sweep, json.loads(line)))
-        except (ValueError, KeyError, TypeError):
-            num_damaged += 1
-    return commands, num_damaged
+    return storage.sweep_lines(sweep, COMMANDS, partial(_command, sweep))
 
 
-def _command(sweep: str, values: dict[str, Any]) -> Command:
-    cells = tuple(Cell(**{**cell, "schedule": Schedule(**cell["schedule"])}) for cell in values["cells"])
-    price = values.get("dollars_per_gpu_hour")
-    return Command(
-        sweep,
-        float(values["time"]),
-        str(values["host"]),
-        str(values["line"]),
-        cells,
-        tuple(values["searched"]),
-        None if price is None else float(price),
-    )
+def _command(sweep: str, values: Any) -> Command:
+    """Raises ValueError for what no session has written."""
+    command = instance_of(Command, {**values, "sweep": sweep} if isinstance(values, dict) else values)
+    for cell in command.cells:
+        config_of({**vars(cell), **vars(cell.schedule), "dropout": cell.dropout or 0.0, "base_lr": 1.0, "seed": 0})
+    return command

@@ -1,10 +1,11 @@
 """Decisions: what was decided about candidates and from what, a line each in a sweep's folder of the storage."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
+from vit_trainer.files.schema import instance_of
 from vit_trainer.files.storage import DECISIONS, Storage
 
 METRIC = "val/accuracy"
@@ -38,11 +39,6 @@ class Decision:
         """The fields as JSON values."""
         return {**vars(self), "compared": list(self.compared)}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Decision":
-        """What `to_dict` made; raises KeyError or TypeError for anything else."""
-        return cls(**{**values, "compared": tuple(values["compared"])})
-
 
 def record_decision(storage: Storage, sweep: str, decision: Decision) -> None:
     """Write a decision of a sweep down; raises OSError for what the storage refuses."""
@@ -51,11 +47,4 @@ def record_decision(storage: Storage, sweep: str, decision: Decision) -> None:
 
 def read_decisions(storage: Storage, sweep: str) -> tuple[list[Decision], int]:
     """The decisions of a sweep in their order, and the number of lines that can't be read."""
-    decisions, num_damaged = [], 0
-    content = storage.sweep(sweep).read(DECISIONS) or b""
-    for line in filter(bytes.strip, content.split(b"\n")):
-        try:
-            decisions.append(Decision.from_dict(json.loads(line)))
-        except (ValueError, KeyError, TypeError):
-            num_damaged += 1
-    return decisions, num_damaged
+    return storage.sweep_lines(sweep, DECISIONS, partial(instance_of, Decision))

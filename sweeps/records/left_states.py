@@ -52,6 +52,8 @@ def left_states(storage: Storage, *, idle_hours: float = IDLE_HOURS) -> list[Lef
     wanted = set(written)
     grouped: set[str] = set()
     for sweep, catalogue in catalogues(storage).items():
+        if catalogue.is_damaged and alive:
+            wanted |= states.keys()  # any may be one of its own
         grouped |= set(catalogue.entries)
         own = states.keys() & catalogue.entries
         if own and not alive.isdisjoint(catalogue.entries):
@@ -77,7 +79,9 @@ def left_behind(storage: Storage, wanted: Collection[str] = ()) -> str:
 
 def _of_last_command(storage: Storage, sweep: str, trial_ids: Collection[str]) -> set[str]:
     """Those of a sweep's trials that its last session's cells have."""
-    commands, _ = read_commands(storage, sweep)
+    commands, num_damaged = read_commands(storage, sweep)
+    if num_damaged:
+        return set(trial_ids)  # the last command may be among what can't be read
     runs, _ = storage.read_runs(trial_ids)
     others = {key for key, run in runs.items() if commands and commands[-1].cell_for(cell_of(run.config)) is None}
     return set(trial_ids) - others

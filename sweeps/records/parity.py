@@ -1,10 +1,11 @@
 """Parity: what the nodes of a sweep came to when they were compared with the official code, a line each."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
 
+from vit_trainer.files.schema import instance_of
 from vit_trainer.files.storage import PARITY, Storage
 
 
@@ -21,11 +22,6 @@ class NodeParity:
     failures: tuple[str, ...] = ()
     """Names of the rungs that don't hold; what else went wrong, if it didn't come to an end."""
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "NodeParity":
-        """What `asdict` makes, also once it was JSON; raises KeyError or TypeError for anything else."""
-        return cls(**{**values, "failures": tuple(values["failures"])})
-
 
 def record_parity(storage: Storage, sweep: str, found: Iterable[NodeParity]) -> None:
     """Write down what nodes came to; raises OSError for what the storage refuses."""
@@ -36,10 +32,4 @@ def record_parity(storage: Storage, sweep: str, found: Iterable[NodeParity]) -> 
 
 def read_parity(storage: Storage, sweep: str) -> tuple[list[NodeParity], int]:
     """What the nodes of a sweep came to, in the order of asking, and the number of lines that can't be read."""
-    found, num_damaged = [], 0
-    for line in filter(bytes.strip, (storage.sweep(sweep).read(PARITY) or b"").split(b"\n")):
-        try:
-            found.append(NodeParity.from_dict(json.loads(line)))
-        except (ValueError, KeyError, TypeError):
-            num_damaged += 1
-    return found, num_damaged
+    return storage.sweep_lines(sweep, PARITY, partial(instance_of, NodeParity))

@@ -9,14 +9,14 @@ from sweeps.records.commands import Command, candidate_of, read_commands
 from sweeps.records.decisions import Decision, read_decisions
 from sweeps.records.parity import NodeParity, read_parity
 from sweeps.records.predicted_hours import with_predicted_hours
-from sweeps.records.slots import read_slots
+from sweeps.records.slots import read_slots, slot_lines
 from sweeps.records.trial_record import SPEEDS, TrialRecord, record_of
 from sweeps.table.cells import Cell, place_in_table
 from sweeps.table.published import figures_for, is_left_open, published_for
 from sweeps.table.spread import Kind, kind_of, spread_for
 from sweeps.table.whole_table import WholeTable, whole_table
 from vit_trainer.errors import InputError
-from vit_trainer.files.storage import COMMANDS, DECISIONS, PARITY, Storage
+from vit_trainer.files.storage import COMMANDS, DECISIONS, PARITY, SLOTS, TRACKING, Storage
 from vit_trainer.tracking.catalogue import Catalogue
 
 
@@ -84,19 +84,15 @@ def gather(storage: Storage, sweep: str | None = None) -> Results:
     decisions: list[Decision] = []
     parity: list[NodeParity] = []
     for name in storage.sweep_names():
-        try:
-            given, num_damaged = read_commands(storage, name)
-            decided, num_damaged_decisions = read_decisions(storage, name)
-            compared, num_damaged_parity = read_parity(storage, name)
-        except NotADirectoryError:
-            complaints.append(f"sweeps/{name}: not a sweep's folder")
-            continue
+        given, num_damaged = read_commands(storage, name)
+        decided, num_damaged_decisions = read_decisions(storage, name)
+        compared, num_damaged_parity = read_parity(storage, name)
         commands += given
         decisions += decided
         parity += compared if sweep in (None, name) else []
         damaged = {COMMANDS: num_damaged, DECISIONS: num_damaged_decisions, PARITY: num_damaged_parity}
-        for file, count in damaged.items():
-            complaints += [f"sweeps/{name}/{file}: {count} damaged lines"] if count else []
+        damaged |= {SLOTS: slot_lines(storage, name)[1], TRACKING: int(Catalogue(storage, name).is_damaged)}
+        complaints += [f"sweeps/{name}/{file}: {count} damaged lines" for file, count in damaged.items() if count]
     runs, left_out = storage.read_runs(name for name in storage.trial_ids() if own is None or name in own)
     holds = read_slots(storage)
     trials, unread = with_predicted_hours([record_of(run, holds.get(name, ())) for name, run in runs.items()], storage)

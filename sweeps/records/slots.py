@@ -8,7 +8,9 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from vit_trainer.files.schema import instance_of
 from vit_trainer.files.storage import SLOTS, Storage
 
 
@@ -20,6 +22,13 @@ class Hold:
     until: float | None
     """None: it holds them still, or whoever could have said so was killed."""
     num_slots: int
+
+
+@dataclass(frozen=True)
+class _Line:
+    time: float
+    trial: str
+    slots: int
 
 
 def closed(holds: Sequence[Hold], times: Iterable[float]) -> list[tuple[Hold, float]]:
@@ -46,24 +55,26 @@ def record_slots(storage: Storage, sweep: str, trial_id: str, num_slots: int) ->
     storage.sweep(sweep).append(SLOTS, (json.dumps(line) + "\n").encode())
 
 
+def slot_lines(storage: Storage, sweep: str) -> tuple[list[_Line], int]:
+    """What a sweep wrote down, and the number of lines that can't be read."""
+    return storage.sweep_lines(sweep, SLOTS, _line)
+
+
+def _line(values: Any) -> _Line:
+    line = instance_of(_Line, values)
+    if not (0 <= line.time < 1e12 and 0 <= line.slots < 1e6):
+        raise ValueError(f"no time, or no number of slots: {line}")
+    return line
+
+
 def read_slots(storage: Storage, sweeps: Iterable[str] | None = None) -> dict[str, list[Hold]]:
     """What trials have held, by their ids, in the order of time; lines that can't be read are passed over.
 
     Args:
         sweeps: names; None: all of the storage, since sweeps share trials.
     """
-    lines: list[tuple[float, str, int]] = []
-    for name in storage.sweep_names() if sweeps is None else sweeps:
-        try:
-            content = storage.sweep(name).read(SLOTS) or b""
-        except NotADirectoryError:
-            continue
-        for line in content.split(b"\n"):
-            try:
-                values = json.loads(line)
-                lines.append((float(values["time"]), str(values["trial"]), int(values["slots"])))
-            except (ValueError, KeyError, TypeError):
-                continue
+    names = storage.sweep_names() if sweeps is None else sweeps
+    lines = [(line.time, line.trial, line.slots) for name in names for line in slot_lines(storage, name)[0]]
     holds: dict[str, list[Hold]] = {}
     for at, trial_id, num_slots in sorted(lines):
         own = holds.setdefault(trial_id, [])

@@ -22,6 +22,7 @@ from sweeps.running.session import Session
 from sweeps.selection.asha_scheduler import PerCellASHA, trial_id_of
 from vit_trainer.errors import cause_of
 from vit_trainer.files.run_dir import Result
+from vit_trainer.files.schema import instance_of
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Follower(Callback):
             elif "refused" in result:
                 self.refused = result["refused"]
             elif "parity" in result:
-                found = [NodeParity.from_dict(each) for each in result["parity"]]
+                found = [instance_of(NodeParity, each) for each in result["parity"]]
                 self._session.record_parity(found)
                 self.refused = self.refused or refusal(found)
             elif "step" in result:

@@ -21,6 +21,7 @@ from sweeps.records.decisions import Decision
 from sweeps.table.cells import MINI
 from tests.sweeps.sweep_process import SCRIPT, statuses_in_mlflow
 from vit_trainer.files.run_dir import RunDir
+from vit_trainer.files.schema import instance_of
 
 NUM_TEST_IMAGES = 180
 # Who comes to a rung first is changed by chaos and decides nothing: the table must be equal to the last bit.
@@ -232,5 +233,5 @@ def assert_nothing_changed(storage: Path, quiet_storage: Path, num_trials: int, 
 def decisions(storage: Path) -> list[tuple[str, str, str]]:
     """(trial id, action, rule) of each that is on record."""
     lines = (storage / "sweeps" / "paper_grid-mini" / "decisions.jsonl").read_text().splitlines()
-    found = [Decision.from_dict(json.loads(line)) for line in lines]
+    found = [instance_of(Decision, json.loads(line)) for line in lines]
     return [(each.trial_id, each.action, each.rule) for each in found]

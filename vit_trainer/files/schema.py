@@ -1,15 +1,21 @@
-"""Schema: what may stand in the files of a run folder; all that is read of one has passed it. Standard library only.
+"""Schema: what may stand in the files of a storage; all that is read of them has passed it. Standard library only.
 
 What an older version didn't write may be missing, and what a newer one adds may be there.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.errors import one_of
+
+T = TypeVar("T")
 
 UNFINISHED = "unfinished"
 """Status of a trial without a result: it waits to be gone on with, or runs."""
@@ -53,9 +59,9 @@ _CONFIG |= {"dropout": _FRACTION, "base_lr": _Field((int, float), 1e-300, 1e300,
 _LEASE = {"host": _TEXT, "pid": _Field((int,), 1, 2**31, "a process id"), "time": _TIME}
 
 
-def config_of(content: bytes) -> dict[str, Any]:
+def config_of(content: bytes | dict[str, Any]) -> dict[str, Any]:
     """What a config.json holds; raises ValueError if that is none, and says why in one line, as the others do."""
-    values = _checked(_object(content), _CONFIG, _CONFIG)
+    values = _checked(content if isinstance(content, dict) else _object(content), _CONFIG, _CONFIG)
     if values["model"] not in MODELS:
         raise one_of("model", values["model"], list(MODELS))
     return values
@@ -94,6 +100,46 @@ def lines_of(content: bytes) -> list[dict[str, Any]]:
         except ValueError as error:
             raise ValueError(f"line {i + 1}: {error}") from error
     return lines
+
+
+def instance_of(kind: type[T], values: Any) -> T:
+    """A dataclass's instance from what `asdict` and JSON made of one, each field as it is annotated.
+
+    Raises:
+        ValueError: a field is missing or of another type; other objects' fields may be there.
+    """
+    if type(values) is not dict:
+        raise ValueError(f"no object: {json.dumps(values)[:40]}")
+    hints = _hints(kind)  # type: ignore[arg-type]
+    given = {name: _value(hint, values[name], name) for name, hint in hints.items() if name in values}
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:
+    origin, parts, kind = get_origin(hint), get_args(hint), type(value)
+    if origin is UnionType:
+        hint = next((part for part in parts if part is kind or (kind is int and part is float)), parts[0])
+        origin, parts = get_origin(hint), get_args(hint)
+    if is_dataclass(hint):
+        return instance_of(hint, value)  # type: ignore[arg-type]
+    if origin is tuple and kind is list:
+        return tuple(_value(parts[0], each, name) for each in value)
+    if origin is Mapping and kind is dict:
+        return {key: _value(parts[1], each, name) for key, each in value.items()}
+    if origin is Literal and kind is str and value in parts:
+        return value
+    is_number = kind in (int, float) and (kind is float or -LARGEST <= value < LARGEST) and not math.isnan(value)
+    if (is_number and hint in (kind, float)) or (kind is hint and kind in (str, bool, type(None))):
+        return value
+    raise ValueError(f"{name} is {json.dumps(value)[:40]}, not {getattr(hint, '__name__', hint)}")
 
 
 def _object(content: bytes) -> dict[str, Any]:

@@ -10,10 +10,11 @@ optuna.log                the studies of --search optuna, unless they have a fil
 mlflow.db, mlflow-artifacts/   MLflow's, unless it has a server; of a bucket, in ./mlflow of the local machine
 """
 
+import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vit_trainer.errors import DamagedError, InputError, reason_of
 from vit_trainer.files.folder import Folder, LocalFolder, open_folder
@@ -121,6 +122,26 @@ class Storage:
     def sweep(self, name: str) -> Folder:
         """A sweep's folder, with its COMMANDS, DECISIONS, PARITY, SLOTS and TRACKING; it need not exist."""
         return self.folder.child("sweeps").child(name)
+
+    def sweep_lines(self, sweep: str, name: str, parse: Callable[[Any], T]) -> tuple[list[T], int]:
+        """What a file of a sweep's folder holds, a JSON value a line, and the number of lines that can't be read.
+
+        Args:
+            parse: raises ValueError for what should not be there.
+        """
+        try:
+            content = self.sweep(sweep).read(name) or b""
+        except NotADirectoryError:
+            return [], 0  # a file beside the sweeps' folders
+        except IsADirectoryError:
+            return [], 1
+        found, num_damaged = [], 0
+        for line in filter(bytes.strip, content.split(b"\n")):
+            try:
+                found.append(parse(json.loads(line)))
+            except (ValueError, RecursionError):
+                num_damaged += 1
+        return found, num_damaged
 
     def report(self, sweep: str | None = None) -> Folder:
         """Where the report of a sweep lies; None: that of the whole storage."""

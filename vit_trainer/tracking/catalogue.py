@@ -6,8 +6,8 @@ It lies in the storage, `sweeps/<experiment>/tracking.json`, so that whoever shi
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
+from vit_trainer.files.schema import instance_of
 from vit_trainer.files.storage import TRACKING, Storage
 
 
@@ -32,11 +32,14 @@ class Catalogue:
         """Reads what earlier sessions wrote; a damaged file counts as none, since the sweep writes it anew."""
         self._folder = storage.sweep(experiment)
         self.entries: dict[str, Membership] = {}
+        self.is_damaged = False
         try:
             content = json.loads(self._folder.read(TRACKING) or b"{}")
-            self.entries = {trial_id: _membership(values) for trial_id, values in content.items()}
-        except (ValueError, TypeError, AttributeError):
-            pass
+            self.entries = {trial_id: instance_of(Membership, values) for trial_id, values in content.items()}
+        except NotADirectoryError:
+            pass  # a file beside the sweeps' folders
+        except (ValueError, AttributeError, RecursionError, IsADirectoryError):
+            self.is_damaged = True
 
     def add(self, entries: Mapping[str, Membership]) -> None:
         """Write down what is new; raises OSError for what the storage refuses."""
@@ -50,9 +53,4 @@ class Catalogue:
 def catalogues(storage: Storage) -> dict[str, Catalogue]:
     """The catalogues of all sweeps of a storage, by experiment; those that hold nothing are left out."""
     found = {name: Catalogue(storage, name) for name in storage.sweep_names()}
-    return {name: catalogue for name, catalogue in found.items() if catalogue.entries}
-
-
-def _membership(values: dict[str, Any]) -> Membership:
-    rate = values.get("published_base_lr")  # earlier versions compared every run
-    return Membership(values["group"], dict(values["tags"]), values["published_accuracy"], rate)
+    return {name: catalogue for name, catalogue in found.items() if catalogue.entries or catalogue.is_damaged}

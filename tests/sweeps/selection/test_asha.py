@@ -21,6 +21,7 @@ from sweeps.table.cells import MINI, Cell, Schedule, Trial, cells_of
 from vit_trainer.config import Execution
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import Row
+from vit_trainer.files.schema import instance_of
 
 SCHEDULE = Schedule(total_steps=80, warmup_steps=8, global_batch_size=64)
 EASY = Cell("digits", "ViT-B_16-mini", "digits-even", 32, SCHEDULE, 0.0)
@@ -117,7 +118,7 @@ def test_every_decision_is_recorded_once_with_what_was_compared() -> None:
         ),
     ]
     lines = [json.dumps(decision.to_dict(), allow_nan=False) for decision in record]
-    assert [Decision.from_dict(json.loads(line)) for line in lines] == record
+    assert [instance_of(Decision, json.loads(line)) for line in lines] == record
 
 
 def test_the_rule_of_a_large_group_stays_a_line_to_read() -> None:
@@ -389,7 +390,7 @@ class Storage:
         self.record.append(json.dumps(decision.to_dict()))
 
     def decisions(self) -> list[Decision]:
-        return [Decision.from_dict(json.loads(line)) for line in self.record]
+        return [instance_of(Decision, json.loads(line)) for line in self.record]
 
     def rows(self) -> dict[str, list[Row]]:
         return {trial_id: [json.loads(line) for line in lines] for trial_id, lines in self.journals.items()}
