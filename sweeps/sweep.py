@@ -42,6 +42,7 @@ from vit_trainer.files.location import folder_location
 from vit_trainer.loop.probe import ProbeResult
 from vit_trainer.tracking.catalogue import Catalogue
 from vit_trainer.tracking.store import require_store
+from vit_trainer.weights.fetch import doubt_of
 from vit_trainer.weights.npz_files import require_checkpoint
 
 
@@ -281,6 +282,8 @@ def _share_left(options: SweepOptions) -> ShareLeft:
 def _check_inputs(cells: list[Cell]) -> None:
     for model, upstream in dict.fromkeys((cell.model, cell.upstream) for cell in cells):
         require_checkpoint(model, upstream)
+        if doubt := doubt_of(model, upstream):
+            print(doubt, file=sys.stderr)
     for dataset in dict.fromkeys(cell.dataset for cell in cells):
         require_dataset(dataset)
 

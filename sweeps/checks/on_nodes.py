@@ -21,6 +21,7 @@ from vit_trainer.data.shared_memory import too_small
 from vit_trainer.errors import InputError
 from vit_trainer.files.folder import open_folder
 from vit_trainer.files.location import is_uri
+from vit_trainer.weights.fetch import doubt_of
 from vit_trainer.weights.npz_files import require_checkpoint
 
 MAX_SKEW_SECONDS = 5.0
@@ -211,6 +212,8 @@ def _missing_inputs(inputs: tuple[tuple[str, str], ...], datasets: tuple[str, ..
     for model, upstream in inputs:
         try:
             require_checkpoint(model, upstream)
+            if doubt := doubt_of(model, upstream):
+                problems.append(("warn", doubt))
         except InputError as error:
             problems.append(("FAIL", str(error)))
     for dataset in datasets:

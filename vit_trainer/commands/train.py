@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Annotated
 
 from vit_trainer.command_line import HOW_RUN, WHERE, outlive_readers
@@ -88,12 +89,7 @@ def train(
     if config.global_batch_size % (execution.micro_batch_size or 1):
         size = config.global_batch_size
         raise InputError(f"micro_batch_size {execution.micro_batch_size} does not divide {size}, the global batch size")
-    from vit_trainer.weights.npz_files import check_checkpoint, require_checkpoint
-
-    if execution.checkpoint is None:
-        require_checkpoint(config.model, config.upstream)
-    else:
-        check_checkpoint(execution.checkpoint, config.model)
+    _require_weights(config, execution.checkpoint)
     from vit_trainer.data.load import require_dataset
     from vit_trainer.loop.accelerator import require_environment
     from vit_trainer.train import train as run_trial
@@ -123,6 +119,19 @@ def train(
         result = run_dir.result() or {}
         print(f"test/accuracy {100 * result['test/accuracy']:.2f}% after {result['step']} steps, {run_dir.location}")
     leave_gang()
+
+
+def _require_weights(config: FinetuneConfig, checkpoint: Path | None) -> None:
+    """Raise CheckpointError unless the weights are there; say so if they may be others than they are called."""
+    from vit_trainer.weights.fetch import doubt_of
+    from vit_trainer.weights.npz_files import check_checkpoint, require_checkpoint
+
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, config.model)
+        return
+    require_checkpoint(config.model, config.upstream)
+    if is_first_process() and (doubt := doubt_of(config.model, config.upstream)):
+        print(doubt, file=sys.stderr)
 
 
 def _acknowledge() -> None:

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from vit_trainer.errors import InputError, one_of
 from vit_trainer.files.download import Watcher, download
+from vit_trainer.files.folder import write_atomically
 from vit_trainer.files.location import is_uri, local_path, split_uri
 from vit_trainer.weights.npz_files import (
     OFFICIAL_SOURCE,
@@ -12,8 +13,16 @@ from vit_trainer.weights.npz_files import (
     check_checkpoint,
     check_whole,
     checkpoint_path,
+    file_sha256,
     released_name,
+    require_released,
 )
+
+SHARED = {
+    "imagenet21k+imagenet2012": ("ViT-B_16", "ViT-B_32", "ViT-L_16"),
+    "imagenet21k+imagenet2012-224": ("ViT-B_16", "ViT-L_16"),
+}
+"""Released files whose arrays have the names and shapes of files of AugReg (https://arxiv.org/abs/2106.10270)."""
 
 
 def fetch(model: str, upstream: str, *, watcher: Watcher, source: str | None = None) -> tuple[Path, bool]:
@@ -40,10 +49,38 @@ def fetch(model: str, upstream: str, *, watcher: Watcher, source: str | None = N
     def check(path: Path, name: str) -> None:
         check_checkpoint(path, model, source=name)
         check_whole(path, source=name)
+        require_released(path, model, upstream, source=name)
 
     path = checkpoint_path(model, upstream)
     address = file_address(source or OFFICIAL_SOURCE, model, upstream)
-    return path, download(address, path, check=check, watcher=watcher)
+    downloaded = download(address, path, check=check, watcher=watcher)
+    if downloaded and address.startswith(f"{OFFICIAL_SOURCE}/"):
+        write_atomically(_known_hash(path), file_sha256(path).encode())
+    return path, downloaded
+
+
+def doubt_of(model: str, upstream: str) -> str | None:
+    """What to say of an upstream's file that may not be the released one, since AugReg's has the same arrays.
+
+    It is none where `fetch` had it from its authors' address: then its SHA-256 stands beside it.
+
+    Raises:
+        CheckpointError: the file isn't there.
+    """
+    if model not in SHARED.get(upstream, ()):
+        return None
+    path = checkpoint_path(model, upstream)
+    own, known = file_sha256(path), _known_hash(path)
+    if known.is_file() and known.read_text() == own:
+        return None
+    return (
+        f"{path} (SHA-256 {own[:12]}) may be another than the released {upstream} file, since AugReg's has the same "
+        f"arrays: to be sure, move it away and run python -m vit_trainer fetch {model} --upstream {upstream}"
+    )
+
+
+def _known_hash(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def file_address(source: str, model: str, upstream: str) -> str:

@@ -86,7 +86,25 @@ def require_checkpoint(model: str, upstream: str) -> Path | None:
             advice = f"none was released; put a file in the official format at {path}"
         raise CheckpointError(f"no {upstream} checkpoint of {model}: {advice}")
     check_checkpoint(path, model)
+    require_released(path, model, upstream)
     return path
+
+
+def require_released(path: Path, model: str, upstream: str, *, source: str | None = None) -> None:
+    """Raise CheckpointError if a file that fits the model can't be the one that was released under the upstream's name.
+
+    Those of imagenet21k have `pre_logits`. AugReg's, which were released later for the same architectures, have none.
+
+    Args:
+        source: what to call the file in errors; its path unless given.
+    """
+    is_released = upstream == "imagenet21k" and model in RELEASED[upstream]
+    if is_released and "pre_logits/kernel" not in checkpoint_shapes(path, source=source):
+        raise CheckpointError(
+            f"{source or path} isn't the released {upstream} file of {model}: it has no pre_logits, as AugReg's and "
+            "others' have none; take the released one, or give this one as --checkpoint, of which trials are called "
+            f"{file_upstream(path)}"
+        )
 
 
 def require_weights(model: str, *, upstream: str | None = None, file: Path | None = None) -> Path:

@@ -8,13 +8,14 @@ import pytest
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import UPSTREAMS
 from vit_trainer.errors import CheckpointError, InputError
-from vit_trainer.weights import npz_files
+from vit_trainer.weights import fetch, npz_files
 from vit_trainer.weights.load import read_weights
 from vit_trainer.weights.npz_files import (
     RELEASED,
     check_checkpoint,
     check_whole,
     checkpoint_path,
+    file_sha256,
     read_npz,
     read_shapes,
     require_checkpoint,
@@ -23,6 +24,12 @@ from vit_trainer.weights.npz_files import (
 )
 
 MODEL = "ViT-B_16-mini"
+
+
+class Watcher:
+    def waiting(self, path): ...
+
+    def received(self, num_bytes, total_bytes): ...
 
 
 @pytest.fixture
@@ -77,6 +84,44 @@ def test_a_wrong_file_is_found_before_anything_starts(cache, make_arrays):
     write_npz(path, make_arrays(MODELS["R50+ViT-B_16-mini"]))
     with pytest.raises(CheckpointError, match=r"looks like R50\+ViT-B_16-mini; give a file of ViT-B_16-mini"):
         require_checkpoint(MODEL, "imagenet21k")
+
+
+def test_augregs_file_is_never_called_imagenet21k(cache, make_arrays, monkeypatch):
+    monkeypatch.setitem(RELEASED, "imagenet21k", (MODEL,))
+    path = checkpoint_path(MODEL, "imagenet21k")
+    path.parent.mkdir(parents=True)
+    write_npz(path, make_arrays(MODELS[MODEL], num_classes=21, representation_size=48))
+    assert require_checkpoint(MODEL, "imagenet21k") == path
+    write_npz(path, make_arrays(MODELS[MODEL], num_classes=21))
+    message = rf"{MODEL}\.npz isn't the released imagenet21k .* no pre_logits, .*of which trials are called npz-"
+    with pytest.raises(CheckpointError, match=message + file_sha256(path)[:12]):
+        require_checkpoint(MODEL, "imagenet21k")
+    elsewhere = path.rename(cache / f"{MODEL}.npz")
+    with pytest.raises(CheckpointError, match=message + file_sha256(elsewhere)[:12]):
+        fetch.fetch(MODEL, "imagenet21k", watcher=Watcher(), source=str(elsewhere))
+    assert not path.exists()
+
+
+def test_a_file_that_may_be_augregs_is_doubted_until_it_comes_from_its_authors(cache, make_arrays, server, monkeypatch):
+    name, upstream = "ViT-B_16-mini", "imagenet21k+imagenet2012"
+    monkeypatch.setitem(fetch.SHARED, upstream, (name,))
+    monkeypatch.setitem(RELEASED, upstream, (name,))
+    monkeypatch.setenv("no_proxy", "*")
+    path = checkpoint_path(name, upstream)
+    write_npz(cache.parent / "a.npz", make_arrays(MODELS[name]))
+    server.content = (cache.parent / "a.npz").read_bytes()
+    fetch.fetch(name, upstream, source=server.address, watcher=Watcher())
+    said = fetch.doubt_of(name, upstream)
+    assert said.startswith(
+        f"{path} (SHA-256 {file_sha256(path)[:12]}) may be another than the released {upstream} file"
+    )
+    assert fetch.doubt_of("ViT-L_32-mini", upstream) is None
+    path.unlink()
+    monkeypatch.setattr(fetch, "OFFICIAL_SOURCE", server.address)
+    fetch.fetch(name, upstream, watcher=Watcher())
+    assert fetch.doubt_of(name, upstream) is None
+    write_npz(path, make_arrays(MODELS[name], seed=1))
+    assert fetch.doubt_of(name, upstream)
 
 
 def test_pickled_objects_are_refused_unread(tmp_path):
