@@ -38,7 +38,7 @@ def export_weights(weights: Weights, output: Path, *, resolution: int | None = N
     """
     architecture = MODELS[weights.model]
     if output.suffix not in (".npz", ".safetensors"):
-        raise InputError(f"cannot write {output}: give a name that ends in .npz or .safetensors")
+        raise InputError(f"cannot write {output}: give a name that ends in .safetensors, .onnx or .npz")
     arrays = read_weights(weights.path, weights.model)
     if resolution is not None:
         require_resolution(weights.model, resolution)

@@ -125,7 +125,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, make_arrays):
     (tmp_path / "torn.safetensors").write_bytes(b"\x00" * 20)
     for source, output, problem in [
         ("21k.npz", "a.safetensors", "timm's model has no pre_logits layer: export these weights as .npz"),
-        ("21k.npz", "a.pt", "give a name that ends in .npz or .safetensors"),
+        ("21k.npz", "a.pt", "give a name that ends in .safetensors, .onnx or .npz"),
         ("21k.npz", "no folder/a.npz", r"cannot write .*a\.npz \(No such file or directory\)"),
         ("other.safetensors", "a.npz", "does not fit ViT-B_16-mini"),
         ("torn.safetensors", "a.npz", "torn.safetensors is damaged"),
