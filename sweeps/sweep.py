@@ -35,7 +35,7 @@ from sweeps.tracking.trackers import Trackers
 from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import INTERRUPTED, command_of, outlive_readers, this_command
 from vit_trainer.config import Execution
-from vit_trainer.data.datasets import is_folder
+from vit_trainer.data.datasets import dataset_info, is_folder
 from vit_trainer.data.load import require_dataset
 from vit_trainer.errors import InputError, cause_of, reason_of
 from vit_trainer.files.location import folder_location
@@ -251,7 +251,7 @@ def _plan(cells: list[Cell], options: SweepOptions, execution: Execution, rehear
         return make_plan(
             trials,
             done,
-            Rates(card_of(options.card, cards), measured),
+            Rates(card_of(options.card, cards), measured, estimates_cores=not resources.has_gpus and not options.card),
             resources,
             gpus_of=options.gpus_of,
             price=price_of(options.price_per_gpu_hour, kinds),
@@ -286,6 +286,8 @@ def _check_inputs(cells: list[Cell]) -> None:
             print(doubt, file=sys.stderr)
     for dataset in dict.fromkeys(cell.dataset for cell in cells):
         require_dataset(dataset)
+        for caution in dataset_info(dataset).cautions:
+            print(f"warning: {caution}", file=sys.stderr)
 
 
 def _check_storage(options: SweepOptions) -> None:

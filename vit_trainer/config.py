@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from vit_trainer.architectures import MODELS, MOST_PER_SIDE
 from vit_trainer.data.datasets import dataset_id, dataset_info, id_and_path, is_folder
-from vit_trainer.errors import InputError, one_of
+from vit_trainer.errors import DataError, InputError, one_of
 from vit_trainer.files.location import local_path
 from vit_trainer.files.schema import trial_id_of
 
@@ -77,7 +77,11 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise one_of("model", self.model, list(MODELS))
-        dataset_info(self.dataset)  # raises unless it is known
+        if not dataset_info(self.dataset).num_validation:
+            raise DataError(
+                f"dataset {self.dataset} can't be validated: each class in train/ has a single image, so that none can "
+                "be held out; give more images, or both val/ and test/"
+            )
         if self.upstream not in UPSTREAMS and not self.upstream.startswith(OWN_WEIGHTS):
             raise one_of("upstream", self.upstream, list(UPSTREAMS))
         require_resolution(self.model, self.resolution)

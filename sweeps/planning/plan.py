@@ -77,6 +77,8 @@ class Plan:
     on_gpus: bool
     price: Price | None
     wall: WallTime | None
+    cores: tuple[int, float] | None
+    """How many CPU cores this machine has where there is no GPU, and the hours that they'd take; None if not asked."""
     memory: tuple[tuple[Workload, Fit], ...]
     """Empty where trials run on CPU cores, or on a card of unknown memory."""
     disk: tuple[DiskItem, ...]
@@ -140,6 +142,7 @@ def make_plan(
     sizes = {model: gpus_of(model) for model in {trial.cell.model for trial in trials}}
     on_gpus = resources.has_gpus or not all(is_miniature(trial) for trial in trials)
     is_example = on_gpus and not resources.has_gpus
+    num_cores = resources.num_slots
     if is_example:
         resources = Resources((max(EXAMPLE_NUM_GPUS, *sizes.values()),), (sum(resources.cpus_of_nodes),))
     require_fit(trials, gpus_of, resources)
@@ -156,6 +159,11 @@ def make_plan(
         on_gpus=on_gpus,
         price=price if on_gpus else None,
         wall=_wall_time(hours, gpus_of, resources, is_example=is_example),
+        cores=(
+            (num_cores, sum(rates.core_hours(trial, evaluations_of(trial)) for trial in pending) / num_cores)
+            if is_example and rates.estimates_cores
+            else None
+        ),
         memory=known_fits if on_gpus else (),
         disk=tuple(
             disk_items(

@@ -1,7 +1,6 @@
 """Plan as text: the lines that --plan prints."""
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from sweeps.planning.memory_and_disk import Fit
 from sweeps.planning.plan import Plan
@@ -10,9 +9,9 @@ from sweeps.planning.rates import (
     ASSUMED_SHARE_OF_PEAK,
     REACHED_BY_OTHERS,
 )
+from vit_trainer.data.datasets import dataset_info, is_folder
 
-if TYPE_CHECKING:
-    pass
+CORES_ESTIMATED = "an estimate, by matrix products and a few of the images"
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -30,11 +29,15 @@ def plan_lines(plan: Plan) -> list[str]:
             line += f" {_number(cell.hours):>10}" + (f" {cell.hours * price:9,.2f}" if price is not None else "")
         lines.append(line + (f"  ({cell.num_done} done)" if cell.num_done else ""))
     lines.append(f"{len(plan.cells)} cells, {plan.num_trials} trials, {plan.num_done} of them done")
+    lines += _folder_lines(plan, unit)
     lines += _cost_lines(plan, unit)
     if plan.wall is not None:
         wall, kind = plan.wall, "GPUs" if plan.on_gpus else "CPU cores"
         where = f"on {wall.num_slots} {kind}" + (", for example: there is none here" if wall.is_example else "")
         lines.append(f"wall time: {_hours(wall.hours)} {where} (at best {_hours(wall.least_hours)})")
+        if plan.cores is not None:
+            num_cores, hours = plan.cores
+            lines.append(f"here, without a GPU: about {_hours(hours)} on {num_cores} CPU cores ({CORES_ESTIMATED})")
     elif plan.num_done < plan.num_trials:
         what = "miniatures" if plan.rates.card.peak_flops_per_second else plan.rates.card.name
         lines.append(f"hours: not known for {what}: --probe measures them on this machine")
@@ -46,13 +49,35 @@ def plan_lines(plan: Plan) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
+def _folder_lines(plan: Plan, unit: str) -> list[str]:
+    """What the plan means for each folder of classes."""
+    lines = []
+    for dataset in dict.fromkeys(cell.cell.dataset for cell in plan.cells if is_folder(cell.cell.dataset)):
+        own, info = [cell for cell in plan.cells if cell.cell.dataset == dataset], dataset_info(dataset)
+        images = info.num_train + info.num_validation + info.num_test
+        lines.append(
+            f"{dataset}: {images:,} images in {info.num_classes:,} classes, of which {info.num_train:,} train, "
+            f"{info.num_validation:,} validate and {info.num_test:,} test"
+        )
+        for steps in dict.fromkeys(cell.cell.schedule for cell in own):
+            epochs = steps.total_steps * steps.global_batch_size / info.num_train
+            hours = [cell.hours for cell in own if cell.cell.schedule == steps]
+            known = [each for each in hours if each is not None]
+            cost = f", {_number(sum(known))} {unit} in all" if len(known) == len(hours) else ""
+            said = f"{steps.total_steps:,} steps of {steps.global_batch_size:,} images are {_number(epochs)} epochs"
+            lines.append(f"  {said}{cost}")
+        lines += [f"  warning: {caution}" for caution in info.cautions]
+    return lines
+
+
 def _cost_lines(plan: Plan, unit: str) -> list[str]:
     if plan.hours is None:
         return []
     line = f"cost: {_number(plan.hours)} {unit}{_dollars(plan, plan.hours)} if early stopping stops nothing"
     if plan.stopped_early is not None:
         low, high = plan.stopped_early
-        line += f"; with it {_number(low)} to {_number(high)}{_dollars(plan, low, high)} are expected"
+        ends = (low,) if low == high else (low, high)
+        line += f"; with it {' to '.join(map(_number, ends))}{_dollars(plan, *ends)} are expected"
     lines = [line]
     if plan.price is not None:
         lines.append(f"price: ${plan.price.dollars:.3g} per GPU-hour, {plan.price.source}")
@@ -60,6 +85,8 @@ def _cost_lines(plan: Plan, unit: str) -> list[str]:
     if measured:
         probed = ", ".join(f"{seconds:g} s on {name}" for name, seconds in measured.items())
         return [*lines, f"rates: measured for {probed}; reading and decoding image files isn't in them"]
+    if plan.rates.estimates_cores and not plan.on_gpus:
+        return [*lines, f"rates: {CORES_ESTIMATED}; --probe measures more"]
     card = plan.rates.card
     workloads = [workload for workload, _ in plan.memory]
     known = [plan.rates.table[card.name, each] for each in workloads if (card.name, each) in plan.rates.table]

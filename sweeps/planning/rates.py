@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sweeps.planning.cores import SHARE_IN_MINIATURE, SHARE_OF_PRODUCTS, decoding_seconds, flops_per_second
 from sweeps.planning.probed_rates import Workload
 from sweeps.table.cells import Trial
 from vit_trainer.architectures import MODELS, TRAIN_FLOPS_PER_FORWARD
@@ -50,12 +51,14 @@ MEASURED: dict[tuple[str, Workload], MeasuredRate] = {}
 
 @dataclass(frozen=True)
 class Rates:
-    """Predicts hours: from probes if there are any, else from what was measured on such a card, else from its peak."""
+    """Predicts hours: from probes, else from what was measured on such a card, its peak, or the speed of CPU cores."""
 
     card: Card
     measured: Mapping[Workload, ProbeResult] = field(default_factory=dict)
     """What probes kept in this sweep's storage."""
     table: Mapping[tuple[str, Workload], MeasuredRate] = field(default_factory=lambda: MEASURED)
+    estimates_cores: bool = False
+    """Whether this machine's CPU cores are measured for a moment where nothing else is known of a trial."""
 
     def hours(self, trial: Trial, num_evaluations: int | None = None) -> float | None:
         """Hours of one GPU (or slot of a cluster without) for a trial run to its end; None if nothing is known.
@@ -70,9 +73,17 @@ class Rates:
         if known is not None:
             train, evaluation = known.train_images_per_second, known.evaluation_images_per_second
         elif is_miniature(trial) or self.card.peak_flops_per_second is None:
-            return None
+            return self.core_hours(trial, num_evaluations) if self.estimates_cores else None
         else:
             flops = MODELS[trial.cell.model].forward_flops(trial.cell.resolution)
             evaluation = ASSUMED_SHARE_OF_PEAK * self.card.peak_flops_per_second / flops
             train = evaluation / TRAIN_FLOPS_PER_FORWARD
         return (num_trained_images(trial) / train + num_evaluated_images(trial, num_evaluations) / evaluation) / 3600
+
+    def core_hours(self, trial: Trial, num_evaluations: int | None = None) -> float:
+        """Hours of one CPU core of this machine for a trial, an estimate; as `hours`."""
+        trained, evaluated = num_trained_images(trial), num_evaluated_images(trial, num_evaluations)
+        share = SHARE_IN_MINIATURE if is_miniature(trial) else SHARE_OF_PRODUCTS
+        forward = MODELS[trial.cell.model].forward_flops(trial.cell.resolution) / share / flops_per_second()
+        seconds = (TRAIN_FLOPS_PER_FORWARD * trained + evaluated) * forward
+        return (seconds + (trained + evaluated) * decoding_seconds(trial.cell.dataset)) / 3600

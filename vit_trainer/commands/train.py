@@ -9,6 +9,7 @@ from typing import Annotated
 
 from vit_trainer.command_line import HOW_RUN, WHERE, outlive_readers
 from vit_trainer.config import Execution, FinetuneConfig
+from vit_trainer.data.datasets import dataset_info
 from vit_trainer.errors import DamagedError, InputError, RunInterruptedError
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.files.storage import Storage
@@ -108,6 +109,12 @@ def train(
         require_dataset(config.dataset)
         outlive_readers()
         if is_first_process():
+            print(
+                *(f"warning: {each}\n" for each in dataset_info(config.dataset).cautions),
+                sep="",
+                end="",
+                file=sys.stderr,
+            )
             print(f"{config.trial_id} in {run_dir.location}", flush=True)
         shipping = _shipped(run_dir, opened, tracking_uri) if is_first_process() else nullcontext()
         with signals_as_request(acknowledge=_acknowledge) as interrupted, shipping as report:

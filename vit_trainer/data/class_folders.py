@@ -23,9 +23,13 @@ IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp"})
 """What an image's name ends with, in lower case. What is inside decides how it is decoded."""
 VERSION = 2
 """By which rules a folder is read; an id says which. 1, which is ImageNet's too: classes in the order of their names as
-text, so 10 before 2."""
+text, so 10 before 2; whatever the size, 2% are held out, and the recipe is CIFAR's."""
 HELD_OUT_PERCENT = 2
-"""Share of train that is held out as validation where a folder has no part for it."""
+"""Share of train that is held out as validation at least where a folder has no part for it."""
+MOST_HELD_OUT_PERCENT = 20
+"""Share that is held out at most."""
+HELD_OUT_IMAGES = 200
+"""Images that are held out unless that is less than the one share, or more than the other."""
 
 _LAYOUT = "put train/ and val/ (or test/) there, each with a folder of images per class"
 
@@ -51,6 +55,11 @@ class ClassFolders:
     def test(self) -> str:
         """The part that test images come from."""
         return "test" if "test" in self.files else "val"
+
+    @property
+    def held_out_percent(self) -> int | None:
+        """What `held_out_per_class` is to hold out of train where validation has to be."""
+        return HELD_OUT_PERCENT if self.version == 1 else None
 
     def counts(self, part: str) -> list[int]:
         """Images per class."""
@@ -126,20 +135,31 @@ def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], name
 
 
-def held_out_per_class(counts: Sequence[int], percent: int) -> list[int]:
-    """Images to hold out from each class of `counts[i]` images, `percent` of them all in all.
+def held_out_per_class(counts: Sequence[int], percent: int | None) -> list[int]:
+    """Images to hold out from each class of `counts[i]` images; a class of one image keeps it.
 
-    A class gives its share, rounded so that the total is exact. However small, it gives at least one image and
-    keeps at least one (then the total is not exact); a class of one image keeps it.
+    A class gives its share, rounded so that the total is exact.
+
+    Args:
+        percent: of all images. However small, a class then gives at least one and keeps at least one, and the total
+            is not exact. None: as many as can decide between candidates: of those in classes that can give one 2%,
+            or 200 images if that is more, but at most 20%.
 
     >>> held_out_per_class([500] * 3, 2), held_out_per_class([150, 151, 150], 1), held_out_per_class([5, 2, 1], 2)
     ([10, 10, 10], [2, 1, 2], [1, 1, 0])
+    >>> held_out_per_class([5000] * 3, None), held_out_per_class([500] * 3, None), held_out_per_class([9, 2, 1], None)
+    ([100, 100, 100], [67, 66, 67], [2, 1, 0])
     """
-    num_images = sum(counts)
-    total = num_images - num_images * (100 - percent) // 100
-    ends = [(2 * end * total + num_images) // (2 * num_images) for end in accumulate(counts, initial=0)]
+    able = counts if percent is not None else [count if count > 1 else 0 for count in counts]
+    num_images = max(1, sum(able))
+    total = num_images - num_images * (100 - (percent or HELD_OUT_PERCENT)) // 100
+    if percent is None:
+        most = num_images - num_images * (100 - MOST_HELD_OUT_PERCENT) // 100
+        total = min(max(total, HELD_OUT_IMAGES), most)
+    ends = [(2 * end * total + num_images) // (2 * num_images) for end in accumulate(able, initial=0)]
     shares = [end - start for start, end in pairwise(ends)]
-    return [min(max(share, 1), count - 1) for share, count in zip(shares, counts, strict=True)]
+    least = 0 if percent is None else 1
+    return [min(max(share, least), count - 1) for share, count in zip(shares, counts, strict=True)]
 
 
 def _list_part(folder: Path) -> dict[str, tuple[str, ...]]:

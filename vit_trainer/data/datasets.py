@@ -6,12 +6,12 @@ that goes on under an id it has had: by the rules of the version that gave it, o
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from vit_trainer.data.class_folders import (
-    HELD_OUT_PERCENT,
     VERSION,
     ClassFolders,
     find_class_folders,
@@ -75,6 +75,8 @@ class DatasetInfo:
     """Height and width of its images in pixels; where they differ from file to file, ImageNet's usual ones."""
     num_bytes: float | None = None
     """What its files take on a disk, with the archives that they came in; None if that isn't known."""
+    cautions: tuple[str, ...] = ()
+    """What whoever trains on it should know: of a folder of classes, that few images validate."""
 
     @property
     def is_miniature(self) -> bool:
@@ -82,6 +84,8 @@ class DatasetInfo:
         return self.family == DIGITS
 
 
+FEW_IMAGES = 100
+"""With fewer for validation, chance has a large part in what they choose."""
 _SMALL_LRS, _IMAGENET_LRS = (0.001, 0.003, 0.01, 0.03), (0.003, 0.01, 0.03, 0.06)
 
 
@@ -138,8 +142,8 @@ def is_folder(name: str) -> bool:
 def dataset_info(name: str) -> DatasetInfo:
     """What is known of a data set: a row of DATASETS, or what a folder of classes holds.
 
-    Of a folder, names and sizes of its files are listed (once per process), none is opened. Its recipe is that of
-    the paper's smaller data sets: CIFAR's schedule and candidates.
+    Of a folder, names and sizes of its files are listed (once per process), none is opened. Its recipe is the
+    paper's for data sets of its size, as `_recipe_for` has it.
 
     Raises:
         InputError: a name that doesn't exist; the message names the nearest one.
@@ -198,18 +202,56 @@ def _listed_folder(name: str) -> tuple[str, DatasetInfo]:
     train_counts = folders.counts("train")
     num_train = sum(train_counts)
     if folders.validation == "train":
-        num_validation = sum(held_out_per_class(train_counts, HELD_OUT_PERCENT))
+        num_validation = sum(held_out_per_class(train_counts, folders.held_out_percent))
         num_train -= num_validation
     else:
         num_validation = sum(folders.counts(folders.validation))
     num_test = sum(folders.counts(folders.test))
-    info = DatasetInfo(
-        FOLDER, len(folders.classes), num_train, num_validation, num_test, 10_000, 500, base_lrs=_SMALL_LRS
+    info = replace(
+        _recipe_for(num_train) if folders.version > 1 else DATASETS["cifar10"],
+        family=FOLDER,
+        num_classes=len(folders.classes),
+        num_train=num_train,
+        num_validation=num_validation,
+        num_test=num_test,
+        image_size=DatasetInfo.image_size,
+        num_bytes=None,
+        cautions=tuple(_cautions(folders, num_validation)),
     )
     own_id, given_id = folders.contents_id(), id_and_path(name)[0]
     if given_id is not None and given_id[-12:] != own_id[-12:]:
         raise DataError(f"{folders.root} is no longer {given_id}: its images have changed; give it the former, or anew")
     return given_id or own_id, info
+
+
+def _recipe_for(num_train: int) -> DatasetInfo:
+    """The paper's recipe for data sets of this size, which is BiT's rule too: Pets', CIFAR's or ImageNet's.
+
+    A step has at most as many images as there are, and a power of two, so that any number of GPUs divides it.
+
+    >>> [(each.total_steps, each.warmup_steps) for each in map(_recipe_for, (160, 20_000, 500_000))]
+    [(500, 100), (10000, 500), (20000, 500)]
+    >>> _recipe_for(160).global_batch_size
+    128
+    """
+    name = "oxford_pets" if num_train < 20_000 else "cifar10" if num_train < 500_000 else "imagenet2012"
+    recipe = DATASETS[name]
+    return replace(recipe, global_batch_size=min(recipe.global_batch_size, 1 << (num_train.bit_length() - 1)))
+
+
+def _cautions(folders: ClassFolders, num_validation: int) -> Iterator[str]:
+    if 0 < num_validation < FEW_IMAGES:
+        yield (
+            f"{folders.root} has {num_validation} images for validation, of which one is {100 / num_validation:.2g} "
+            f"points: chance may choose between candidates; {FEW_IMAGES} or more are better, in val/ beside test/"
+        )
+    counts = folders.counts("train") if folders.validation == "train" else []
+    if single := [name for name, count in zip(folders.classes, counts, strict=False) if count == 1]:
+        more = f" and {len(single) - 3} others" if len(single) > 3 else ""
+        yield (
+            f"{folders.root}/train has one image of {', '.join(single[:3])}{more}: it trains, none of such a class "
+            "validates"
+        )
 
 
 def data_folder() -> Path:

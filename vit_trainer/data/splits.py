@@ -56,14 +56,14 @@ class Splits:
     test: Split
 
 
-def held_out(labels: NDArray[np.int64], percent: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def held_out(labels: NDArray[np.int64], percent: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which images train and which validate: ascending indices, the same for the same labels for ever.
 
     Every class gives its share, chosen by one fixed permutation of all images; see `held_out_per_class`.
 
     Args:
         labels: (num_images,), classes numbered from 0, none empty.
-        percent: share to hold out.
+        percent: share to hold out; None: as `held_out_per_class` has it.
     """
     counts = np.bincount(labels)
     order = np.lexsort((raw_bits(Stream.HOLD_OUT, 0, 0, 0, len(labels)), labels))

@@ -1,12 +1,15 @@
 """Plans against known figures, the scheduler's arithmetic, and the budget's."""
 
 import json
+import os
 import random
+import re
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sweeps.machines.cards import DEFAULT_CARD, card_of, cards_of_ray
 from sweeps.machines.prices import Price
@@ -23,7 +26,7 @@ from sweeps.planning.probed_rates import Workload, measure
 from sweeps.planning.rates import MeasuredRate, Rates
 from sweeps.records.hours import hours_lost, hours_not_run
 from sweeps.selection.asha_scheduler import PerCellASHA
-from sweeps.table.cells import MINI, PAPER, Cell, Schedule, Trial, cells_of
+from sweeps.table.cells import MINI, PAPER, Cell, Grid, Schedule, Trial, cells_of
 from tests.sweeps.storages import finished, write_run
 from vit_trainer.architectures import MODELS
 from vit_trainer.cards import CARDS, card_of_device, card_of_gpu
@@ -137,6 +140,62 @@ def test_the_plan_of_a_search_counts_what_it_has_done(tmp_path: Path, capsys: py
     assert "1 cells, 3 trials, 2 of them done" in out
     assert "0.0021, 0.0042" in out
     assert len(planned_trials(options, [cell])) == 3
+
+
+def written(root: Path, **counts: int) -> str:
+    """A folder of five classes of real images: as many as given per class and part."""
+    for part, count in counts.items():
+        for number in range(5):
+            folder = root / part / f"class {number}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                if i < 2:
+                    Image.new("RGB", (40, 30), (number, i, 0)).save(folder / f"{i}.png")
+                else:
+                    os.link(folder / f"{i % 2}.png", folder / f"{i}.png")
+    return str(root)
+
+
+@pytest.mark.parametrize(
+    ("counts", "steps", "batch", "sizes", "said"),
+    [
+        ({"train": 32, "test": 8}, 500, 128, (128, 32, 40), "500 steps of 128 images are 500 epochs"),
+        ({"train": 5000, "test": 100}, 10_000, 512, (24_500, 500, 500), "10,000 steps of 512 images are 209 epochs"),
+    ],
+)
+def test_a_plan_says_what_it_means_for_a_folder(
+    tmp_path: Path, counts: dict[str, int], steps: int, batch: int, sizes: tuple[int, int, int], said: str
+) -> None:
+    folder = written(tmp_path / "mine", **counts)
+    cells = cells_of(Grid(("ViT-B_16",), (folder,)))
+    trials = [Trial(cell, lr, 0) for cell in cells for lr in dataset_info(folder).base_lrs]
+    assert {cell.name for cell in cells} == {
+        f"ViT-B_16 {folder} 384px {steps} steps {d} from imagenet21k" for d in ("d0", "d0.1")
+    }
+    assert [trial.base_lr for trial in trials] == [0.001, 0.003, 0.01, 0.03] * 2
+    plan = make_plan(trials, [], Rates(A100, estimates_cores=True), LAPTOP)
+    text = "\n".join(plan_lines(plan))
+    train, validation, test = sizes
+    total = sum(sizes)
+    assert (
+        f"{folder}: {total:,} images in 5 classes, of which {train:,} train, {validation:,} validate and {test} test"
+        in text
+    )
+    assert plan.hours is not None
+    assert plan.hours == pytest.approx(
+        8 * steps * batch * MODELS["ViT-B_16"].train_flops(384) / (0.45 * 312e12) / 3600, rel=0.03
+    )
+    assert f"  {said}, {plan.hours:.3g} GPU-hours in all" in text
+    assert ("  warning: " in text) == (validation < 100)
+    assert plan.cores is not None
+    assert plan.cores[1] > 100 * plan.hours / 2
+    assert re.search(r"here, without a GPU: about \S+ h on 2 CPU cores \(an estimate, by ", text)
+    mini = [Trial(cell, 0.01, 0) for cell in cells_of(Grid(("ViT-B_16-mini",), (folder,)))]
+    text = "\n".join(plan_lines(make_plan(mini, [], Rates(A100, estimates_cores=True), LAPTOP)))
+    assert re.search(r"epochs, \S+ slot-hours in all", text)
+    assert "wall time: " in text
+    assert "rates: an estimate, by " in text
+    assert "without a GPU" not in text
 
 
 def test_a_miniature_has_no_hours_until_it_is_measured() -> None:

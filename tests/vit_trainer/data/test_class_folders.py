@@ -40,8 +40,8 @@ def test_numbers_count_as_numbers_but_by_the_old_rules(image_folder: Write) -> N
 @pytest.mark.parametrize(
     ("parts", "counts", "places"),
     [
-        (("train", "val"), (33, 3, 15), ("train", "val")),
-        (("train", "test"), (33, 3, 15), ("train", "test")),
+        (("train", "val"), (28, 8, 15), ("train", "val")),
+        (("train", "test"), (28, 8, 15), ("train", "test")),
         (("train", "val", "test"), (36, 15, 15), ("val", "test")),
     ],
 )
@@ -55,6 +55,58 @@ def test_parts_become_splits(
     assert info.num_classes == 3
     splits = load_dataset(str(root), num_workers=0)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == counts
+
+
+def test_an_old_id_keeps_the_old_recipe_and_the_old_images_to_validate_with(image_folder: Write) -> None:
+    root = image_folder(parts=("train", "val"))
+    new, old = FinetuneConfig.official("ViT-B_16", str(root)), old_config(root)
+    assert (new.total_steps, new.warmup_steps, new.global_batch_size) == (500, 100, 16)
+    assert (old.total_steps, old.warmup_steps, old.global_batch_size) == (10_000, 500, 512)
+    assert new.num_evaluations == 20
+    splits = load_dataset(old.dataset, num_workers=0)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (33, 3, 15)
+
+
+def old_config(root: Path) -> FinetuneConfig:
+    return FinetuneConfig.official("ViT-B_16", f"pets-{dataset_id(str(root))[-12:]}:{root}")
+
+
+def write_classes(root: Path, **counts: int) -> Path:
+    """A folder of empty images: so many per class in train, two each in test."""
+    for name, count in counts.items():
+        for part, number in (("train", count), ("test", 2)):
+            (root / part / name).mkdir(parents=True)
+            for i in range(number):
+                (root / part / name / f"{i}.jpg").touch()
+    return root
+
+
+def test_a_class_of_one_image_trains_and_is_named_and_nothing_but_such_is_refused(tmp_path: Path) -> None:
+    single = write_classes(tmp_path / "single", ant=1, bee=300, cow=1)
+    info = dataset_info(str(single))
+    assert (info.num_train, info.num_validation) == (242, 60)
+    few, alone = info.cautions
+    assert few.startswith(f"{single} has 60 images for validation, of which one is 1.7 points: chance may choose")
+    assert alone.startswith(f"{single}/train has one image of ant, cow: it trains")
+    assert dataset_info(str(write_classes(tmp_path / "enough", ant=300, bee=300))).cautions == ()
+    assert dataset_info("digits-even").cautions == ()
+    pair = write_classes(tmp_path / "pair", ant=1, bee=1)
+    with pytest.raises(DataError, match=f"dataset {pair} can't be validated: each class in train/ has a single image"):
+        FinetuneConfig.official("ViT-B_16", str(pair))
+    three = write_classes(tmp_path / "three", ant=1, bee=1)
+    shutil.copytree(three / "test", three / "val")
+    assert FinetuneConfig.official("ViT-B_16", str(three)).global_batch_size == 2
+
+
+def test_a_part_of_which_nothing_can_be_read_is_refused(image_folder: Write) -> None:
+    root = image_folder()
+    require_dataset(str(root))
+    for path in (root / "val").rglob("*.JPEG"):
+        path.write_bytes(b"damaged")
+    with pytest.raises(
+        DataError, match=f"no image in {root}/val can be read, such as .*not an image that Pillow knows"
+    ):
+        require_dataset(str(root))
 
 
 def test_a_trial_keeps_its_name_when_the_folder_moves(image_folder: Write, tmp_path: Path) -> None:

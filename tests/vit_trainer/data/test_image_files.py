@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -19,6 +20,7 @@ from vit_trainer.data.image_files import ImageFileSplit
 from vit_trainer.data.randomness import image_order
 from vit_trainer.data.splits import InMemorySplit, MicroBatch
 from vit_trainer.errors import DataError
+from vit_trainer.evaluate import evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # with more workers than cores
 Write = Callable[..., Path]
@@ -196,8 +198,13 @@ def test_nothing_but_damage_ends_the_run_even_when_skipping(image_folder: Write)
     for path in (root / "train").rglob("*.JPEG"):
         path.write_bytes(b"damaged")
     split = folder.load(str(root), num_workers=0, skip_unreadable=True).train
-    with pytest.raises(DataError, match=r"cannot read any of 33 images, such as .*not an image that Pillow knows"):
+    with pytest.raises(DataError, match=r"cannot read any of 28 images, such as .*not an image that Pillow knows"):
         trained_on(split, STEP_SIZE)
+    some = folder.load(str(root), num_workers=0, skip_unreadable=True).validation
+    with pytest.raises(
+        DataError, match=r"none of the 8 images to evaluate, such as train/n.*JPEG, can be read: replace"
+    ):
+        evaluate(torch.nn.Flatten(), some, Accelerator(cpu=True), resolution=16, batch_size=4)
 
 
 def test_evaluation_squashes_the_whole_image(tmp_path: Path) -> None:

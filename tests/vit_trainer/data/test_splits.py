@@ -2,12 +2,16 @@
 
 import doctest
 import hashlib
+import math
+import random
+from types import ModuleType
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vit_trainer.data import class_folders
+from vit_trainer.data import class_folders, datasets
+from vit_trainer.data.class_folders import held_out_per_class
 from vit_trainer.data.datasets import DATASETS
 from vit_trainer.data.splits import held_out
 
@@ -58,6 +62,24 @@ def test_no_class_is_lost() -> None:
     assert np.bincount(labels[validation], minlength=5).tolist() == [0, 1, 1, 1, 4]
 
 
-def test_the_examples_hold() -> None:
-    assert doctest.testmod(class_folders).attempted > 0
-    assert doctest.testmod(class_folders).failed == 0
+def test_what_is_held_out_of_a_folder_can_decide_and_leaves_every_class_to_train_on() -> None:
+    draw = random.Random(0)
+    for case in range(300):
+        counts = [draw.choice((1, 2, 3, 10, 700)[: 2 + case % 4]) for _ in range(draw.randrange(2, 60))]
+        shares = held_out_per_class(counts, None)
+        able = sum(count for count in counts if count > 1)
+        assert sum(shares) == (able and min(max(math.ceil(able / 50), 200), math.ceil(able / 5)))
+        for count, share in zip(counts, shares, strict=True):
+            assert 0 <= share < count, "one is left for training"
+            exact = count * sum(shares) / able if count > 1 else 0
+            assert abs(share - exact) < 1, "stratified"
+        labels = np.repeat(np.arange(len(counts)), counts)
+        train, validation = held_out(labels, None)
+        assert np.bincount(labels[validation], minlength=len(counts)).tolist() == shares
+        assert len(np.union1d(train, validation)) == len(train) + len(validation) == len(labels)
+
+
+@pytest.mark.parametrize("module", [class_folders, datasets])
+def test_the_examples_hold(module: ModuleType) -> None:
+    assert doctest.testmod(module).attempted > 0
+    assert doctest.testmod(module).failed == 0

@@ -357,7 +357,8 @@ def test_names_of_a_folder_of_classes_travel_with_the_weights(tmp_path: Path) ->
     for name in ("dog", "ant"):
         for part in ("train", "val"):
             (tmp_path / "pets" / part / name).mkdir(parents=True)
-            Image.new("RGB", (4, 4)).save(tmp_path / "pets" / part / name / "1.png")
+            for number in (1, 2):
+                Image.new("RGB", (4, 4)).save(tmp_path / "pets" / part / name / f"{number}.png")
     pets = str(tmp_path / "pets")
     model = build_model(MODELS["ViT-B_32-mini"], num_classes=2, resolution=32)
     config = FinetuneConfig("ViT-B_32-mini", pets, resolution=32)

@@ -6,25 +6,37 @@ from typing import Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_trainer.data.class_folders import HELD_OUT_PERCENT, ClassFolders
-from vit_trainer.data.datasets import dataset_info, folder_of
-from vit_trainer.data.decoding import Decoding
+from vit_trainer.data.class_folders import ClassFolders
+from vit_trainer.data.datasets import folder_of
+from vit_trainer.data.decoding import Decoding, read_image
 from vit_trainer.data.image_files import ImageFileSplit
 from vit_trainer.data.splits import Splits, held_out
+from vit_trainer.errors import DataError
 
 
 def require(name: str, *, may_download: bool) -> None:
-    """List the folder. Raises DataError: as `find_class_folders`."""
-    dataset_info(name)
+    """List the folder. Raises DataError: as `find_class_folders`, or no image of a part can be read."""
+    folders = folder_of(name)
+    for part in folders.files:
+        reason = ""
+        for path in folders.paths(part):
+            try:
+                read_image(folders.root / path)
+                break
+            except DataError as error:
+                reason = reason or f"{path} ({error})"
+        else:
+            raise DataError(f"no image in {folders.root / part} can be read, such as {reason}: replace them")
 
 
 def load(name: str, **decoding: Unpack[Decoding]) -> Splits:
     """The splits of a folder of classes. Raises DataError: as `find_class_folders`."""
-    return splits_of(folder_of(name), HELD_OUT_PERCENT, **decoding)
+    folders = folder_of(name)
+    return splits_of(folders, folders.held_out_percent, **decoding)
 
 
-def splits_of(folders: ClassFolders, percent: int, **decoding: Unpack[Decoding]) -> Splits:
-    """The parts of a folder of classes; `percent` of train are held out where it has no part for validation."""
+def splits_of(folders: ClassFolders, percent: int | None, **decoding: Unpack[Decoding]) -> Splits:
+    """The parts of a folder of classes; of train `held_out_per_class` are held out where no part is for validation."""
 
     def split(part: str, chosen: NDArray[np.int64] | slice = slice(None)) -> ImageFileSplit:
         paths = np.array([os.fsencode(path) for path in folders.paths(part)])
