@@ -1,11 +1,14 @@
 """What a .safetensors of ours says of itself: model, classes and so on, in its metadata. Standard library only."""
 
 import json
+import operator
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vit_trainer.errors import CheckpointError, reason_of
+from vit_trainer.files.outgoing import printable
 from vit_trainer.weights.kinds import kind_of
 
 FOLDED = "resnet folded for timm"
@@ -26,27 +29,33 @@ def metadata_of(config: Mapping[str, Any], class_names: Sequence[str] | None) ->
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The header of a .safetensors: names of tensors with `dtype` and `shape`, and `__metadata__`.
+    """The header of a .safetensors: names of tensors with `dtype` and `shape`, and texts by name in `__metadata__`.
 
     Raises:
-        CheckpointError: the file is missing or no .safetensors.
+        CheckpointError: the file is missing, truncated or no .safetensors.
     """
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length < MAX_HEADER else None
+            header: Any = json.loads(file.read(length)) if length < MAX_HEADER else None
+            size = os.fstat(file.fileno()).st_size
+        header["__metadata__"] = {str(key): str(text) for key, text in header.get("__metadata__", {}).items()}
+        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+        for tensor in tensors:
+            tensor["shape"] = tuple(map(operator.index, tensor["shape"]))
+        num_bytes = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+        if size != num_bytes:
+            raise ValueError(f"it has {size} bytes, not {num_bytes}")
     except OSError as error:
         raise CheckpointError(f"cannot read {path} ({reason_of(error)}): give a .npz or .safetensors file") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): give another file") from error
-    if not isinstance(header, dict) or not all(isinstance(each, dict) for each in header.values()):
-        raise CheckpointError(f"{path} is damaged (its header is no safetensors file's): give another file")
-    return header
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged ({printable(str(error), keep='')}): give another file") from error
+    return dict(header)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """What a weights file says of itself, empty for an .npz. Raises CheckpointError: as `kind_of` and `read_header`."""
-    return dict(read_header(path).get("__metadata__", {})) if kind_of(path) == "safetensors" else {}
+    return dict(read_header(path)["__metadata__"]) if kind_of(path) == "safetensors" else {}
 
 
 def read_parameter_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -56,12 +65,12 @@ def read_parameter_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         CheckpointError: as `read_header`, a tensor isn't float32, or a hybrid's ResNet was changed for timm.
     """
     header = read_header(path)
-    if FOLDED in header.pop("__metadata__", {}):
-        raise CheckpointError(f"{path} was exported for timm, which changed its ResNet: give the .npz it was made from")
+    if FOLDED in header.pop("__metadata__"):
+        raise CheckpointError(f"{path} was exported for timm, which changed its ResNet: give what it was made from")
     for name, tensor in header.items():
         if (dtype := tensor.get("dtype")) != "F32":
             raise CheckpointError(f"{path}: {name} is {dtype}, not F32: give a file of float32 weights")
-    return {name: tuple(tensor.get("shape", ())) for name, tensor in header.items()}
+    return {name: tensor["shape"] for name, tensor in header.items()}
 
 
 def saved_class_names(path: Path) -> tuple[str, ...] | None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.errors import CheckpointError
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.train import initial_model
-from vit_trainer.weights.npz_files import file_upstream, model_of, write_npz
+from vit_trainer.weights.load import read_weights
+from vit_trainer.weights.npz_files import check_checkpoint, file_upstream, model_of, write_npz
 
 MODEL = "ViT-B_32-mini"
 ARCHITECTURE = MODELS[MODEL]
@@ -70,6 +72,29 @@ def test_a_trial_goes_on_from_anothers_weights(tmp_path: Path, capsys: pytest.Ca
     assert "after 2 steps" in out
     assert (RunDir(folder).config() or {})["upstream"] == file_upstream(Path(weights))
     assert file_upstream(Path(weights)).startswith("safetensors-")
+
+
+def test_whatever_byte_of_a_header_is_wrong_it_is_one_line_or_nothing(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.safetensors", plain_timm())
+    content, draw = path.read_bytes(), random.Random(0)
+    length = 8 + int.from_bytes(content[:8], "little")
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(draw.choice((1, 1, 20))):
+            damaged[draw.randrange(length)] = draw.randrange(256)
+        if draw.random() < 0.2:
+            del damaged[draw.randrange(len(damaged)) :]
+        path.write_bytes(damaged)
+        said = ""
+        try:
+            read_weights(path, MODEL)
+        except CheckpointError as error:
+            said = str(error)
+        assert "\n" not in said
+    for cut in (len(content) - 1, length + 5, length - 1):
+        path.write_bytes(content[:cut])
+        with pytest.raises(CheckpointError, match=r"a\.safetensors is damaged"):
+            check_checkpoint(path, MODEL)
 
 
 def flax_bytes() -> bytes:
