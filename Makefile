@@ -11,6 +11,11 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --constraint constraints.txt --editable .
+	touch $@
+
+# What tests and lint need besides.
+$(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -27,27 +32,27 @@ questions: setup
 		$(BIN)/python sweeps/$$question.py --preset mini --storage $(STORAGE) || exit; \
 	done
 
-test: setup
+test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
 # What takes longer than the default suite allows.
-test-slow: setup
+test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
 # What takes longer than CI allows.
-test-long: setup
+test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m long
 
 # On a machine with a GPU, a quarter of an hour: parity, the same bits twice and after a kill, speed.
 gpu-check: setup
 	$(BIN)/python benchmarks/gpu_check.py
 
-lint: setup
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: setup
+format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
