@@ -16,7 +16,7 @@ if not __package__:  # started as a script, from any folder
 
 from sweeps.records.left_states import IDLE_HOURS, left_states
 from vit_trainer.command_line import command_of, new_app, run
-from vit_trainer.errors import InputError, reason_of
+from vit_trainer.errors import InputError, counted, reason_of
 from vit_trainer.files.run_dir import CHECKPOINT
 from vit_trainer.files.storage import Storage
 
@@ -58,7 +58,7 @@ def clean(
     elif yes:
         print(f"{room} given back")
     else:
-        print(f"{room} in {len(found)} checkpoints; --yes removes them")
+        print(f"{room} in {counted(len(found), 'checkpoint')}; --yes removes them")
 
 
 if __name__ == "__main__":

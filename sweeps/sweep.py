@@ -37,7 +37,7 @@ from vit_trainer.command_line import INTERRUPTED, command_of, outlive_readers, t
 from vit_trainer.config import Execution
 from vit_trainer.data.datasets import dataset_info, is_folder
 from vit_trainer.data.load import require_dataset
-from vit_trainer.errors import InputError, cause_of, reason_of
+from vit_trainer.errors import InputError, cause_of, counted, reason_of
 from vit_trainer.files.location import folder_location
 from vit_trainer.loop.probe import ProbeResult
 from vit_trainer.tracking.catalogue import Catalogue
@@ -84,7 +84,9 @@ def choose_preset(options: SweepOptions, question: str) -> Literal["paper", "min
     from sweeps.cluster.join import count_gpus
 
     if num_gpus := count_gpus():
-        print(f"{num_gpus} GPUs in the Ray cluster: running the paper's grid. For the miniature: --preset mini")
+        print(
+            f"{counted(num_gpus, 'GPU')} in the Ray cluster: running the paper's grid. For the miniature: --preset mini"
+        )
         return "paper"
     folders = [name for name in options.datasets if is_folder(name)]
     if official or folders:
@@ -163,7 +165,7 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     where = options.opened_storage.location
     damaged = len(session.left_out.keys() & session.trials.keys())
     anew = f"; {damaged} of the others are damaged and run anew, what is there is kept" if damaged else ""
-    print(f"{name}: {session.num_expected} trials, {session.num_done} of them done, in {where}{anew}")
+    print(f"{name}: {counted(session.num_expected, 'trial')}, {session.num_done} of them done, in {where}{anew}")
     options.say_left_out(session.left_out.values())
     pending = cells if session.studies else list(dict.fromkeys(trial.cell for trial in session.pending))
     dollars = None
@@ -195,17 +197,17 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     if ended_early in ("cluster lost", "search lost"):
         print(f"{session.loss}; all states are kept. To go on: {this_command()}", file=sys.stderr)
         return 1
+    left = counted(session.num_expected - session.num_done, "trial")
     if ended_early == "over budget":
         unit = "GPU-hours" if session.display.standing().on_gpus else "slot-hours"
         used = f"{session.budget.used_hours:.3g} of {options.max_gpu_hours:g} {unit}"
         print(
-            f"The budget is used up ({used}); {session.num_expected - session.num_done} trials wait, and all "
+            f"The budget is used up ({used}); waiting: {left}; all "
             "states are kept. To go on: the same command with a larger --max-gpu-hours or --max-dollars",
             file=sys.stderr,
         )
     elif session.num_done < session.num_expected:
-        num_left = session.num_expected - session.num_done
-        print(f"{num_left} trials have no result: the same command goes on with them", file=sys.stderr)
+        print(f"{left} without a result: the same command goes on", file=sys.stderr)
     return _summarise(session, trackers.tracking_uri, report, records)
 
 
@@ -337,7 +339,7 @@ def _cost_lines(session: Session) -> list[str]:
     ended = [each for each in records if each.status in ("finished", "stopped")]
     known = [each.predicted_hours_so_far for each in ended if each.predicted_hours_so_far is not None]
     predicted = f", {sum(known):.3g} predicted" if ended and len(known) == len(ended) else ""
-    parts = [f"{sum(each.hours for each in ended):.3g} hours of {len(ended)} trials{predicted}"]
+    parts = [f"{sum(each.hours for each in ended):.3g} hours of {counted(len(ended), 'trial')}{predicted}"]
     if any(each.holds for each in records):
         parts.append(f"{sum(each.billed_hours for each in records):.3g} billed, starts and faults included")
     if saved := sum(each.saved_hours for each in records):

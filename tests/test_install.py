@@ -51,7 +51,7 @@ def test_the_miniature_runs_from_the_wheel_in_an_empty_folder(site: Path, tmp_pa
 
     grid = ["--preset", "mini", "--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0"]
     said = run("vit-sweeps", "grid", *grid, "--base-lrs", "official")
-    assert "1 trials, 0 of them done" in said
+    assert "1 trial, 0 of them done" in said
     (run_dir,) = (RunDir(path) for path in (tmp_path / "sweep-results" / "runs").iterdir())
     assert run_dir.lines()[0]["commit"] is None  # of what is installed, not of this checkout
     accuracy = f"{100 * (run_dir.result() or {})['test/accuracy']:.2f}"

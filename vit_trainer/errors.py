@@ -83,3 +83,11 @@ def cause_of(error: Exception) -> str:
     'ZeroDivisionError: division by zero'
     """
     return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def counted(number: int, noun: str) -> str:
+    """
+    >>> counted(1, "cell"), counted(30, "cell")
+    ('1 cell', '30 cells')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"

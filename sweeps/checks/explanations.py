@@ -14,7 +14,7 @@ from sweeps.table.published import TABLES, PublishedFigure, figures_for, publish
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.datasets import data_folder
 from vit_trainer.data.load import require_dataset
-from vit_trainer.errors import InputError
+from vit_trainer.errors import InputError, counted
 from vit_trainer.weights.npz_files import checkpoint_path, file_sha256
 
 SYNONYMS = {
@@ -41,7 +41,7 @@ def explain_cell(record: CellRecord, results: Results) -> Iterator[Finding]:
         return
     accuracy = fmean(accuracies_of(runs))
     verdict = f"{record.verdict.status}, {record.verdict}" if record.verdict else "nothing to compare it with"
-    yield ok("result", f"{100 * accuracy:.2f}% of {len(runs)} seeds: {verdict}")
+    yield ok("result", f"{100 * accuracy:.2f}% of {counted(len(runs), 'seed')}: {verdict}")
     yield from _recipe(dict(runs[0].config), record.figure)
     yield from _run(runs)
     yield from _weights(record.cell, runs)

@@ -19,6 +19,7 @@ from rich.text import Text
 from sweeps.display.standing import Standing, TrialProgress
 from sweeps.table.cells import Cell
 from sweeps.table.labels import Labels
+from vit_trainer.errors import counted
 from vit_trainer.files.outgoing import outgoing, printable
 from vit_trainer.tracking.chosen import Chosen
 
@@ -216,7 +217,7 @@ def list_of(standing: Standing) -> Text:
         content = Text(", ").join(_cell_text(standing, cell, DETAILS[-2]).split("\n"))
         lines.append(Text.assemble(f"{cell.model} {cell.dataset}{dropout}{rest}: ", content))
     if num_waiting := len(standing.cells) - len(begun):
-        lines.append(Text(f"{num_waiting} cells waiting", style="dim"))
+        lines.append(Text(f"{counted(num_waiting, 'cell')} waiting", style="dim"))
     joined = Text("\n").join(lines)
     joined.no_wrap, joined.overflow = True, "ellipsis"
     return joined

@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sweeps.table.cells import Cell, Trial
 from vit_trainer.architectures import MODELS
 from vit_trainer.cards import Card
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data.datasets import dataset_info
-from vit_trainer.errors import InputError
+from vit_trainer.data.datasets import dataset_info, is_folder
+from vit_trainer.errors import InputError, counted
 from vit_trainer.model.memory import USABLE_SHARE, memory_bytes, micro_batch_sizes, num_parameters
 from vit_trainer.weights.npz_files import checkpoint_path
 
@@ -87,16 +88,19 @@ def disk_items(
         DiskItem("journals", float(JOURNAL_BYTES_PER_ROW * num_rows)),
     ]
     if saves_weights:
-        items.append(DiskItem(f"weights of {len(counts)} trials", 4.0 * sum(counts)))
+        items.append(DiskItem(f"weights of {counted(len(counts), 'trial')}", 4.0 * sum(counts)))
     best = {trial.cell: num_parameters(trial.config) for trial in trials if trial.cell in registered}
     if best:
-        items.append(DiskItem(f"{len(best)} registered models", 4.0 * sum(best.values())))
+        items.append(DiskItem(counted(len(best), "registered model"), 4.0 * sum(best.values())))
     for dataset in dict.fromkeys(config.dataset for config in configs):
         if (num_bytes := dataset_info(dataset).num_bytes) != 0:
-            items.append(DiskItem(dataset, num_bytes))
-    for model, upstream in dict.fromkeys((config.model, config.upstream) for config in configs):
-        if upstream != "scratch":
-            items.append(DiskItem(f"{upstream}/{model}.npz", _upstream_bytes(model, upstream)))
+            items.append(DiskItem(Path(dataset).name if is_folder(dataset) else dataset, num_bytes))
+    starts = dict.fromkeys((config.model, config.upstream) for config in configs if config.upstream != "scratch")
+    sizes = [_upstream_bytes(model, upstream) for model, upstream in starts]
+    known = [size for size in sizes if size is not None]
+    if sizes:
+        total = sum(known) if len(known) == len(sizes) else None
+        items.append(DiskItem(f"{counted(len(sizes), 'checkpoint')} to start from", total))
     return items
 
 

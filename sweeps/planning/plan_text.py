@@ -1,57 +1,66 @@
 """Plan as text: the lines that --plan prints."""
 
 from collections import Counter
+from pathlib import Path
 
 from sweeps.planning.memory_and_disk import Fit
 from sweeps.planning.plan import Plan
 from sweeps.planning.probed_rates import Workload
-from sweeps.planning.rates import (
-    ASSUMED_SHARE_OF_PEAK,
-    REACHED_BY_OTHERS,
-)
+from sweeps.planning.rates import ASSUMED_SHARE_OF_PEAK, REACHED_BY_OTHERS
+from sweeps.table.cells import Cell
+from sweeps.table.labels import Labels
 from vit_trainer.data.datasets import dataset_info, is_folder
+from vit_trainer.errors import counted
 
 CORES_ESTIMATED = "an estimate, by matrix products and a few of the images"
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """A plan as lines to print; what isn't known is left out."""
-    unit = "GPU-hours" if plan.on_gpus else "slot-hours"
-    price = None if plan.price is None else plan.price.dollars
-    has_hours = plan.hours is not None
-    width = max([66, *(len(cell.cell.name) for cell in plan.cells)])
-    lines = [f"{'cell':<{width}} {'candidates (base_lr)':<30}" + (f" {unit:>10}" if has_hours else "")]
-    lines[0] += f" {'dollars':>9}" if has_hours and price is not None else ""
-    for cell in plan.cells:
-        rates = [f"{rate:g}" + f" x {n}" * (n > 1) for rate, n in Counter(cell.base_lrs).items()]
-        line = f"{cell.cell.name:<{width}} {', '.join(rates):<30}"
-        if has_hours and cell.hours is not None:
-            line += f" {_number(cell.hours):>10}" + (f" {cell.hours * price:9,.2f}" if price is not None else "")
-        lines.append(line + (f"  ({cell.num_done} done)" if cell.num_done else ""))
-    lines.append(f"{len(plan.cells)} cells, {plan.num_trials} trials, {plan.num_done} of them done")
-    lines += _folder_lines(plan, unit)
-    lines += _cost_lines(plan, unit)
-    if plan.wall is not None:
-        wall, kind = plan.wall, "GPUs" if plan.on_gpus else "CPU cores"
-        where = f"on {wall.num_slots} {kind}" + (", for example: there is none here" if wall.is_example else "")
-        lines.append(f"wall time: {_hours(wall.hours)} {where} (at best {_hours(wall.least_hours)})")
-        if plan.cores is not None:
-            num_cores, hours = plan.cores
-            lines.append(f"here, without a GPU: about {_hours(hours)} on {num_cores} CPU cores ({CORES_ESTIMATED})")
-    elif plan.num_done < plan.num_trials:
-        what = "miniatures" if plan.rates.card.peak_flops_per_second else plan.rates.card.name
-        lines.append(f"hours: not known for {what}: --probe measures them on this machine")
+    """A plan as lines to print, what it comes to first; what isn't known is left out."""
+    lines = [f"{counted(len(plan.cells), 'cell')}, {counted(plan.num_trials, 'trial')}, {plan.num_done} of them done"]
+    lines += _answer(plan)
+    lines += _folder_lines(plan)
+    lines += ["", *_cell_lines(plan)]
     if plan.memory:
         memory = f"{plan.rates.card.name}, {plan.rates.card.memory_gib:g} GiB"
-        lines.append(f"memory, estimated for {memory}:")
+        lines += ["", f"memory, estimated for {memory}:"]
         lines += [_memory_line(plan, workload, fit) for workload, fit in plan.memory]
-    lines.append(f"disk: {', '.join(f'{item.name} {_size(item.num_bytes)}' for item in plan.disk)}")
+    lines += ["", f"disk: {', '.join(f'{item.name} {_size(item.num_bytes)}' for item in plan.disk)}"]
     return [line.rstrip() for line in lines]
 
 
-def _folder_lines(plan: Plan, unit: str) -> list[str]:
-    """What the plan means for each folder of classes."""
+def _answer(plan: Plan) -> list[str]:
+    """Hours, dollars, wall time, and how sure that is."""
     lines = []
+    if plan.hours is not None:
+        unit = "GPU-hours" if plan.on_gpus else "slot-hours"
+        whole = f"{_number(plan.hours)} {unit}{_dollars(plan, plan.hours)}"
+        if plan.stopped_early is not None:
+            ends = dict.fromkeys(plan.stopped_early)
+            expected = f"{' to '.join(map(_number, ends))} {unit}{_dollars(plan, *ends)}"
+            whole = f"{expected} expected; {whole} if early stopping stops nothing"
+        lines.append(f"cost: {whole}")
+    if plan.hours is not None and plan.price is not None:
+        lines.append(f"price: ${plan.price.dollars:.3g} per GPU-hour, {plan.price.source}")
+    if plan.wall is not None:
+        wall, kind = plan.wall, "GPU" if plan.on_gpus else "CPU core"
+        where = f"on {counted(wall.num_slots, kind)}" + (", for example: there is none here" if wall.is_example else "")
+        where += f", at best {_hours(wall.least_hours)}" if _hours(wall.least_hours) != _hours(wall.hours) else ""
+        where += "; if early stopping stops nothing" if plan.stopped_early is not None else ""
+        lines.append(f"wall time: {_hours(wall.hours)} {where}")
+        if plan.cores is not None:
+            num_cores, hours = plan.cores
+            cores = counted(num_cores, "CPU core")
+            lines.append(f"here, without a GPU: about {_hours(hours)} on {cores} ({CORES_ESTIMATED})")
+    elif plan.num_done < plan.num_trials:
+        what = "miniatures" if plan.rates.card.peak_flops_per_second else plan.rates.card.name
+        lines.append(f"hours: not known for {what}: --probe measures them on this machine")
+    return [*lines, *(_rates_lines(plan) if plan.hours is not None else [])]
+
+
+def _folder_lines(plan: Plan) -> list[str]:
+    """What the plan means for each folder of classes."""
+    lines, unit = [], "GPU-hours" if plan.on_gpus else "slot-hours"
     for dataset in dict.fromkeys(cell.cell.dataset for cell in plan.cells if is_folder(cell.cell.dataset)):
         own, info = [cell for cell in plan.cells if cell.cell.dataset == dataset], dataset_info(dataset)
         images = info.num_train + info.num_validation + info.num_test
@@ -70,34 +79,54 @@ def _folder_lines(plan: Plan, unit: str) -> list[str]:
     return lines
 
 
-def _cost_lines(plan: Plan, unit: str) -> list[str]:
-    if plan.hours is None:
-        return []
-    line = f"cost: {_number(plan.hours)} {unit}{_dollars(plan, plan.hours)} if early stopping stops nothing"
-    if plan.stopped_early is not None:
-        low, high = plan.stopped_early
-        ends = (low,) if low == high else (low, high)
-        line += f"; with it {' to '.join(map(_number, ends))}{_dollars(plan, *ends)} are expected"
-    lines = [line]
-    if plan.price is not None:
-        lines.append(f"price: ${plan.price.dollars:.3g} per GPU-hour, {plan.price.source}")
+def _cell_lines(plan: Plan) -> list[str]:
+    """What all cells share once, then a line each."""
+    cells = [each.cell for each in plan.cells]
+    labels = Labels.all_that_differs(cells)
+    price = None if plan.price is None else plan.price.dollars
+    table = [["cell", "candidates (base_lr)", "GPU-hours" if plan.on_gpus else "slot-hours", "dollars", ""]]
+    for each in plan.cells:
+        rates = [f"{rate:g}" + f" x {n}" * (n > 1) for rate, n in Counter(each.base_lrs).items()]
+        hours, done = each.hours, f"({each.num_done} done)" if each.num_done else ""
+        dollars = "" if hours is None or price is None else f"{hours * price:,.2f}"
+        table.append(
+            [_name(each.cell, labels), ", ".join(rates), "" if hours is None else _number(hours), dollars, done]
+        )
+    columns = [column for column in zip(*table, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in columns]
+    texts = [
+        [f"{text:<{width}}" if i < 2 else f"{text:>{width}}" for text in column]
+        for i, (column, width) in enumerate(zip(columns, widths, strict=True))
+    ]
+    return [
+        *([f"all {labels.recipe(cells[0])}"] if cells else []),
+        *("  ".join(line) for line in zip(*texts, strict=True)),
+    ]
+
+
+def _name(cell: Cell, labels: Labels) -> str:
+    (model, *rest), (dataset, dropout) = labels.row(cell), labels.column(cell)
+    dataset = Path(dataset).name if is_folder(dataset) else dataset
+    return " ".join([model, dataset, dropout.replace("dropout 0", "d0"), ", ".join(rest)])
+
+
+def _rates_lines(plan: Plan) -> list[str]:
     measured = {result.device_name: result.seconds for result in plan.rates.measured.values()}
     if measured:
         probed = ", ".join(f"{seconds:g} s on {name}" for name, seconds in measured.items())
-        return [*lines, f"rates: measured for {probed}; reading and decoding image files isn't in them"]
+        return [f"rates: measured for {probed}; reading and decoding image files isn't in them"]
     if plan.rates.estimates_cores and not plan.on_gpus:
-        return [*lines, f"rates: {CORES_ESTIMATED}; --probe measures more"]
+        return [f"rates: {CORES_ESTIMATED}; --probe measures more"]
     card = plan.rates.card
     workloads = [workload for workload, _ in plan.memory]
     known = [plan.rates.table[card.name, each] for each in workloads if (card.name, each) in plan.rates.table]
-    for source in sorted({rate.source for rate in known}):
-        lines.append(f"rates: measured on {card.name} by {source}")
+    lines = [f"rates: measured on {card.name} by {source}" for source in sorted({rate.source for rate in known})]
     if len(known) < len(workloads) and card.peak_flops_per_second is not None:
         low, high = REACHED_BY_OTHERS
         precision = "" if card.has_bfloat16 else " in float32 (it has no bfloat16)"
         peak = f"{card.name}'s peak of {card.peak_flops_per_second / 1e12:g} TFLOP/s{precision} by its {card.source}"
         lines += [
-            f"rates: {ASSUMED_SHARE_OF_PEAK:.0%} of {peak}, assumed and not measured",
+            f"uncertain: {ASSUMED_SHARE_OF_PEAK:.0%} of {peak} is assumed and not measured;",
             f"  other trainings reach {low:.0%} to {high:.0%}, so it may take "
             f"{ASSUMED_SHARE_OF_PEAK / high:.2g} to {ASSUMED_SHARE_OF_PEAK / low:.2g} times these hours",
         ]

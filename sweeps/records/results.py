@@ -15,7 +15,7 @@ from sweeps.table.cells import Cell, place_in_table
 from sweeps.table.published import figures_for, is_left_open, published_for
 from sweeps.table.spread import Kind, kind_of, spread_for
 from sweeps.table.whole_table import WholeTable, whole_table
-from vit_trainer.errors import InputError
+from vit_trainer.errors import InputError, counted
 from vit_trainer.files.storage import COMMANDS, DECISIONS, PARITY, SLOTS, TRACKING, Storage
 from vit_trainer.tracking.catalogue import Catalogue
 
@@ -92,7 +92,8 @@ def gather(storage: Storage, sweep: str | None = None) -> Results:
         parity += compared if sweep in (None, name) else []
         damaged = {COMMANDS: num_damaged, DECISIONS: num_damaged_decisions, PARITY: num_damaged_parity}
         damaged |= {SLOTS: slot_lines(storage, name)[1], TRACKING: int(Catalogue(storage, name).is_damaged)}
-        complaints += [f"sweeps/{name}/{file}: {count} damaged lines" for file, count in damaged.items() if count]
+        lines = {file: counted(count, "damaged line") for file, count in damaged.items() if count}
+        complaints += [f"sweeps/{name}/{file}: {said}" for file, said in lines.items()]
     runs, left_out = storage.read_runs(name for name in storage.trial_ids() if own is None or name in own)
     holds = read_slots(storage)
     trials, unread = with_predicted_hours([record_of(run, holds.get(name, ())) for name, run in runs.items()], storage)

@@ -22,6 +22,7 @@ from sweeps.table.published import PublishedFigure
 from sweeps.table.spread import kind_of
 from sweeps.table.verdict import Status
 from vit_trainer.data.datasets import DATASETS
+from vit_trainer.errors import counted
 from vit_trainer.files.schema import STATUSES, UNFINISHED
 
 BEST = "★"
@@ -211,8 +212,7 @@ def _published_texts(record: CellRecord) -> list[str]:
     said = verdict_text(verdict.status)
     if verdict.status is Status.INCONCLUSIVE:
         more = verdict.more_seeds_needed
-        plural = "seed" if more == 1 else "seeds"
-        said += "\nno number of seeds would decide" if more is None else f"\n{more} more {plural} would decide"
+        said += "\nno number of seeds would decide" if more is None else f"\n{counted(more, 'more seed')} would decide"
     difference = [points(verdict.difference), f"{points(low)} to {points(high)}"]
     if record.judged != record.chosen:
         difference = [f"lr {figure.base_lr:g}: {percent(figure.accuracy + verdict.difference)}", *difference]

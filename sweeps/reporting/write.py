@@ -21,7 +21,7 @@ from sweeps.reporting.statement import statement
 from sweeps.reporting.texts import date, duration, time_name
 from sweeps.reporting.trial_pages import TRIALS, trials_page
 from vit_trainer.command_line import command_of
-from vit_trainer.errors import cause_of
+from vit_trainer.errors import cause_of, counted
 from vit_trainer.files.folder import Folder
 from vit_trainer.files.outgoing import outgoing
 from vit_trainer.files.schema import STATUSES
@@ -127,8 +127,9 @@ def _summary(results: Results, now: float) -> str:
     """How many trials, and what became of them."""
     counts = Counter(trial.status for trial in results.trials)
     statuses = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    what = f"{counted(len(results.trials), 'trial')} of {counted(len(results.cells), 'cell')}"
     return (
-        f"{len(results.trials)} trials of {len(results.cells)} cells in {results.location}: {statuses}. "
+        f"{what} in {results.location}: {statuses}. "
         f"Together {duration(sum(trial.hours for trial in results.trials))} of {time_name(results)}. "
         f"Written {date(now)} from the run folders."
     )

@@ -1,6 +1,6 @@
 """Labels: what the rows and columns of a table of cells are called. Only what varies within it is said."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,13 @@ class Labels:
             if other[name] != first[name]
         )
         return cls(frozenset(differing))
+
+    @classmethod
+    def all_that_differs(cls, cells: Sequence[Cell]) -> "Labels":
+        """Labels that say of each cell whatever isn't alike in all."""
+        return cls(
+            frozenset(name for each in cells for name in each.values if each.values[name] != cells[0].values[name])
+        )
 
     def row(self, cell: Cell) -> tuple[str, ...]:
         """The row that a cell is in: its model, then what else tells it apart."""

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from sweeps.table.published import PublishedFigure
 from sweeps.table.spread import Spread, chance_beyond, spread_of, t_beyond
-from vit_trainer.errors import InputError
+from vit_trainer.errors import InputError, counted
 
 SIGNIFICANCE = 0.05
 """Chance of a wrong verdict: `reproduced` beyond the margin, or `above` or `below` where there is no difference."""
@@ -62,14 +62,13 @@ class Verdict:
         low, high = self.interval_95
         line = (
             f"{self.status}: {_points(self.difference)} points ({_points(low)} to {_points(high)} with 95% confidence; "
-            f"margin {100 * self.margin:g}; {self.num_seeds} {'seed' if self.num_seeds == 1 else 'seeds'})"
+            f"margin {100 * self.margin:g}; {counted(self.num_seeds, 'seed')})"
         )
         if self.status is not Status.INCONCLUSIVE:
             return line
         if self.more_seeds_needed is None:
             return f"{line}; not even {MAX_NUM_SEEDS} seeds would decide: too few runs are published"
-        plural = "seed" if self.more_seeds_needed == 1 else "seeds"
-        return f"{line}; {self.more_seeds_needed} more {plural} would decide if the difference stays"
+        return f"{line}; {counted(self.more_seeds_needed, 'more seed')} would decide if the difference stays"
 
 
 def verdict_on(

@@ -196,7 +196,7 @@ def test_a_used_up_budget_keeps_every_state_and_a_larger_one_goes_on(
     assert "The budget is used up (0.00" in err
     assert "To go on: the same command with a larger --max-gpu-hours" in err
     num_waiting = sum(not is_finished(run_dir) for run_dir in sweep.run_dirs()) + 2 - len(sweep.run_dirs())
-    assert f"; {num_waiting} trials wait, and all states are kept." in err
+    assert f"; waiting: {num_waiting} trial" in err
     assert "failed" not in err
     unfinished = [run_dir for run_dir in sweep.run_dirs() if run_dir.result() is None]
     assert len(sweep.run_dirs()) - len(unfinished) < 2  # the second may not even have begun

@@ -157,6 +157,6 @@ def test_the_same_command_again_runs_nothing_and_prints_the_same_table(
     again = finish(begin(folder, "--base-lrs", "0.01"))
     assert time.monotonic() - start < 20
     assert again.returncode == 0, again.stderr
-    assert "1 trials, 1 of them done" in again.stdout
+    assert "1 trial, 1 of them done" in again.stdout
     assert accuracy_in_table(again.stdout) == accuracy_in_table(first.stdout)
     assert before == {trial_id: run_dir.rows() for trial_id, run_dir in run_dirs(folder).items()}

@@ -1,6 +1,7 @@
 """Bad input: one line on stderr, exit code 2, nothing started."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,11 +125,12 @@ def test_a_plan_of_the_paper_lists_its_30_cells_and_starts_nothing(
         run(paper_grid, ["--preset", "paper", "--plan"])
     assert left.value.code == 0
     lines = capsys.readouterr().out.splitlines()
-    cells = [line for line in lines if " from imagenet21k" in line]
+    cells = [line for line in lines if re.match(r"\S+ (cifar|imagenet)\S+ d0", line)]
     assert len(cells) == 30
-    assert cells[0].startswith("ViT-L_16 imagenet2012 384px")  # the longest starts first
+    assert cells[0].startswith("ViT-L_16 imagenet2012 d0 20000 steps ")  # the longest starts first
+    assert "all 384 px, warm-up 500, 512 images a step, from imagenet21k" in lines
     assert "30 cells, 120 trials, 0 of them done" in lines
-    assert any(line.startswith("cost: 731 GPU-hours if early stopping stops nothing; with it 4") for line in lines)
+    assert any(line.startswith("cost: 457 to 526 GPU-hours expected; 731 GPU-hours if") for line in lines)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from vit_trainer.errors import InputError, StoreError, VitTrainerError
+from vit_trainer.errors import InputError, StoreError, VitTrainerError, counted
 from vit_trainer.files.storage import Storage
 from vit_trainer.tracking.store import outage_said, require_store
 
@@ -36,5 +36,5 @@ def sync(*, storage: str = "sweep-results", tracking_uri: str | None = None, exp
     for line in synced.left_out:
         print(f"left out: {line}", file=sys.stderr)
     counts = ", ".join(f"{count} {what}" for what, count in synced.num_runs.items())
-    print(f"runs in MLflow at {uri}: {counts}; {len(synced.left_out)} folders left out")
+    print(f"runs in MLflow at {uri}: {counts}; {counted(len(synced.left_out), 'folder')} left out")
     return 0

@@ -10,7 +10,7 @@ from typing import Annotated
 from vit_trainer.command_line import HOW_RUN, WHERE, outlive_readers
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.datasets import dataset_info
-from vit_trainer.errors import DamagedError, InputError, RunInterruptedError
+from vit_trainer.errors import DamagedError, InputError, RunInterruptedError, counted
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.files.storage import Storage
 from vit_trainer.loop.accelerator import is_first_process, leave_gang
@@ -124,7 +124,8 @@ def train(
                 raise RunInterruptedError("left at once; its last checkpoint is kept") from None
     if is_first_process():
         result = run_dir.result() or {}
-        print(f"test/accuracy {100 * result['test/accuracy']:.2f}% after {result['step']} steps, {run_dir.location}")
+        accuracy, steps = f"{100 * result['test/accuracy']:.2f}%", counted(result["step"], "step")
+        print(f"test/accuracy {accuracy} after {steps}, {run_dir.location}")
     leave_gang()
 
 

@@ -137,7 +137,7 @@ def test_the_plan_of_a_search_counts_what_it_has_done(tmp_path: Path, capsys: py
     with pytest.raises(SystemExit):
         run(app, ["--preset", "mini", *grid, "--plan", "--search", "optuna", "--num-trials", "3"])
     out = capsys.readouterr().out
-    assert "1 cells, 3 trials, 2 of them done" in out
+    assert "1 cell, 3 trials, 2 of them done" in out
     assert "0.0021, 0.0042" in out
     assert len(planned_trials(options, [cell])) == 3
 
@@ -219,15 +219,15 @@ def test_the_printed_plan_of_a_cluster() -> None:
     plan = make_plan(PAPER_TRIALS, [], Rates(A100), EIGHT, price=Price(2, "as given"))
     lines = plan_lines(plan)
     text = "\n".join(lines)
-    assert lines[1].split()[-2:] == ["94.6", "189.21"]
-    assert "cost: 731 GPU-hours ($1,462.71) if early stopping stops nothing; with it" in text
+    assert lines[9].split()[-2:] == ["94.6", "189.21"]
+    assert "expected; 731 GPU-hours ($1,462.71) if early stopping stops nothing" in text
     assert "assumed and not measured" in text
-    assert "on 8 GPUs (at best 91.4 h)" in text
+    assert "wall time: 91.4 h on 8 GPUs; if early stopping stops nothing" in lines
     assert "ViT-L_16 384px fits with micro-batch 64" in text
     assert "imagenet2012 155 GB" in text
     unstopped = make_plan(PAPER_TRIALS, [], Rates(CARDS["T4"]), LAPTOP, share_left=None)
     text = "\n".join(plan_lines(unstopped))
-    assert "with it" not in text
+    assert "expected" not in text
     assert "8 GPUs, for example: there is none here" in text
     assert "45% of T4's peak of 8.1 TFLOP/s in float32 (it has no bfloat16) by its data sheet" in text
 
@@ -424,9 +424,9 @@ def test_disk_holds_two_checkpoints_of_each_trial_that_runs_and_one_of_each_that
     assert sizes["checkpoints at most"] == 3 * 2 * 6 * parameters
     assert disk_items(trials, 3, num_paused=4)[0].num_bytes == (3 * 2 + 4) * 6 * parameters
     assert sizes["weights of 8 trials"] == 8 * 4 * parameters
-    assert sizes["1 registered models"] == 4 * parameters
+    assert sizes["1 registered model"] == 4 * parameters
     assert sizes["cifar10"] == 356e6
-    assert sizes["imagenet21k/ViT-B_16.npz"] == pytest.approx(413e6, rel=0.01)
+    assert sizes["1 checkpoint to start from"] == pytest.approx(413e6, rel=0.01)
 
 
 # The budget.

@@ -239,7 +239,7 @@ def test_the_miniature_from_the_command_line_interrupted_in_its_rehearsal(
     for num_done in (0, 1):
         code, out, err = start(tmp_path, *flags, address=two_slots).finish()
         assert code == 0, err
-        assert f"paper_grid-mini: 1 trials, {num_done} of them done" in out
+        assert f"paper_grid-mini: 1 trial, {num_done} of them done" in out
     runs = [RunDir(path) for path in (tmp_path / "runs").iterdir()]
     assert all(map(is_finished, runs))
     found = [((run.config() or {})["base_lr"], run.result() or {}) for run in runs]

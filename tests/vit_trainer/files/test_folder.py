@@ -150,7 +150,7 @@ def test_a_sweep_lies_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     for num_done in (0, 1):
         done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, timeout=120)
         assert done.returncode == 0, done.stderr
-        assert f"1 trials, {num_done} of them done" in done.stdout
+        assert f"1 trial, {num_done} of them done" in done.stdout
     (trial_id,) = open_folder(bucket).child("runs").names()
     result = RunDir(open_folder(bucket).child("runs").child(trial_id)).result()
     assert result is not None
