@@ -91,13 +91,13 @@ def train(
         size = config.global_batch_size
         raise InputError(f"micro_batch_size {execution.micro_batch_size} does not divide {size}, the global batch size")
     _require_weights(config, execution.checkpoint)
+    if tracking_uri is not None and is_first_process():
+        require_store(tracking_uri)
     from vit_trainer.data.load import require_dataset
     from vit_trainer.loop.accelerator import require_environment
     from vit_trainer.train import train as run_trial
 
     require_environment(execution.precision)
-    if tracking_uri is not None and is_first_process():
-        require_store(tracking_uri)
     run_dir = opened.run_dir(config.trial_id)
     try:
         run = run_dir.read()
