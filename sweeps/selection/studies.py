@@ -8,9 +8,13 @@ what a grid has left. Optuna is imported only here, and Ray isn't.
 import hashlib
 import json
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -26,7 +30,7 @@ from sweeps.records.decisions import METRIC
 from sweeps.table.cells import Cell, Trial
 from sweeps.table.search_space import Space
 from vit_trainer.data.datasets import dataset_id
-from vit_trainer.errors import InputError, reason_of
+from vit_trainer.errors import DamagedError, InputError, reason_of
 from vit_trainer.files.location import local_path
 from vit_trainer.files.outgoing import hide_secrets
 from vit_trainer.files.run_dir import Row
@@ -78,21 +82,27 @@ class Studies:
 
         Raises:
             InputError: the storage can't be used.
+            DamagedError: it is a file with something else in it than Optuna has written.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         opened = _open(storage)
         self._num_trials, self._seed, self._repeat_seeds = num_trials, seed, repeat_seeds
-        self._studies = [_CellStudy(cell, space, seed, sweep, opened) for cell, space in spaces.items()]
         self._trials: dict[str, tuple[_CellStudy, Trial]] = {}
         self._unfinished: dict[str, Trial] = {}
         self._repeats: list[Trial] = []
         self._ended: dict[Trial, dict[int, tuple[Sequence[Row], Mapping[str, Any]]]] = {}
         """By proposal what its seeds have come to."""
-        for study in self._studies:
-            for trial_id, (trial, state) in study.own().items():
-                self._trials[trial_id] = study, trial
-                if state == TrialState.RUNNING:
-                    self._unfinished[trial_id] = trial
+        try:
+            self._studies = [_CellStudy(cell, space, seed, sweep, opened) for cell, space in spaces.items()]
+            for study in self._studies:
+                for trial_id, (trial, state) in study.own().items():
+                    self._trials[trial_id] = study, trial
+                    if state == TrialState.RUNNING:
+                        self._unfinished[trial_id] = trial
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # valid JSON, and none of Optuna's
+            if "://" in storage:
+                raise
+            raise _damaged(storage) from error
 
     @property
     def trials(self) -> list[Trial]:
@@ -327,10 +337,13 @@ def open_studies(options: SweepOptions, sweep: str, cells: Sequence[Cell]) -> St
         sweep: its name.
         cells: in the order in which they are to get their proposals.
 
+    The storage's own file is set aside if it is damaged; all that is needed of it is in the run folders too.
+
     Raises:
         InputError: the Optuna storage can't be used.
     """
-    return Studies(
+    opened = partial(
+        Studies,
         {cell: search_space(options, cell) for cell in cells},
         num_trials=options.num_trials_per_cell,
         storage=options.optuna_storage or options.opened_storage.optuna_log,
@@ -338,6 +351,17 @@ def open_studies(options: SweepOptions, sweep: str, cells: Sequence[Cell]) -> St
         repeat_seeds=options.seeds[1:],
         sweep=sweep,
     )
+    try:
+        return opened()
+    except DamagedError:
+        if options.optuna_storage is not None:
+            raise
+        path = Path(options.opened_storage.optuna_log)
+        kept = next(each for i in count(1) if not (each := path.with_name(f"{path.name}.damaged-{i}")).exists())
+        os.replace(path, kept)
+        anew = f"it is kept as {kept.name}, and made anew from the run folders"
+        options.say_left_out([f"{path.name} is damaged or no journal of Optuna's: {anew}"])
+        return opened()
 
 
 def importances(candidates: Sequence[tuple[Mapping[str, float], float]]) -> dict[str, float]:
@@ -410,7 +434,8 @@ def _open(storage: str) -> BaseStorage:
     """The storage behind a URL, or a journal file.
 
     Raises:
-        InputError: it can't be opened, or isn't Optuna's.
+        InputError: it can't be opened.
+        DamagedError: it is a file and isn't Optuna's.
     """
     if "://" in storage:
         return _open_database(storage)
@@ -428,13 +453,19 @@ def _open(storage: str) -> BaseStorage:
         for line in lines:  # Optuna itself would pass over a last one that is damaged, and write behind it
             json.loads(line)
         return JournalStorage(JournalFileBackend(str(path)))
+    except IsADirectoryError as error:
+        raise _damaged(storage) from error
     except OSError as error:
         raise InputError(f"optuna storage {path} cannot be used: {reason_of(error)}; give a writable file") from error
     except Exception as error:  # whatever Optuna stumbles over
-        raise InputError(
-            f"optuna storage {path} is damaged or no journal of Optuna's: move it away, and it is made anew from the "
-            "run folders"
-        ) from error
+        raise _damaged(storage) from error
+
+
+def _damaged(path: str) -> DamagedError:
+    return DamagedError(
+        f"optuna storage {path} is damaged or no journal of Optuna's: move it away, and it is made anew from the run "
+        "folders"
+    )
 
 
 def _open_database(url: str) -> BaseStorage:

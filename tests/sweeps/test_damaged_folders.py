@@ -293,6 +293,35 @@ def test_what_cannot_be_read_is_named_and_never_run_again(tmp_path: Path) -> Non
             read(tmp_path)
 
 
+@pytest.mark.parametrize("damage", ["torn", "deep", "other words", "another program's", "a folder"])
+def test_a_damaged_log_of_optuna_is_set_aside_and_made_anew(tmp_path: Path, damage: str) -> None:
+    for rate in (0.01, 0.003):
+        config = Trial(CELL, rate, 0).config
+        write_run(tmp_path, config, *finished(config, 0.9, 0.9))
+    asked = SweepOptions(storage=str(tmp_path), search="optuna", num_trials=2, quiet=True)
+    log = tmp_path / "optuna.log"
+    assert Session("sweep", [CELL], asked, Execution(), lambda _: None).num_done == 2
+    whole = log.read_bytes()
+    damaged = {
+        "torn": whole[:-20],
+        "deep": whole + b"[" * 100_000 + b"\n",
+        "other words": whole.replace(b'"seed"', b'"sown"'),
+        "another program's": b'{"op_code": 0}\n',
+    }
+    log.unlink()
+    if damage in damaged:
+        log.write_bytes(damaged[damage])
+    else:
+        log.mkdir()
+    sessions = []
+    (line,) = said(lambda: sessions.append(Session("sweep", [CELL], asked, Execution(), lambda _: None)))
+    kept = "it is kept as optuna.log.damaged-1, and made anew from the run folders"
+    assert line == f"optuna.log is damaged or no journal of Optuna's: {kept}"
+    assert (sessions[0].num_done, sessions[0].ask(1)) == (2, None)
+    aside = tmp_path / "optuna.log.damaged-1"
+    assert aside.is_dir() if damage == "a folder" else aside.read_bytes().startswith(damaged[damage])
+
+
 def test_a_search_asks_for_a_damaged_trial_again(tmp_path: Path) -> None:
     asked = SweepOptions(storage=str(tmp_path), search="optuna", num_trials=2, quiet=True)
 

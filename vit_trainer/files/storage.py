@@ -6,7 +6,8 @@ report/                   about all that the storage holds
 probes.json               measured rates, for plans
 ray/                      Ray Tune's own records, which nothing here reads; not where a URI holds keys
 tensorboard/<trial id>/   event files, where asked for
-optuna.log                the studies of --search optuna, unless they have a file or database of their own
+optuna.log                the studies of --search optuna, unless they have a file or database of their own; what was
+                          damaged of it is kept as optuna.log.damaged-1
 mlflow.db, mlflow-artifacts/   MLflow's, unless it has a server; of a bucket, in ./mlflow of the local machine
 """
 
