@@ -1,14 +1,21 @@
 """Image files as pixels. Imports no torch."""
 
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TypedDict
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vit_trainer.errors import DataError, InputError, reason_of
+
+MOST_PIXELS = 178_956_970
+"""Of an image, unless the environment says otherwise: Pillow's limit, half a gigabyte once decoded."""
+LIMIT = "VIT_MOST_PIXELS"
+Image.MAX_IMAGE_PIXELS = None  # it would warn at half of it
 
 
 class Decoding(TypedDict, total=False):
@@ -22,13 +29,13 @@ class Decoding(TypedDict, total=False):
     """Whether a GPU resizes images of different sizes in one kernel, which is made at the first batch."""
 
 
-def read_image(path: Path) -> Image.Image:
-    """Decode an image file to RGB.
+def read_image(path: Path, *, as_stored: bool = False) -> Image.Image:
+    """Decode an image file to RGB, see `decoded`.
 
     Raises:
         DataError: it can't be read; the message is the reason alone.
     """
-    return decoded(read_header(path))
+    return decoded(read_header(path), as_stored=as_stored)
 
 
 def read_header(path: Path) -> Image.Image:
@@ -37,24 +44,90 @@ def read_header(path: Path) -> Image.Image:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(reason_of(error)) from error
-    with _reasons():
-        return Image.open(BytesIO(content))
+    return _opened(content)
 
 
 def decode_image(content: bytes) -> Image.Image:
     """Decode an image file's content to RGB; raises as `read_image`."""
+    return decoded(_opened(content))
+
+
+def _opened(content: bytes) -> Image.Image:
     with _reasons():
         image = Image.open(BytesIO(content))
-    return decoded(image)
+        most = int(os.environ.get(LIMIT) or MOST_PIXELS)
+        if image.width * image.height > most:
+            raise OSError(
+                f"{image.width} x {image.height} are more than {most:,} pixels: make it smaller, or allow them by "
+                f"{LIMIT}={image.width * image.height} in the environment"
+            )
+        return image
 
 
-def decoded(image: Image.Image) -> Image.Image:
-    """The pixels of an image whose header is known, as RGB; raises as `read_image`."""
+def size_of(image: Image.Image, *, as_stored: bool = False) -> tuple[int, int]:
+    """Width and height that an image will have once it is decoded, by what its header says."""
+    width, height = image.size
+    if as_stored or image.format == "TIFF":  # whose pixels Pillow turns by itself
+        return width, height
+    exif = Image.Exif()
+    with suppress(Exception):  # see `_turned`
+        exif.load(image.info.get("exif", b""))
+    return (height, width) if exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else (width, height)
+
+
+def decoded(image: Image.Image, *, as_stored: bool = False) -> Image.Image:
+    """The pixels of an image whose header is known, as RGB; raises as `read_image`.
+
+    Photographs are turned as their EXIF block says, 16-bit grey is scaled to 8 bits, and what has 32 bits or floats
+    is refused, since nobody knows what is white there. Of several frames, the first counts. Transparency is left out:
+    what comes to light are the colours that are stored there.
+
+    Args:
+        as_stored: don't turn it, and convert it as Pillow does, which makes 255 of all 16-bit levels above. So the
+            official code reads ImageNet and the Oxford data sets, and version 1 of this project read any folder.
+    """
     with _reasons():
         image.load()
         if isinstance(image.info.get("transparency"), bytes):
             del image.info["transparency"]  # of a palette: convert would drop it too, but warn
+        if not as_stored:
+            image = _in_8_bits(_turned(image))
         return image if image.mode == "RGB" else image.convert("RGB")
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its EXIF orientation."""
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """An image as one took it; without the blocks that say how, so that nobody turns it again."""
+    orientation = None
+    with suppress(Exception):  # what a damaged block says is nothing
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    if orientation not in _TURNS:
+        return image
+    image = image.transpose(_TURNS[orientation])
+    for block in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+        image.info.pop(block, None)
+    return image
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey in 8 bits, which spread over all of its range."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        kind = "whole numbers of 32 bits" if image.mode == "I" else "floating-point numbers"
+        raise OSError(f"its pixels are {kind}, of which nobody knows what is white: save it with 8 or 16 bits")
+    return image
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vit_trainer.data.crops import random_crops, resize_cuts, whole_images
-from vit_trainer.data.decoding import decoded, read_header, read_image
+from vit_trainer.data.decoding import decoded, read_header, read_image, size_of
 from vit_trainer.data.shared_memory import ADVICE, FOLDER
 from vit_trainer.data.splits import MicroBatch
 from vit_trainer.errors import DataError
@@ -49,17 +50,25 @@ class CutReader(Dataset[Cuts]):
     """Reads the images of a request and cuts out what is asked for. Holds no state, so workers need no order."""
 
     def __init__(
-        self, root: Path, paths: NDArray[np.bytes_], labels: NDArray[np.int64], seed: int, *, replaces: bool
+        self,
+        root: Path,
+        paths: NDArray[np.bytes_],
+        labels: NDArray[np.int64],
+        seed: int,
+        *,
+        replaces: bool,
+        as_stored: bool = False,
     ) -> None:
-        """root, paths, labels: as `ImageFileSplit`; replaces: whether a training image has to be readable."""
+        """replaces: whether a training image has to be readable; the others as in `ImageFileSplit`."""
         self._root, self._paths, self._labels, self._seed, self._replaces = root, paths, labels, seed, replaces
+        self._as_stored = as_stored
 
     def __getitem__(self, request: MicroBatch | NDArray[np.int64]) -> Cuts:
         """Random crops for a micro-batch of training; the whole images for bare indices."""
         try:
             cuts = self._cuts(request, read_header)  # sizes first, so that no more than one image lies decoded
         except DataError:  # behind its header one is damaged; of what replaces it, the size decides about the crop
-            cuts = self._cuts(request, read_image)
+            cuts = self._cuts(request, partial(read_image, as_stored=self._as_stored))
         if get_worker_info() is not None:
             for part in cuts[:5]:  # or else a thread does it, whose errors nobody hears of: the loader would wait
                 part.share_memory_()
@@ -73,7 +82,8 @@ class CutReader(Dataset[Cuts]):
         tried = (self._read(index, read, unreadable, replaces=replaces) for index in indices.tolist())
         found = deque(pair for pair in tried if pair is not None)  # each image is let go once it is cut
         places = [place for place, _ in found]
-        widths, heights = np.array([image.size for _, image in found], dtype=np.int64).reshape(-1, 2).T
+        sizes = [size_of(image, as_stored=self._as_stored) for _, image in found]
+        widths, heights = np.array(sizes, dtype=np.int64).reshape(-1, 2).T
         if isinstance(request, MicroBatch) and len(found) == len(indices):
             crops = random_crops(self._seed, request.step, request.positions, heights, widths)
         else:
@@ -83,7 +93,7 @@ class CutReader(Dataset[Cuts]):
         left, top = crops.left, crops.top
         boxes = np.stack([left, top, left + crops.width, top + crops.height], axis=1).tolist()
         for box, start, end in zip(boxes, [0, *ends], ends, strict=False):
-            pixels[start:end] = np.asarray(_cut(found.popleft()[1], box)).ravel()
+            pixels[start:end] = np.asarray(self._cut(found.popleft()[1], box)).ravel()
         return Cuts(
             torch.from_numpy(pixels),
             torch.from_numpy(np.stack([crops.height, crops.width], axis=1)),
@@ -111,13 +121,12 @@ class CutReader(Dataset[Cuts]):
                 unreadable.append((str(path), str(error)))
         return None
 
-
-def _cut(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    size = image.size
-    image = decoded(image)
-    if image.size != size:
-        raise DataError(f"its header says {size[0]} x {size[1]} pixels, it has {image.width} x {image.height}")
-    return image.crop(box)
+    def _cut(self, image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+        size = size_of(image, as_stored=self._as_stored)
+        image = decoded(image, as_stored=self._as_stored)
+        if image.size != size:
+            raise DataError(f"its header says {size[0]} x {size[1]} pixels, it has {image.width} x {image.height}")
+        return image.crop(box)
 
 
 class ImageFileSplit:
@@ -129,18 +138,20 @@ class ImageFileSplit:
         paths: NDArray[np.bytes_],
         labels: NDArray[np.int64],
         *,
+        as_stored: bool = False,
         num_workers: int | None = None,
         skip_unreadable: bool = False,
         compiled: bool = False,
     ) -> None:
-        """paths: (num_images,) relative to the root; labels: (num_images,); the others as in `Decoding`.
+        """paths: (num_images,) relative to the root; labels: (num_images,); as_stored: see `decoded`; the others as in
+        `Decoding`.
 
         Bytes in one array, because workers would copy a list of a million strings by counting references to them.
         """
         assert len(paths) == len(labels)
         self._root, self.names, self._labels = root, paths, labels
         self._num_workers = num_cores() if num_workers is None else num_workers
-        self._skips, self._compiled = skip_unreadable, compiled
+        self._skips, self._compiled, self._as_stored = skip_unreadable, compiled, as_stored
         self.unreadable: dict[str, str] = {}
         """Path and reason of every image that has been skipped so far."""
 
@@ -166,7 +177,7 @@ class ImageFileSplit:
         device: torch.device,
     ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.int64]]]:
         loader = DataLoader(
-            CutReader(self._root, self.names, self._labels, seed, replaces=self._skips),
+            CutReader(self._root, self.names, self._labels, seed, replaces=self._skips, as_stored=self._as_stored),
             batch_size=None,
             sampler=requests,
             num_workers=self._num_workers,

@@ -40,7 +40,9 @@ def splits_of(folders: ClassFolders, percent: int | None, **decoding: Unpack[Dec
 
     def split(part: str, chosen: NDArray[np.int64] | slice = slice(None)) -> ImageFileSplit:
         paths = np.array([os.fsencode(path) for path in folders.paths(part)])
-        return ImageFileSplit(folders.root, paths[chosen], _labels(folders, part)[chosen], **decoding)
+        return ImageFileSplit(
+            folders.root, paths[chosen], _labels(folders, part)[chosen], as_stored=folders.version == 1, **decoding
+        )
 
     if folders.validation == "train":
         train, validation = held_out(_labels(folders, "train"), percent)

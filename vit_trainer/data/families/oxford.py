@@ -114,7 +114,7 @@ def load(name: str, **decoding: Unpack[Decoding]) -> Splits:
     (paths, labels), test = _listed(name, may_download=True)
 
     def split(paths: NDArray[np.bytes_], labels: NDArray[np.int64]) -> ImageFileSplit:
-        return ImageFileSplit(data_folder() / name, paths, labels, **decoding)
+        return ImageFileSplit(data_folder() / name, paths, labels, as_stored=True, **decoding)
 
     train, validation = held_out(labels, HELD_OUT_PERCENT)
     return Splits(split(paths[train], labels[train]), split(paths[validation], labels[validation]), split(*test))
