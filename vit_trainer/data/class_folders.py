@@ -11,19 +11,23 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 
 from vit_trainer.errors import DataError, reason_of
 from vit_trainer.files.location import local_path
 
-IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp"})
+FIRST_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp"})
+IMAGE_SUFFIXES = FIRST_SUFFIXES | {".jfif", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"}
 """What an image's name ends with, in lower case. What is inside decides how it is decoded."""
 VERSION = 2
-"""By which rules a folder is read; an id says which. 1, which is ImageNet's too: classes in the order of their names as
-text, so 10 before 2; whatever the size, 2% are held out, and the recipe is CIFAR's."""
+"""By which rules a folder is read; an id says which. Version 1, which is ImageNet's too: class names as text, so 10
+before 2; only `FIRST_SUFFIXES`, and no folders in those of classes; images not turned, see `decoding`; an id from names
+and sizes alone; whatever the size, 2% are held out, and the recipe is CIFAR's."""
 HELD_OUT_PERCENT = 2
 """Share of train that is held out as validation at least where a folder has no part for it."""
 MOST_HELD_OUT_PERCENT = 20
@@ -31,7 +35,12 @@ MOST_HELD_OUT_PERCENT = 20
 HELD_OUT_IMAGES = 200
 """Images that are held out unless that is less than the one share, or more than the other."""
 
+_OF_SYSTEMS = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+"""What systems leave in folders, beside names that begin with a dot; in lower case."""
 _LAYOUT = "put train/ and val/ (or test/) there, each with a folder of images per class"
+
+_Place = tuple[int, int]
+"""Where a folder lies, whatever links lead there: device and inode."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,10 @@ class ClassFolders:
     """`train` and the other parts that are used: per class, the names of its images, sorted."""
     version: int = VERSION
     """By which rules it is read."""
+    passed_over: str = ""
+    """What lies there and is no image, in words."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Path and reason of what can't be looked into, such as a link that leads nowhere; no part of `files`."""
 
     @property
     def validation(self) -> str:
@@ -73,20 +86,89 @@ class ClassFolders:
             for file in files
         ]
 
-    def contents_id(self) -> str:
-        """The folder's own name, and 12 hex digits from the path and size of every image in it.
+    def contents_id(self, hashes: Mapping[str, str]) -> str:
+        """The folder's own name, the version unless it is the first, and 12 hex digits from its contents.
 
-        Sizes stand for the pixels: two different JPEGs of one name hardly ever have the same, and nothing is opened.
+        From the path of every image in it, with the hash of a sample of it; of version 1 with its size, which two
+        different JPEGs of one name hardly ever share.
+
+        Args:
+            hashes: as from `sample_files`; version 1 has no need of any.
         """
         digest = hashlib.sha256()
         for part in sorted(self.files):
             for path in self.paths(part):
-                status = os.stat(f"{self.root}/{path}")  # pathlib would take several times as long
-                if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                    raise DataError(f"{self.root}/{path} is a device or pipe, whose end may never come: take it away")
-                digest.update(f"{path}\0{status.st_size}\0".encode(errors="surrogateescape"))
+                known_by = self._size_of(path) if self.version == 1 else hashes.get(path)
+                digest.update(f"{path}\0{known_by}\0".encode(errors="surrogateescape"))
         readable = re.sub(r"[^A-Za-z0-9._-]+", "_", self.root.resolve().name)
-        return f"{readable}-{digest.hexdigest()[:12]}"
+        return f"{readable}{'' if self.version == 1 else f'-v{self.version}'}-{digest.hexdigest()[:12]}"
+
+    def _size_of(self, path: str) -> int:
+        try:
+            status = os.stat(f"{self.root}/{path}")
+        except OSError as error:
+            raise DataError(f"cannot read {self.root}/{path} ({reason_of(error)}): take it away") from error
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise DataError(f"{self.root}/{path} is a device or pipe, whose end may never come: take it away")
+        return status.st_size
+
+
+class _Walk:
+    """Looks into folders, and takes note of what there is no image."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._passed_over: Counter[tuple[str, str]] = Counter()
+        self.unreadable: dict[str, str] = {}
+
+    def look(self, folder: str, above: frozenset[_Place]) -> tuple[dict[str, str], list[str]]:
+        """Paths of the folders in a folder by name, and names of its files.
+
+        above: what it lies in, and itself.
+        """
+        folders, files = dict[str, str](), list[str]()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name.lower() in _OF_SYSTEMS:
+                    continue
+                try:
+                    is_folder = entry.is_dir()
+                    if entry.is_symlink() and _place_of(entry.path) in above:  # raises where a link leads nowhere
+                        raise OSError("it lies in that folder")
+                    if not (is_folder or entry.is_file()):
+                        raise OSError("a device or pipe, whose end may never come")
+                except OSError as error:
+                    link = f"a link to {os.readlink(entry.path)}: " if entry.is_symlink() else ""
+                    self.unreadable[os.path.relpath(entry.path, self._root)] = link + reason_of(error)
+                    continue
+                if is_folder:
+                    folders[entry.name] = entry.path
+                else:
+                    files.append(entry.name)
+        return folders, files
+
+    def images(self, folder: str, above: frozenset[_Place], within: str = "") -> Iterator[str]:
+        """Every image in a folder and in its folders, by its path in it."""
+        above |= {_place_of(folder)}
+        folders, files = self.look(folder, above)
+        images = [name for name in files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+        self.pass_over(folder, set(files).difference(images))
+        yield from (within + name for name in images)
+        for name, path in folders.items():
+            yield from self.images(path, above, f"{within}{name}/")
+
+    def pass_over(self, folder: str, names: Iterable[str]) -> None:
+        """Take note of files that are no images."""
+        self._passed_over.update((folder, os.path.splitext(name)[1].lower() or "no suffix") for name in names)
+
+    @property
+    def passed_over(self) -> str:
+        """What was, in words: `5 files in 1 folder: .psd, .txt`."""
+        files, folders = self._passed_over.total(), len({folder for folder, _ in self._passed_over})
+        suffixes = sorted({suffix for _, suffix in self._passed_over})
+        more = f" and {len(suffixes) - 5} other kinds" if len(suffixes) > 5 else ""
+        counts = f"{files} file{'s' * (files > 1)} in {folders} folder{'s' * (folders > 1)}"
+        return f"{counts}: {', '.join(suffixes[:5])}{more}" if files else ""
 
 
 def find_class_folders(root: Path, test: str | None = None, version: int = VERSION) -> ClassFolders:
@@ -107,8 +189,9 @@ def find_class_folders(root: Path, test: str | None = None, version: int = VERSI
     if not (root / "train").is_dir() or not others:
         missing = " or ".join(f"{part}/" for part in ((test,) if test else ("val", "test")))
         raise DataError(f"no {missing if (root / 'train').is_dir() else 'train/'} in {root}: {_LAYOUT}")
+    walk = _Walk(root)
     try:
-        listed = {part: _list_part(root / part) for part in ("train", *others)}
+        listed = {part: _list_part(root / part, version, walk) for part in ("train", *others)}
     except OSError as error:
         raise DataError(f"cannot list {error.filename}: {reason_of(error)}; make it readable") from error
     classes = sorted(listed["train"], key=None if version == 1 else _natural)
@@ -122,7 +205,12 @@ def find_class_folders(root: Path, test: str | None = None, version: int = VERSI
                 f"in {place}/ but not in {other}/; give all parts the same class folders"
             )
     files = {part: tuple(listed[part][name] for name in classes) for part in listed}
-    return ClassFolders(root, tuple(classes), files, version)
+    return ClassFolders(root, tuple(classes), files, version, walk.passed_over, dict(sorted(walk.unreadable.items())))
+
+
+def _place_of(folder: str | Path) -> _Place:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -162,18 +250,21 @@ def held_out_per_class(counts: Sequence[int], percent: int | None) -> list[int]:
     return [min(max(share, least), count - 1) for share, count in zip(shares, counts, strict=True)]
 
 
-def _list_part(folder: Path) -> dict[str, tuple[str, ...]]:
-    with os.scandir(folder) as entries:
-        classes = {entry.name: entry.path for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+def _list_part(folder: Path, version: int, walk: _Walk) -> dict[str, tuple[str, ...]]:
+    above = frozenset(map(_place_of, (folder, *folder.resolve().parents)))
+    classes, others = walk.look(str(folder), above)
+    walk.pass_over(str(folder), others)
     if not classes:
         raise DataError(f"no class folders in {folder}: {_LAYOUT}")
-    files = {name: _list_images(path) for name, path in classes.items()}
-    if empty := sorted(name for name, found in files.items() if not found):
+    listed = _list_first_version if version == 1 else partial(walk.images, above=above)
+    files = {name: tuple(sorted(listed(path))) for name, path in classes.items()}
+    if empty := sorted(name for name, names in files.items() if not names):
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(f"no images in {folder / empty[0]}: put files there that end with {suffixes}")
+        beside = f" ({walk.passed_over} passed over)" if walk.passed_over else ""
+        raise DataError(f"no images in {folder / empty[0]}{beside}: put files there that end with {suffixes}")
     return files
 
 
-def _list_images(folder: str) -> tuple[str, ...]:
+def _list_first_version(folder: str) -> list[str]:
     names = (name for name in os.listdir(folder) if not name.startswith("."))
-    return tuple(sorted(name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES))
+    return [name for name in names if os.path.splitext(name)[1].lower() in FIRST_SUFFIXES]

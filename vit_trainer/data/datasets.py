@@ -6,10 +6,11 @@ that goes on under an id it has had: by the rules of the version that gave it, o
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from vit_trainer.data.class_folders import (
     VERSION,
@@ -17,7 +18,9 @@ from vit_trainer.data.class_folders import (
     find_class_folders,
     held_out_per_class,
 )
+from vit_trainer.data.samples import sample_files
 from vit_trainer.errors import DataError, InputError, one_of
+from vit_trainer.files.location import user_cache
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ CIFAR = Family(
 )
 IMAGENET = Family("imagenet", "not hashed: which files there are is checked, not what is in them")
 OXFORD = Family("oxford", "the published archives' MD5s are checked, what was unpacked isn't", is_downloaded=True)
-FOLDER = Family("folder", "a hash of all names and sizes is part of its name")
+FOLDER = Family("folder", "a hash of all names, sizes and a sample of each file is part of its name")
 
 
 @dataclass(frozen=True)
@@ -142,15 +145,15 @@ def is_folder(name: str) -> bool:
 def dataset_info(name: str) -> DatasetInfo:
     """What is known of a data set: a row of DATASETS, or what a folder of classes holds.
 
-    Of a folder, names and sizes of its files are listed (once per process), none is opened. Its recipe is the
-    paper's for data sets of its size, as `_recipe_for` has it.
+    Of a folder, all files are listed and a sample of each is read, once per process. Its recipe is the paper's for data
+    sets of its size, as `_recipe_for` has it.
 
     Raises:
         InputError: a name that doesn't exist; the message names the nearest one.
         DataError: a path where there is no folder of classes; says what has to be there.
     """
     if is_folder(name):
-        return _listed_folder(name)[1]
+        return listed_folder(name).info
     if name not in DATASETS:
         raise InputError(f"{one_of('dataset', name, list(DATASETS))}; or the path of a folder of classes, as ./{name}")
     return DATASETS[name]
@@ -164,16 +167,28 @@ def family_of(name: str) -> Family:
 def dataset_id(name: str) -> str:
     """What a data set is called in trial ids and config.json: its name, without a slash.
 
-    Of a folder of classes: its own name and a hash of its contents (every image's part, class, file name and size),
-    so a copy elsewhere is the same data set, and an image added, removed or changed makes it another.
+    Of a folder of classes: its own name and a hash of its contents (every image's part, class, file name, size, and
+    first and last 16 KB), so a copy elsewhere is the same data set, and an image added, removed or changed makes it
+    another.
     """
-    return _listed_folder(name)[0] if is_folder(name) else name
+    return listed_folder(name).id if is_folder(name) else name
+
+
+class ListedFolder(NamedTuple):
+    """A folder of classes as a data set."""
+
+    id: str
+    folders: ClassFolders
+    info: DatasetInfo
+    hashes: Mapping[str, str]
+    """By path of an image what its content is known by, see `samples`; none by the rules of version 1."""
+    unreadable: Mapping[str, str]
+    """Path and reason of what can't be read."""
 
 
 def folder_of(name: str) -> ClassFolders:
     """The listing of a data set that is a folder of classes. Raises DataError: as `dataset_info`."""
-    given_id, path = id_and_path(name)
-    return find_class_folders(Path(path), version=VERSION if given_id is None else version_of(given_id))
+    return listed_folder(name).folders
 
 
 def id_and_path(name: str) -> tuple[str | None, str]:
@@ -197,8 +212,23 @@ def version_of(folder_id: str) -> int:
 
 
 @lru_cache(maxsize=64)
-def _listed_folder(name: str) -> tuple[str, DatasetInfo]:
-    folders = folder_of(name)
+def listed_folder(name: str) -> ListedFolder:
+    """What there is to know of a folder of classes, looked at once per process.
+
+    Raises:
+        DataError: there is none, or it goes on under an id that isn't its own any more.
+    """
+    given_id, path = id_and_path(name)
+    version = VERSION if given_id is None else version_of(given_id)
+    folders = find_class_folders(Path(path), version=version)
+    paths = () if version == 1 else [path for part in folders.files for path in folders.paths(part)]
+    hashes, unreadable = sample_files(folders.root, paths)
+    unreadable.update(folders.unreadable)
+    own_id = folders.contents_id(hashes)
+    if given_id is not None and given_id[-12:] != own_id[-12:]:
+        raise DataError(
+            f"{folders.root} isn't {given_id} any more: its images have changed since; give the same command again"
+        )
     train_counts = folders.counts("train")
     num_train = sum(train_counts)
     if folders.validation == "train":
@@ -216,12 +246,9 @@ def _listed_folder(name: str) -> tuple[str, DatasetInfo]:
         num_test=num_test,
         image_size=DatasetInfo.image_size,
         num_bytes=None,
-        cautions=tuple(_cautions(folders, num_validation)),
+        cautions=tuple(_cautions(folders, num_validation, unreadable)),
     )
-    own_id, given_id = folders.contents_id(), id_and_path(name)[0]
-    if given_id is not None and given_id[-12:] != own_id[-12:]:
-        raise DataError(f"{folders.root} is no longer {given_id}: its images have changed; give it the former, or anew")
-    return given_id or own_id, info
+    return ListedFolder(given_id or own_id, folders, info, hashes, unreadable)
 
 
 def _recipe_for(num_train: int) -> DatasetInfo:
@@ -239,7 +266,11 @@ def _recipe_for(num_train: int) -> DatasetInfo:
     return replace(recipe, global_batch_size=min(recipe.global_batch_size, 1 << (num_train.bit_length() - 1)))
 
 
-def _cautions(folders: ClassFolders, num_validation: int) -> Iterator[str]:
+def _cautions(folders: ClassFolders, num_validation: int, unreadable: Mapping[str, str]) -> Iterator[str]:
+    if folders.passed_over:
+        yield f"passed over {folders.passed_over} of {folders.root}"
+    for path, reason in list(unreadable.items())[:1]:
+        yield f"{len(unreadable)} can't be read in {folders.root}, such as {path} ({reason})"
     if 0 < num_validation < FEW_IMAGES:
         yield (
             f"{folders.root} has {num_validation} images for validation, of which one is {100 / num_validation:.2g} "
@@ -258,4 +289,4 @@ def data_folder() -> Path:
     """Where the files of named data sets are: $VIT_DATA, else vit_trainer/data in the user's cache folder."""
     if folder := os.environ.get("VIT_DATA"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vit_trainer" / "data"
+    return user_cache("data")

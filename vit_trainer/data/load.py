@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, Unpack, cast
 
-from vit_trainer.data.datasets import dataset_info
+from vit_trainer.data.datasets import dataset_info, folder_of, is_folder, listed_folder
 from vit_trainer.data.decoding import Decoding
 from vit_trainer.errors import DataError, reason_of
 
@@ -25,7 +25,7 @@ class Reader(Protocol):
         """As `load_dataset`."""
 
 
-def require_dataset(name: str, *, may_download: bool = True) -> None:
+def require_dataset(name: str, *, may_download: bool = True, skip_unreadable: bool = False) -> None:
     """Check that a data set can be read here, without reading it; what can be downloaded is, if it may be.
 
     Raises:
@@ -33,6 +33,7 @@ def require_dataset(name: str, *, may_download: bool = True) -> None:
     """
     with _one_line(name):
         _reader(name).require(name, may_download=may_download)
+        _require_readable(name, skip_unreadable=skip_unreadable)
 
 
 def load_dataset(name: str, **decoding: Unpack[Decoding]) -> Splits:
@@ -42,7 +43,18 @@ def load_dataset(name: str, **decoding: Unpack[Decoding]) -> Splits:
         DataError: the files are missing or damaged; says what to put where.
     """
     with _one_line(name):
+        _require_readable(name, skip_unreadable=decoding.get("skip_unreadable", False))
         return _reader(name).load(name, **decoding)
+
+
+def _require_readable(name: str, *, skip_unreadable: bool) -> None:
+    if is_folder(name) and not skip_unreadable and (unreadable := listed_folder(name).unreadable):
+        (path, reason), *others = unreadable.items()
+        more = f" and {len(others)} more" if others else ""
+        raise DataError(
+            f"cannot read {folder_of(name).root / path} ({reason}){more}: put it right or take it away, or give "
+            "--skip-unreadable to go on without"
+        )
 
 
 @contextmanager

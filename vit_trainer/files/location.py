@@ -36,6 +36,11 @@ def split_uri(uri: str, what: str) -> SplitResult:
     return parts
 
 
+def user_cache(name: str) -> Path:
+    """A folder of ours in the user's cache folder; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vit_trainer" / name
+
+
 def local_path(given: str | Path, what: str) -> Path:
     """The path of a file or folder of this machine, ~ expanded; it need not exist.
 

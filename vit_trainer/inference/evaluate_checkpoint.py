@@ -97,7 +97,7 @@ def evaluate_checkpoint(
         )
     names = class_names(dataset)
     order = None if weights.class_names is None else class_order(weights.class_names, names, weights.source, dataset)
-    require_dataset(dataset)
+    require_dataset(dataset, skip_unreadable=skip_unreadable)
     own_model = pretrained_model(weights.model, path, resolution=resolution)
     if order is not None:
         reorder_classes(own_model, order)

@@ -19,6 +19,7 @@ from vit_trainer.architectures import MODELS, Architecture
 from vit_trainer.config import UPSTREAMS
 from vit_trainer.errors import CheckpointError, InputError, one_of, reason_of
 from vit_trainer.files.folder import write_atomically
+from vit_trainer.files.location import user_cache
 from vit_trainer.files.outgoing import printable
 from vit_trainer.weights.kinds import kind_of, refuse_others
 from vit_trainer.weights.npz_layout import Contents, array_shapes, check_fits, looks_like
@@ -45,7 +46,7 @@ def cache_folder() -> Path:
     """Where official checkpoints are looked for: $VIT_CHECKPOINTS, else vit_trainer in the user's cache folder."""
     if folder := os.environ.get("VIT_CHECKPOINTS"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vit_trainer" / "checkpoints"
+    return user_cache("checkpoints")
 
 
 def checkpoint_path(model: str, upstream: str) -> Path:

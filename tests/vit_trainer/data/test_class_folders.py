@@ -1,18 +1,23 @@
 """Folders of classes as data sets: what is listed, what they are called, and what is wrong with a bad one."""
 
+import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import candidates, grid_of
 from sweeps.table.cells import Grid, cells_of
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.class_folders import find_class_folders
-from vit_trainer.data.datasets import DATASETS, dataset_id, dataset_info
+from vit_trainer.data.datasets import DATASETS, dataset_id, dataset_info, listed_folder
 from vit_trainer.data.load import load_dataset, require_dataset
+from vit_trainer.data.samples import sample_files
 from vit_trainer.errors import DataError, InputError
 
 Write = Callable[..., Path]
@@ -20,10 +25,6 @@ Write = Callable[..., Path]
 
 def test_classes_are_numbered_by_name(image_folder: Write) -> None:
     root = image_folder(classes=("n02", "n01", "n10"))
-    (root / "train" / "n01" / ".hidden.JPEG").touch()
-    (root / "train" / "n01" / "notes.txt").touch()
-    (root / "train" / "readme.txt").touch()
-    (root / "train" / ".cache").mkdir()
     folders = find_class_folders(root)
     assert folders.classes == ("n01", "n02", "n10")
     assert folders.counts("train") == [12, 12, 12]
@@ -68,7 +69,7 @@ def test_an_old_id_keeps_the_old_recipe_and_the_old_images_to_validate_with(imag
 
 
 def old_config(root: Path) -> FinetuneConfig:
-    return FinetuneConfig.official("ViT-B_16", f"pets-{dataset_id(str(root))[-12:]}:{root}")
+    return FinetuneConfig.official("ViT-B_16", f"{find_class_folders(root, version=1).contents_id({})}:{root}")
 
 
 def write_classes(root: Path, **counts: int) -> Path:
@@ -121,7 +122,7 @@ def test_a_trial_keeps_its_name_when_the_folder_moves(image_folder: Write, tmp_p
     assert str(tmp_path) not in str(ours.to_dict())
 
 
-@pytest.mark.parametrize("change", ["pixels", "added", "removed", "renamed"])
+@pytest.mark.parametrize("change", ["pixels", "added", "removed", "renamed", "swapped"])
 def test_other_contents_under_the_same_name_are_another_data_set(
     image_folder: Write, tmp_path: Path, change: str
 ) -> None:
@@ -130,15 +131,133 @@ def test_other_contents_under_the_same_name_are_another_data_set(
     shutil.copytree(root, copy)
     image = copy / "val" / "n01440764" / "n01440764_0.JPEG"
     if change == "pixels":
-        shutil.copy(copy / "val" / "n01440764" / "n01440764_1.JPEG", image)
+        content = image.read_bytes()
+        image.write_bytes(content[:-3] + b"X" + content[-2:])
     elif change == "added":
         shutil.copy(image, image.with_name("more.JPEG"))
     elif change == "removed":
         image.unlink()
-    else:
+    elif change == "renamed":
         image.rename(image.with_name("renamed.JPEG"))
+    else:  # two images of one size change places, and so their labels
+        paths = [copy / "train" / label / f"{label}_0.JPEG" for label in ("n01440764", "n02105855")]
+        contents = [path.read_bytes() for path in paths]
+        longest = max(map(len, contents))
+        padded = [content.ljust(longest, b"\0") for content in contents]
+        for label in ("n01440764", "n02105855"):
+            (root / "train" / label / f"{label}_0.JPEG").write_bytes(padded[label == "n02105855"])
+            (copy / "train" / label / f"{label}_0.JPEG").write_bytes(padded[label != "n02105855"])
     assert dataset_id(str(root)) != dataset_id(str(copy))
-    assert dataset_id(str(root)).startswith("pets-")
+    assert dataset_id(str(root)).startswith("pets-v2-")
+
+
+def test_a_look_at_the_contents_is_kept_but_nothing_depends_on_it(
+    image_folder: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache_folder = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_folder))
+    monkeypatch.setattr("vit_trainer.data.samples.SECONDS_TO_SETTLE", -1)
+    root = image_folder(parts=("train", "val", "test"))
+    paths = find_class_folders(root).paths("train")
+    found = sample_files(root, paths)
+    assert found.hashes.keys() == set(paths)
+    assert not found.unreadable
+    (cache,) = cache_folder.rglob("*.json")
+
+    content = cache.read_bytes()[64:].replace(found.hashes[paths[0]].encode(), b"0123456789abcdef")
+    cache.write_bytes(hashlib.sha256(content).hexdigest().encode() + content)
+    assert sample_files(root, paths).hashes == found.hashes | {paths[0]: "0123456789abcdef"}  # it is what is looked at
+    os.utime(root / paths[0])
+    assert sample_files(root, paths) == found
+
+    whole = cache.read_bytes()
+    for damaged in (b"", whole[:-9], whole.replace(found.hashes[paths[1]].encode(), b"f" * 16), b"[" * 90_000):
+        cache.write_bytes(damaged)
+        assert sample_files(root, paths) == found
+        assert cache.read_bytes() == whole
+    shutil.rmtree(cache_folder)
+    cache_folder.write_text("a file where the folder should be")
+    assert sample_files(root, paths) == found
+
+
+def test_what_is_no_image_is_passed_over_and_counted(image_folder: Write) -> None:
+    root = image_folder()
+    label = root / "train" / "n01440764"
+    for name in (".hidden.JPEG", "._n01440764_0.JPEG", "Thumbs.db", ".DS_Store", "desktop.ini"):
+        (label / name).touch()
+    (label / ".cache").mkdir()
+    (root / "train" / "__MACOSX").mkdir()
+    before = dataset_id(str(root))
+    assert find_class_folders(root).passed_over == ""
+    for name in ("a.PSD", "b.psd", "notes.txt", "README"):
+        (label / name).touch()
+    (root / "val" / "labels.csv").touch()
+    listed_folder.cache_clear()
+    assert dataset_id(str(root)) == before
+    caution = f"passed over 5 files in 2 folders: .csv, .psd, .txt, no suffix of {root}"
+    assert caution in dataset_info(str(root)).cautions
+
+
+def test_images_of_a_class_may_lie_in_folders_of_it(image_folder: Write) -> None:
+    root = image_folder()
+    deep = root / "train" / "n01440764" / "2019" / "spring.jpg"
+    deep.mkdir(parents=True)
+    (deep / "A.JPG").write_bytes(b"")
+    (root / "train" / "n01440764" / "linked").symlink_to(root / "val" / "n01440764")
+    folders = find_class_folders(root)
+    assert folders.counts("train") == [18, 12, 12]
+    assert "train/n01440764/2019/spring.jpg/A.JPG" in folders.paths("train")
+    assert "train/n01440764/linked/n01440764_3.JPEG" in folders.paths("train")
+    assert "A.JPG" not in str(find_class_folders(root, version=1).files)
+
+
+def link_to_nowhere(label: Path) -> None:
+    (label / "gone.jpg").symlink_to("/nowhere/gone.jpg")
+
+
+def link_to_itself(label: Path) -> None:
+    (label / "gone.jpg").symlink_to("gone.jpg")
+
+
+def link_upwards(label: Path) -> None:
+    (label / "gone.jpg").symlink_to(label.parents[1])
+
+
+def link_in_a_circle(label: Path) -> None:
+    (label / "deeper").mkdir()
+    (label / "gone.jpg").symlink_to("deeper")
+    (label / "deeper" / "gone.jpg").symlink_to("..")
+
+
+def pipe(label: Path) -> None:
+    os.mkfifo(label / "gone.jpg")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (link_to_nowhere, "gone.jpg (a link to /nowhere/gone.jpg: No such file or directory): put it right"),
+        (link_to_itself, "gone.jpg (a link to gone.jpg: Too many levels of symbolic links): put it right"),
+        (link_upwards, "gone.jpg (a link to ROOT: it lies in that folder): put it right or take it away"),
+        (link_in_a_circle, "deeper/gone.jpg (a link to ..: it lies in that folder)"),
+        (pipe, "gone.jpg (a device or pipe, whose end may never come): put it right or take it away, or give --skip-"),
+    ],
+)
+def test_what_leads_nowhere_is_named_and_can_be_skipped(
+    image_folder: Write, damage: Callable[[Path], None], reason: str
+) -> None:
+    root = image_folder(parts=("train", "test"))
+    damage(root / "train" / "n01440764")
+    for attempt in (require_dataset, load_dataset):
+        with pytest.raises(DataError) as raised:
+            attempt(str(root))
+        assert f"cannot read {root}/train/n01440764/{reason.replace('ROOT', str(root))}" in str(raised.value)
+        assert "\n" not in str(raised.value)
+    require_dataset(str(root), skip_unreadable=True)
+    splits = load_dataset(str(root), skip_unreadable=True, num_workers=0)
+    assert len(splits.train) + len(splits.validation) >= 36
+    whole = np.arange(len(splits.validation))
+    assert len(list(splits.validation.evaluation_batches(whole, 2, resolution=32, device=torch.device("cpu")))) >= 1
 
 
 def test_a_relative_path_becomes_absolute(image_folder: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +267,7 @@ def test_a_relative_path_becomes_absolute(image_folder: Write, monkeypatch: pyte
     (cell,) = cells_of(Grid(("ViT-B_16",), ("./pets",), (0.0,)))
     assert cell.dataset == str(root)
     grid = grid_of(SweepOptions(preset="paper", datasets=("./pets", "cifar10")), "paper")
-    assert grid.datasets == ("./pets", "cifar10")
+    assert grid.datasets == (str(root), "cifar10")
     assert candidates(SweepOptions(), [cell])[0].trial_id.startswith("ViT-B_16-pets-")
 
 
@@ -187,7 +306,7 @@ def no_classes(root: Path) -> None:
         (remove("val"), "no val/ or test/ in ROOT: put train/ and val/"),
         (remove("."), "no folder of classes at ROOT: put train/ and val/"),
         (no_classes, "no class folders in ROOT/train: put train/ and val/"),
-        (empty_class, "no images in ROOT/train/n02105855: put files there that end with .bmp, .jpeg"),
+        (empty_class, "no images in ROOT/train/n02105855: put files there that end with .avif, .bmp"),
         (remove("train/n01440764", "train/n02105855"), "only one class in ROOT/train (n03000247): give at least two"),
         (remove("val/n02105855"), "such as n02105855 in train/ but not in val/"),
         (remove("train/n02105855"), "such as n02105855 in val/ but not in train/"),

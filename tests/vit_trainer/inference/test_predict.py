@@ -20,7 +20,7 @@ from tests.vit_trainer.finished_trial import finished_trial, outcome_of, output_
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.class_names import class_names
-from vit_trainer.data.datasets import DATASETS
+from vit_trainer.data.datasets import DATASETS, listed_folder
 from vit_trainer.data.load import load_dataset
 from vit_trainer.errors import CheckpointError
 from vit_trainer.files.predictions import Predictions
@@ -160,6 +160,7 @@ def test_every_named_class_has_a_name(tmp_path: Path, monkeypatch: pytest.Monkey
     for part in ("train", "val"):
         (tmp_path / "pets" / part / "ant").rename(tmp_path / "pets" / part / "n01440764")
         (tmp_path / "pets" / part / "dog").rename(tmp_path / "pets" / part / "n99999999")
+    listed_folder.cache_clear()
     assert class_names(str(tmp_path / "pets")) == ("tench", "n99999999")
 
 
