@@ -18,6 +18,7 @@ from sweeps.table.search_space import Searched
 from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import EXECUTION, PLAN, SEARCH, WHAT, WHERE
 from vit_trainer.data.datasets import dataset_info
+from vit_trainer.data.earlier_ids import as_known
 from vit_trainer.errors import DamagedError, InputError, one_of
 from vit_trainer.files.location import folder_location, is_uri, local_path, split_uri
 from vit_trainer.files.run_dir import Result, Run, RunDir
@@ -194,6 +195,15 @@ class SweepOptions:
                 raise InputError(f"gpus_per_trial {given!r} is no number in [1, 1024]: give such as 2, or ViT-L_16=4")
             numbers[model] = int(number)
         return numbers
+
+    @cached_property
+    def known_datasets(self) -> tuple[str, ...]:
+        """The data sets, see `as_known`."""
+        return tuple(self.as_known(name) for name in self.datasets)
+
+    def as_known(self, dataset: str) -> str:
+        """A data set's name, of a folder of classes as the storage knows it; prints what is to say of that."""
+        return as_known(dataset, self.opened_storage, say=print)
 
     @property
     def values(self) -> dict[str, int | str]:

@@ -36,9 +36,11 @@ from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import INTERRUPTED, command_of, outlive_readers, this_command
 from vit_trainer.config import Execution
 from vit_trainer.data.datasets import dataset_info, is_folder
+from vit_trainer.data.earlier_ids import keep_listing
 from vit_trainer.data.load import require_dataset
 from vit_trainer.errors import InputError, cause_of, counted, reason_of
 from vit_trainer.files.location import folder_location
+from vit_trainer.files.storage import Storage
 from vit_trainer.loop.probe import ProbeResult
 from vit_trainer.tracking.catalogue import Catalogue
 from vit_trainer.tracking.store import require_store
@@ -63,7 +65,7 @@ def choose(
     if named:
         for name, value in options.values.items():
             raise InputError(f"{name} {value} for cells that are named: say it in their names, such as {FORM}")
-        cells = [cell_named(name) for name in dict.fromkeys(named)]
+        cells = [cell_named(name, options.as_known) for name in dict.fromkeys(named)]
         preset = "mini" if all(MODELS[cell.model].is_miniature for cell in cells) else "paper"
         if options.preset not in ("auto", preset):
             raise InputError(f"these cells are of --preset {preset}, not {options.preset}: leave --preset out")
@@ -170,7 +172,7 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     pending = cells if session.studies else list(dict.fromkeys(trial.cell for trial in session.pending))
     dollars = None
     if session.num_done < session.num_expected:
-        _check_inputs(pending)
+        _check_inputs(pending, options.opened_storage, skip_unreadable=execution.skip_unreadable)
         from sweeps.cluster.join import worker_types
         from sweeps.running.tuner import start_ray
 
@@ -281,13 +283,14 @@ def _share_left(options: SweepOptions) -> ShareLeft:
     )
 
 
-def _check_inputs(cells: list[Cell]) -> None:
+def _check_inputs(cells: list[Cell], storage: Storage, *, skip_unreadable: bool) -> None:
     for model, upstream in dict.fromkeys((cell.model, cell.upstream) for cell in cells):
         require_checkpoint(model, upstream)
         if doubt := doubt_of(model, upstream):
             print(doubt, file=sys.stderr)
     for dataset in dict.fromkeys(cell.dataset for cell in cells):
-        require_dataset(dataset)
+        require_dataset(dataset, skip_unreadable=skip_unreadable)
+        keep_listing(dataset, storage)
         for caution in dataset_info(dataset).cautions:
             print(f"warning: {caution}", file=sys.stderr)
 

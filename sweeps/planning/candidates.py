@@ -26,12 +26,14 @@ def grid_of(options: SweepOptions, preset: Literal["paper", "mini"]) -> Grid:
     grid = MINI if preset == "mini" else PAPER
     models = [name for name, model in MODELS.items() if model.is_miniature == (preset == "mini")]
     datasets = [name for name, info in DATASETS.items() if info.is_miniature == (preset == "mini")]
-    datasets += [name for name in options.datasets if is_folder(name)]
-    for kind, given, valid in (("model", options.models, models), ("dataset", options.datasets, datasets)):
+    datasets += [name for name in options.known_datasets if is_folder(name)]
+    for kind, given, valid in (("model", options.models, models), ("dataset", options.known_datasets, datasets)):
         for name in given:
             if name not in valid:
                 raise one_of(f"{kind} of --preset {preset}", name, valid)
-    chosen = Grid(options.models or grid.models, options.datasets or grid.datasets, options.dropouts or grid.dropouts)
+    chosen = Grid(
+        options.models or grid.models, options.known_datasets or grid.datasets, options.dropouts or grid.dropouts
+    )
     return replace(chosen, dropouts=(None,)) if "dropout" in options.search_over else chosen
 
 
@@ -51,8 +53,8 @@ def narrowed(options: SweepOptions, cells: Sequence[Cell]) -> list[Cell]:
     """
     for name in options.values.keys() & Labels.of(cells).varying:
         raise InputError(f"{name} {options.values[name]} for all would leave nothing to compare: leave it out")
-    folders = {name: official_cell(cells[0].model, name).dataset for name in options.datasets if is_folder(name)}
-    asked_for = {"model": options.models, "dataset": [folders.get(name, name) for name in options.datasets]}
+    folders = {name: official_cell(cells[0].model, name).dataset for name in options.known_datasets if is_folder(name)}
+    asked_for = {"model": options.models, "dataset": [folders.get(name, name) for name in options.known_datasets]}
     first = [cell for cell in cells if cell.dataset == cells[0].dataset]
     there = (_on_folder(cell, folder) for folder in folders.values() for cell in first)
     chosen = cells = list(dict.fromkeys([*cells, *there]))

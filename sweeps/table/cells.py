@@ -1,7 +1,7 @@
 """Cell and Trial: entries of the table and what may fill them; the published grids as data."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -230,8 +230,11 @@ def _parts(cell: Cell) -> list[str]:
     return [f"{cell.resolution}px", f"{steps}steps", f"warmup{warmup_steps}", f"batch{batch}", f"from-{cell.upstream}"]
 
 
-def cell_named(name: str) -> Cell:
+def cell_named(name: str, as_known: Callable[[str], str] = str) -> Cell:
     """The cell of a name such as `ViT-B_16/cifar10/0.1` or `ViT-L_32/cifar100/0.1/224px/from-imagenet21k+imagenet2012`.
+
+    Args:
+        as_known: gives the name of a data set under which a storage knows it.
 
     Raises:
         InputError: it has another form, or says what doesn't exist.
@@ -240,6 +243,7 @@ def cell_named(name: str) -> Cell:
         raise InputError(f"cell {name!r} is no name of a cell: give {FORM}")
     model, dataset, dropout, resolution, steps, warmup_steps, batch, upstream = match.groups()
     try:
+        dataset = as_known(dataset)
         official = official_cell(model, dataset)
         schedule = official.schedule
         return official_cell(

@@ -10,6 +10,7 @@ from typing import Annotated
 from vit_trainer.command_line import HOW_RUN, WHERE, outlive_readers
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.datasets import dataset_info
+from vit_trainer.data.earlier_ids import as_known, keep_listing
 from vit_trainer.errors import DamagedError, InputError, RunInterruptedError, counted
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.files.storage import Storage
@@ -86,6 +87,7 @@ def train(
         if upstream is not None:
             raise InputError(f"upstream {upstream} or checkpoint {execution.checkpoint}: give the one to start from")
         given["upstream"] = file_upstream(execution.checkpoint)
+    dataset = as_known(dataset, opened, print if is_first_process() else lambda line: None)
     config = FinetuneConfig.official(model, dataset, dropout=dropout, seed=seed, **given)
     if config.global_batch_size % (execution.micro_batch_size or 1):
         size = config.global_batch_size
@@ -106,7 +108,7 @@ def train(
         if is_first_process():
             print(f"{error}: its trial runs anew, and what is there is kept", file=sys.stderr)
     if run is None or run.status != "finished":
-        require_dataset(config.dataset)
+        require_dataset(config.dataset, skip_unreadable=execution.skip_unreadable)
         outlive_readers()
         if is_first_process():
             print(
@@ -115,6 +117,7 @@ def train(
                 end="",
                 file=sys.stderr,
             )
+            keep_listing(config.dataset, opened)
             print(f"{config.trial_id} in {run_dir.location}", flush=True)
         shipping = _shipped(run_dir, opened, tracking_uri) if is_first_process() else nullcontext()
         with signals_as_request(acknowledge=_acknowledge) as interrupted, shipping as report:

@@ -3,6 +3,7 @@
 runs/<trial id>/          a trial, see `RunDir`: the truth that all else is a view of
 sweeps/<sweep>/           commands.jsonl, decisions.jsonl, slots.jsonl, tracking.json, and the sweep's own report/
 report/                   about all that the storage holds
+datasets/<id>.json.gz     what was in folders of classes that trials were trained on
 probes.json               measured rates, for plans
 ray/                      Ray Tune's own records, which nothing here reads; not where a URI holds keys
 tensorboard/<trial id>/   event files, where asked for
@@ -113,6 +114,11 @@ class Storage:
             if to_run:
                 raise InputError(f"{reason}: make it readable, or move it away to run that trial anew") from error
             return reason
+
+    @property
+    def listings(self) -> Folder:
+        """What was in folders of classes that trials were trained on."""
+        return self.folder.child("datasets")
 
     # Sweeps.
 

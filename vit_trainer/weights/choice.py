@@ -12,7 +12,8 @@ from typing import Any
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import require_resolution
-from vit_trainer.data.datasets import DATASETS, dataset_id, dataset_info, is_folder
+from vit_trainer.data.datasets import DATASETS, dataset_info, is_folder
+from vit_trainer.data.earlier_ids import under_id
 from vit_trainer.errors import InputError, one_of
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import Storage
@@ -100,14 +101,15 @@ class WeightsChoice:
             require_resolution(config["model"], self.resolution)
         if self.model is not None and self.model != config["model"]:
             raise InputError(f"trial {self.trial} is a {config['model']}: leave --model out")
-        if self.dataset is not None and dataset_id(self.dataset) != config["dataset"]:
+        dataset = config["dataset"] if self.dataset is None else under_id(self.dataset, config["dataset"])
+        if dataset is None:
             raise InputError(f"trial {self.trial} was trained on {config['dataset']}: leave --dataset out")
         with run_dir.weights() as weights:
             if weights is None:
                 raise InputError(
                     f"trial {self.trial} left no weights: run it again with --save-weights, in another --storage"
                 )
-            resolution, dataset = self.resolution or config["resolution"], self.dataset or config["dataset"]
+            resolution = self.resolution or config["resolution"]
             names = class_names_of(weights, dataset)
             yield Weights(config["model"], weights, f"trial {self.trial}", resolution, dataset, names)
 
