@@ -81,7 +81,7 @@ def choose_preset(options: SweepOptions, question: str) -> Literal["paper", "min
     if options.preset != "auto":
         return options.preset
     official = [name for name in options.models if name in MODELS and not MODELS[name].is_miniature]
-    if options.models and not official:
+    if options.models and all(name in MODELS and MODELS[name].is_miniature for name in options.models):
         return "mini"
     from sweeps.cluster.join import count_gpus
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from sweeps import lr_search, paper_grid, resolution, seeds, short_schedule, upstream
 from sweeps.options import SweepOptions
@@ -30,6 +31,7 @@ from sweeps.table.cells import MINI, PAPER, Cell, Schedule, Trial, cell_named, c
 from sweeps.table.published import TABLES, published_cells
 from tests.sweeps.storages import finished, write_run
 from vit_trainer.config import Execution, FinetuneConfig
+from vit_trainer.data.datasets import dataset_id
 from vit_trainer.errors import InputError
 from vit_trainer.files.storage import Storage
 from vit_trainer.tracking.catalogue import Catalogue, Membership
@@ -294,6 +296,8 @@ def test_without_a_gpu_a_folder_is_told_what_to_add(pets: str, monkeypatch: pyte
     ):
         with pytest.raises(InputError, match=f"no GPU here for {what}: give --preset paper .* or --models {mini}"):
             choose_preset(options, "sweeps/paper_grid.py")
+    with pytest.raises(InputError, match="did you mean 'ViT-B_32-mini'"):
+        cells_asked_for(SweepOptions(models=("ViT-B32",)), choose_preset(SweepOptions(models=("ViT-B32",)), "x.py"))
     options = SweepOptions(models=("ViT-B_16-mini",), datasets=(pets,))
     assert choose_preset(options, "sweeps/paper_grid.py") == "mini"
     assert {cell.upstream for cell in cells_asked_for(options, "mini")} == {"digits"}
@@ -483,6 +487,33 @@ def own_question(tmp_path: Path) -> Path:
     path.parent.mkdir()
     path.write_text(code)
     return path
+
+
+@pytest.mark.slow
+def test_a_folder_is_swept_without_a_gpu_and_the_same_command_finds_it_done(tmp_path: Path, two_slots: str) -> None:
+    for part, count in (("train", 10), ("test", 4)):
+        for number, name in enumerate(("black", "white")):
+            (tmp_path / "tones" / part / name).mkdir(parents=True)
+            for i in range(count):
+                image = Image.new("RGB", (20, 16), (250 * number + i % 5,) * 3)
+                image.save(tmp_path / "tones" / part / name / f"{i}.png")
+    grid = ["--datasets", "./tones", "--models", "ViT-B_32-mini", "--dropouts", "0", "--base-lrs", "0.01", "0.03"]
+    values = ["--total-steps", "20", "--resolution", "16", "--upstream", "scratch"]
+    for num_done in (0, 2):
+        done = command("paper_grid", *grid, *values, "--storage", "results", cwd=tmp_path, address=two_slots)
+        assert done.returncode == 0, done.stderr
+        assert f"paper_grid-mini: 2 trials, {num_done} of them done" in done.stdout
+        assert ("has 4 images for validation" in done.stderr) == (num_done == 0)
+    dataset = dataset_id(f"{tmp_path}/tones")
+    (config, _) = (json.loads(path.read_text()) for path in sorted(tmp_path.glob("results/runs/*/config.json")))
+    assert (
+        config
+        == FinetuneConfig.official(
+            *("ViT-B_32-mini", f"{tmp_path}/tones"), base_lr=0.01, total_steps=20, resolution=16, upstream="scratch"
+        ).to_dict()
+    )
+    assert config["dataset"] == dataset
+    assert (config["global_batch_size"], config["warmup_steps"]) == (16, 4)
 
 
 @pytest.mark.slow
