@@ -9,7 +9,7 @@ from sweeps.planning.probed_rates import Workload
 from sweeps.planning.rates import ASSUMED_SHARE_OF_PEAK, REACHED_BY_OTHERS
 from sweeps.table.cells import Cell
 from sweeps.table.labels import Labels
-from vit_trainer.data.datasets import dataset_info, is_folder
+from vit_trainer.data.datasets import dataset_info, id_and_path, is_folder
 from vit_trainer.errors import counted
 
 CORES_ESTIMATED = "an estimate, by matrix products and a few of the images"
@@ -65,16 +65,18 @@ def _folder_lines(plan: Plan) -> list[str]:
         own, info = [cell for cell in plan.cells if cell.cell.dataset == dataset], dataset_info(dataset)
         images = info.num_train + info.num_validation + info.num_test
         lines.append(
-            f"{dataset}: {images:,} images in {info.num_classes:,} classes, of which {info.num_train:,} train, "
-            f"{info.num_validation:,} validate and {info.num_test:,} test"
+            f"{id_and_path(dataset)[1]}: {images:,} images in {info.num_classes:,} classes, of which "
+            f"{info.num_train:,} train, {info.num_validation:,} validate and {info.num_test:,} test"
         )
-        for steps in dict.fromkeys(cell.cell.schedule for cell in own):
-            epochs = steps.total_steps * steps.global_batch_size / info.num_train
-            hours = [cell.hours for cell in own if cell.cell.schedule == steps]
-            known = [each for each in hours if each is not None]
-            cost = f", {_number(sum(known))} {unit} in all" if len(known) == len(hours) else ""
-            said = f"{steps.total_steps:,} steps of {steps.global_batch_size:,} images are {_number(epochs)} epochs"
-            lines.append(f"  {said}{cost}")
+        hours: dict[tuple[int, int], list[float | None]] = {}
+        for cell in own:
+            schedule = cell.cell.schedule
+            hours.setdefault((schedule.total_steps, schedule.global_batch_size), []).append(cell.hours)
+        for (steps, batch), each in hours.items():
+            known = [number for number in each if number is not None]
+            cost = f", {_number(sum(known))} {unit} in all" if len(known) == len(each) else ""
+            epochs = _number(steps * batch / info.num_train)
+            lines.append(f"  {steps:,} steps of {batch:,} images are {epochs} epochs{cost}")
         lines += [f"  warning: {caution}" for caution in info.cautions]
     return lines
 

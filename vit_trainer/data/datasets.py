@@ -274,7 +274,7 @@ def _cautions(folders: ClassFolders, num_validation: int, unreadable: Mapping[st
     if 0 < num_validation < FEW_IMAGES:
         yield (
             f"{folders.root} has {num_validation} images for validation, of which one is {100 / num_validation:.2g} "
-            f"points: chance may choose between candidates; {FEW_IMAGES} or more are better, in val/ beside test/"
+            f"points: chance may choose between candidates; better have {FEW_IMAGES} or more, in val/ beside test/"
         )
     counts = folders.counts("train") if folders.validation == "train" else []
     if single := [name for name, count in zip(folders.classes, counts, strict=False) if count == 1]:
