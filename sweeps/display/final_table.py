@@ -8,8 +8,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.display.live_table import brief, candidate_name, header_of
 from sweeps.display.standing import Standing
+from sweeps.display.words import brief, candidate_name, header_of
 from sweeps.records.cell_record import CellRecord
 from sweeps.table.cells import Cell
 from sweeps.table.labels import Labels
@@ -93,7 +93,7 @@ def _parts(standing: Standing, cell: Cell, record: CellRecord | None) -> Parts:
     if (difference := standing.difference(cell)) is not None:
         points, base_lr = difference
         verdict = record.verdict if record else None
-        said = f"{round(100 * points, 2) + 0.0:+.2f}" + (f"@{base_lr:g}" if base_lr != chosen.base_lr else "")
+        said = f"{100 * points:+z.2f}" + (f"@{base_lr:g}" if base_lr != chosen.base_lr else "")
         status = verdict.status if verdict else None
         parts.append(Text(f"{MARKS[status]} {said}" if status else said, style=STYLES[status] if status else ""))
     parts.append(Text(candidate_name(cell, chosen)))

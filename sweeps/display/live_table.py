@@ -9,19 +9,20 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from sweeps.display.running_list import LAYOUTS, running_list
 from sweeps.display.standing import Standing, TrialProgress
+from sweeps.display.words import brief, candidate_name, header_of, own_name, percent, steps_of, time_left_of
 from sweeps.table.cells import Cell
 from sweeps.table.labels import Labels
 from vit_trainer.errors import counted
 from vit_trainer.files.outgoing import outgoing, printable
-from vit_trainer.tracking.chosen import Chosen
 
 SECONDS_PER_FRAME = 1.0
 """A frame of 30 cells takes 30 to 60 ms of a CPU core."""
@@ -29,12 +30,16 @@ NUM_EVENTS = 5
 """How many of the last events are shown."""
 LINES_BELOW = 3
 """Cells say less rather than leave no room for these: the legend and two events."""
+FEWEST_LISTED = 3
+"""Running candidates are listed below the table where there is room for so many, or for all."""
 DETAILS = range(5)
 """How much cells say: 0 to 2 have every running candidate on one line or two, 3 sums them up, 4 is one line a cell."""
-VIEWS = ((0, True), (0, False), (1, True), (2, True), *((detail, False) for detail in DETAILS[1:]))
-"""Details in the order tried, with the speed of running candidates and without."""
-LEGEND = "running: step, validation %, time left{}; {}done: test %, difference to published"
+VIEWS = tuple((detail, with_list) for with_list in (True, False) for detail in DETAILS)
+"""Details in the order tried, with a list of the running candidates below and without."""
+LEGEND = "running: step, validation %, time left; done: test %, difference to published"
 MARKS = {
+    " paused": "paused: at a rung, best validation %",
+    "silent ": "silent: for so long no sign of life",
     "@": "@: difference of the run with the published rate",
     "*": "*: of the seeds that early stopping left",
     " x": "x: seeds",
@@ -94,47 +99,50 @@ class Screen:
         summary = summary_lines(standing) if standing.cells else []
         room = (console.size.height - 1 if self._fits_height else 10_000) - len(summary) - len(complaints)
         if standing.cells:
-            table, has_speed = self._table(console, options, room)
-            table = table[: max(1, room)]
+            table = self._table(console, options, room)[: max(1, room)]
             for line in table:
                 yield from line
                 yield Segment.line()
             room -= len(table)
-            if room > 0:
-                paused = (
-                    "paused: at a rung, best validation %; " if any(each.is_paused for each in standing.trials) else ""
-                )
-                yield self._line(LEGEND.format(", images/s, share of peak" if has_speed else "", paused), "dim")
-                room -= 1
             shown = "".join(segment.text for line in table for segment in line)
-            marks = [text for mark, text in MARKS.items() if mark in shown]
-            if marks and room > 0:
-                yield self._line("; ".join(marks), "dim")
+            if room > 0:
+                marks = [text for mark, text in MARKS.items() if mark in shown]
+                yield self._line("; ".join([LEGEND, *marks]), "dim")
                 room -= 1
         events = event_lines(standing)
         yield from (self._line(line) for line in summary)
         yield from (self._line(event, "dim") for event in events[max(0, len(events) - room) :] if room > 0)
         yield from (self._line(complaint) for complaint in complaints)
 
-    def _table(self, console: Console, options: ConsoleOptions, room: int) -> tuple[list[list[Segment]], bool]:
-        """The lines of the table with as much detail as fits; a list of the cells where not even the least does.
+    def _table(self, console: Console, options: ConsoleOptions, room: int) -> list[list[Segment]]:
+        """The lines of the table with as much detail as fits; a list of the cells where not even the least does."""
 
-        Returns:
-            Them, and whether they have speeds.
-        """
+        def drawn(what: RenderableType) -> list[list[Segment]] | None:
+            if Measurement.get(console, options.update(max_width=10_000), what).maximum > options.max_width:
+                return None
+            return console.render_lines(what, options.update(height=None), pad=False)
+
         lines: list[list[Segment]] = []
-        has_speed = False
-        for detail, with_speed in VIEWS:
-            if with_speed and not any(each.images_per_second for each in self._standing.running):
+        running = self._standing.running_or_silent
+        for detail, with_list in VIEWS:
+            if with_list and not running:
                 continue
-            table = table_of(self._standing, detail, with_speed=with_speed)
-            if Measurement.get(console, options.update(max_width=10_000), table).maximum <= options.max_width:
-                lines = console.render_lines(table, options.update(height=None), pad=False)
-                has_speed = with_speed
-                if len(lines) + LINES_BELOW <= room:
-                    break
+            if (table := drawn(table_of(self._standing, detail, is_summed=with_list))) is None:
+                continue
+            lines = table
+            if with_list:
+                most = room - len(table) - LINES_BELOW - 2
+                num_listed = len(running) if len(running) <= most else most - 1
+                if num_listed < min(len(running), FEWEST_LISTED):
+                    continue
+                lists = (running_list(self._standing, num_listed, *layout) for layout in LAYOUTS)
+                if not (listed := next(filter(None, map(drawn, lists)), None)):
+                    continue
+                lines = [*table, [], *listed]
+            if len(lines) + LINES_BELOW <= room:
+                break
         lines = lines or console.render_lines(list_of(self._standing), options.update(height=None), pad=False)
-        return [[Segment(printable(each.text), each.style) for each in line] for line in lines], has_speed
+        return [[Segment(printable(each.text), each.style) for each in line] for line in lines]
 
     def _line(self, line: str, style: str = "") -> Text:
         line = outgoing(line, keep="")
@@ -182,11 +190,11 @@ def event_lines(standing: Standing) -> list[str]:
     ]
 
 
-def table_of(standing: Standing, detail: int, *, with_speed: bool = False) -> Table:
+def table_of(standing: Standing, detail: int, *, is_summed: bool = False) -> Table:
     """Models and what else varies as rows, (data set, dropout) as columns.
 
     Args:
-        detail, with_speed: one of VIEWS.
+        is_summed: whether a cell's running candidates are summed up whatever the detail.
     """
     labels = Labels.of(standing.cells)
     by_place = {(labels.row(cell), labels.column(cell)): cell for cell in standing.cells}
@@ -197,7 +205,7 @@ def table_of(standing: Standing, detail: int, *, with_speed: bool = False) -> Ta
         table.add_column(header_of(*column, detail), no_wrap=True)
     for row in dict.fromkeys(row for row, _ in by_place):
         cells = [by_place.get((row, column)) for column in columns]
-        entries = [Text() if cell is None else _cell_text(standing, cell, detail, with_speed) for cell in cells]
+        entries = [Text() if cell is None else _cell_text(standing, cell, detail, is_summed) for cell in cells]
         table.add_row(_row_text(row, detail), *entries)
     return table
 
@@ -240,22 +248,13 @@ def _shortened(part: str) -> str:
     return part.removeprefix("from ").replace("imagenet", "").replace(" ", "")
 
 
-def header_of(dataset: str, dropout: str, detail: int) -> str:
-    """A column's label, as short as `detail` asks for."""
-    if detail > 1:
-        if len(dataset) > 10:
-            dataset = re.sub(r"(?<=[a-z])(?=\d+$)|(?<=-)", "\n", dataset)
-        dropout = dropout.replace("dropout", "drop")
-    return f"{dataset}\n{dropout}"
-
-
-def _cell_text(standing: Standing, cell: Cell, detail: int, with_speed: bool = False) -> Text:
+def _cell_text(standing: Standing, cell: Cell, detail: int, is_summed: bool = False) -> Text:
     candidates = standing.by_cell[cell]
     running = [each for each in candidates if each.is_running]
     waiting = [each for each in candidates if not each.is_running and each.result is None]
     paused = [each for each in waiting if each.is_paused]
     waiting = [each for each in waiting if not each.is_paused]
-    texts = _running_lines(running, candidates, standing.now, detail, with_speed)
+    texts = _running_lines(running, candidates, standing.now, detail, is_summed)
     lines = [Text(line, style="yellow") for line in texts]
     is_done = not running and not waiting and not paused and bool(candidates)
     lines += [Text(line, style="bold green") for line in _finished_lines(standing, cell, detail, is_done=is_done)]
@@ -263,67 +262,55 @@ def _cell_text(standing: Standing, cell: Cell, detail: int, with_speed: bool = F
     others = [Text(f"{num_failed} failed", style="bold red")] if num_failed else []
     others += [Text(f"{num_stopped} stopped", style="dim")] if num_stopped else []
     if paused:
-        best = _percent(max(each.accuracy or 0.0 for each in paused), 1)
+        best = percent(max(each.accuracy or 0.0 for each in paused), 1)
         others.append(Text(f"{len(paused)} paused {best}", style="dim"))
     if waiting or not candidates:
         step = max((each.step for each in waiting), default=0)
         number = f"{len(waiting)} " if lines or others else ""
-        others.append(Text(f"{number}waiting{f' {_steps(step)}' if step and not number else ''}", style="dim"))
+        others.append(Text(f"{number}waiting{f' {steps_of(step)}' if step and not number else ''}", style="dim"))
     if detail == 0 and others:
         others = [Text(", ").join(others)]
     return Text("\n").join((lines + others)[: 1 if detail == DETAILS[-1] else None])
 
 
 def _running_lines(
-    running: list[TrialProgress], candidates: list[TrialProgress], now: float, detail: int, with_speed: bool
+    running: list[TrialProgress], candidates: list[TrialProgress], now: float, detail: int, is_summed: bool
 ) -> list[str]:
-    if detail < 3:
+    if detail < 3 and not is_summed:
         several_seeds = len({each.trial.seed for each in candidates}) > 1
-        found = []
-        for each in running:
-            lines = _candidate_lines(each, now, detail, several_seeds=several_seeds)
-            if with_speed and each.images_per_second and each.silent_seconds is None:
-                lines[0] += f" {each.images_per_second:.0f}/s"
-                lines[-1] += "" if each.mfu is None else f" {each.mfu:.0%}"
-            found += lines
-        return found
+        lines = (_candidate_lines(each, now, detail, several_seeds=several_seeds) for each in running)
+        return [line for of_one in lines for line in of_one]
     if not running:
         return []
     best = max(running, key=lambda each: each.accuracy or 0.0)
     lefts = [each.seconds_left(now) for each in running if each.silent_seconds is None]
-    number = _steps(best.step) if len(running) == 1 else f"{len(running)} run"
+    number = steps_of(best.step) if len(running) == 1 else f"{len(running)} run"
     left = (
         "starting" if not lefts or None in lefts else f"{brief(max(left for left in lefts if left is not None))} left"
     )
     silent = [each.silent_seconds for each in running if each.silent_seconds is not None]
-    first = f"{number} {_percent(best.accuracy, 1)}".rstrip()
-    return [first, f"silent {brief(max(silent))}" if silent else left]
+    parts = [f"{number} {percent(best.accuracy, 1)}".rstrip(), f"silent {brief(max(silent))}" if silent else left]
+    return [" ".join(parts)] if detail < 2 else parts
 
 
 def _candidate_lines(progress: TrialProgress, now: float, detail: int, *, several_seeds: bool) -> list[str]:
-    trial, left = progress.trial, progress.seconds_left(now)
-    if progress.silent_seconds is not None:
-        time_left = f"silent {brief(progress.silent_seconds)}"
-    elif progress.step == progress.total_steps:
-        time_left = "testing"
-    else:
-        time_left = "starting" if left is None else f"{brief(left)} left"
+    time_left = time_left_of(progress, now)
     if detail == 2:
-        return [f"{_steps(progress.step)} {_percent(progress.accuracy, 1)}".rstrip(), time_left]
-    steps = f"{_steps(progress.step)}/{_steps(progress.total_steps)}"
+        return [f"{steps_of(progress.step)} {percent(progress.accuracy, 1)}".rstrip(), time_left]
+    steps = f"{steps_of(progress.step)}/{steps_of(progress.total_steps)}"
     if detail == 1:
         time_left = time_left.removesuffix(" left")
-        return [" ".join(part for part in (steps, _percent(progress.accuracy, 1), time_left) if part)]
-    label = f"lr{trial.base_lr:g}" + (f" s{trial.seed}" if several_seeds else "")
-    label += "" if trial.dropout is None else f" d{trial.dropout:g}"
-    return [" ".join(part for part in (label, steps, _percent(progress.accuracy, 2), time_left) if part)]
+        return [" ".join(part for part in (steps, percent(progress.accuracy, 1), time_left) if part)]
+    rate, dropout, seed = own_name(progress)
+    label = f"lr{rate}" + (f" {seed}" if several_seeds else "") + (f" {dropout}" if dropout else "")
+    return [" ".join(part for part in (label, steps, percent(progress.accuracy, 2), time_left) if part)]
 
 
 def _finished_lines(standing: Standing, cell: Cell, detail: int, *, is_done: bool) -> list[str]:
     chosen, difference = standing.chosen(cell), standing.difference(cell)
     if chosen is None:
         return []
-    number = _percent(chosen.accuracy, 2) + "*" * bool(standing.num_stopped_beside(cell, chosen))
+    number = percent(chosen.accuracy, 2) + "*" * bool(standing.num_stopped_beside(cell, chosen))
     points = "" if difference is None else f"{100 * difference[0]:+z.2f}"
     if difference is not None and difference[1] != chosen.base_lr:
         points = f"{points}@{difference[1]:g}" if detail < DETAILS[-1] else ""
@@ -337,36 +324,3 @@ def _finished_lines(standing: Standing, cell: Cell, detail: int, *, is_done: boo
     if detail > 1:
         return [f"{number} done", *([points] if points else [])]
     return [f"{number} done{f' {points}' if points else ''}{name}"]
-
-
-def candidate_name(cell: Cell, chosen: Chosen) -> str:
-    """What a cell's chosen candidate has of its own: `lr0.03`, or `lr0.03 d0.1 w500` where these were searched too."""
-    base_lr, dropout, warmup_steps = chosen.trials[0].recipe
-    name = f"lr{base_lr:g}" + (f" d{dropout:g}" if cell.dropout is None else "")
-    return name + (f" w{warmup_steps:g}" if warmup_steps != cell.schedule.warmup_steps else "")
-
-
-def _percent(fraction: float | None, num_decimals: int) -> str:
-    return "" if fraction is None else f"{100 * fraction:.{num_decimals}f}"
-
-
-def _steps(step: int) -> str:
-    """Steps in at most five characters up to a hundred thousand: 500, 5.2k, 19.5k."""
-    return f"{step}" if step < 1000 else f"{step / 1000:.1f}".removesuffix(".0") + "k"
-
-
-def brief(seconds: float) -> str:
-    """A duration in at most four characters.
-
-    >>> [brief(seconds) for seconds in (45, 719, 3960, 50_000, 500_000)]
-    ['45s', '11m', '1h06', '13h', '5d']
-    """
-    if seconds < 60:
-        return f"{seconds:.0f}s"
-    minutes = int(seconds // 60)
-    if minutes < 60:
-        return f"{minutes}m"
-    hours = minutes // 60
-    if hours < 10:
-        return f"{hours}h{minutes % 60:02d}"
-    return f"{hours}h" if hours < 100 else f"{hours // 24}d"

@@ -50,6 +50,8 @@ class TrialProgress:
     """GPUs, or CPU cores, that it takes when it runs."""
     sized_at: tuple[int, float, float] = (0, 0.0, 1.0)
     """Step and seconds from which on it has had so many, and its speed then beside that before."""
+    host: str = ""
+    """Where its first process runs, or ran; empty: not known."""
     silent_seconds: float | None = None
     """Seconds since the last sign of life of a process that should have given one; None: nothing is wrong."""
     result: Result | None = None
@@ -71,6 +73,7 @@ class TrialProgress:
             accuracy=self.accuracy if accuracy is None else float(accuracy),
             images_per_second=row.get("images_per_second"),
             mfu=row.get("mfu"),
+            host=row.get("host", self.host),
             hours=hours_of(row),
             seconds=3600 * float(row.get("runtime_hours") or 0.0),
             is_starting=False,
@@ -96,6 +99,8 @@ class TrialProgress:
         for row in [row for row in rows if "val/accuracy" in row][-1:] + rows[-1:]:
             progress = progress.reported(row)
         until = max((line["time"] for line in lines), default=0.0)
+        hosts = [str(line["host"]) for line in lines if "host" in line]
+        progress = replace(progress, host=hosts[-1] if hosts else "")
         return replace(progress, billed_hours=hours_billed(lines, holds), counted_until=until)
 
     @property
@@ -226,6 +231,17 @@ class Standing:
     def running(self) -> list[TrialProgress]:
         """Trials with a process, as far as one can tell."""
         return [each for each in self.trials if each.is_running and each.silent_seconds is None]
+
+    @property
+    def running_or_silent(self) -> list[TrialProgress]:
+        """Trials that have a process, or should have; in the order of the cells."""
+        return [each for candidates in self.by_cell.values() for each in candidates if each.is_running]
+
+    def place(self, progress: TrialProgress) -> str:
+        """Which of its cell's candidates it is by the latest validation of each: `2/4`; empty before its first."""
+        rivals = self.by_cell[progress.trial.cell]
+        better = [each for each in rivals if (each.accuracy or 0.0) > (progress.accuracy or 0.0)]
+        return "" if progress.accuracy is None else f"{len(better) + 1}/{len(rivals)}"
 
     @property
     def num_silent(self) -> int:

@@ -5,6 +5,7 @@ trace of the trial before, and killing the actor ends everything that it started
 """
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -79,10 +80,10 @@ class TrialActor(tune.Trainable):
 
     The trial begins with the first step, not before: Tune may give it to another actor while this one starts.
 
-    A result is a row of the journal with the `node` of the first process, or `note` with a line for whoever watches
-    (and `starts_again` if the trial's processes do), or `stepped` once they have taken their first step, or `parity`
-    with what nodes came to that are new to the sweep, or `cause` with the failure's, or `refused` with why nothing may
-    run here, or `paused`: its state is kept and its slot is free.
+    A result is a row of the journal with `node` and `host` of the first process, or `note` with a line for whoever
+    watches (and `starts_again` if the trial's processes do), or `stepped` once they have taken their first step, or
+    `parity` with what nodes came to that are new to the sweep, or `cause` with the failure's, or `refused` with why
+    nothing may run here, or `paused`: its state is kept and its slot is free.
     """
 
     _launcher: LauncherClient | None = None
@@ -130,7 +131,7 @@ class TrialActor(tune.Trainable):
             self._begin()
         message = self._launcher.receive()
         if isinstance(message, Reported):
-            return dict(message.row) | {"node": ray.get_runtime_context().get_node_id()}
+            return dict(message.row) | {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname()}
         if isinstance(message, Stepped):
             return {"stepped": True}
         exited = self._exit_of_gang(message)
