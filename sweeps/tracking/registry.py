@@ -1,5 +1,6 @@
 """Each cell's chosen candidate as a registered MLflow model, which `mlflow models predict` and `serve` understand."""
 
+import re
 import shlex
 import shutil
 import sys
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sweeps.running.session import Session
 from sweeps.table.cells import Cell
+from vit_trainer.data.datasets import dataset_id
 from vit_trainer.errors import InputError
 from vit_trainer.inference.served_model import save_served_model
 from vit_trainer.tracking.trial_runs import Shipper
@@ -66,8 +68,8 @@ def _how_to_serve(uri: str, tracking_uri: str) -> tuple[str, str]:
 
 
 def model_name(cell: Cell) -> str:
-    """A cell's name in the registry, where a name may go into a URI."""
-    return cell.name.replace(" ", "-")
+    """A cell's name in the registry, which takes neither / nor :, and where a name may go into a URI."""
+    return re.sub(r"[/:\s]+", "-", cell.name.replace(cell.dataset, dataset_id(cell.dataset)))
 
 
 def _registered(client: "MlflowClient", session: Session, cell: Cell, trial_id: str, run_id: str) -> str:
