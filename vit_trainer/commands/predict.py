@@ -3,7 +3,6 @@
 import csv
 import glob
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from vit_trainer.data.class_folders import IMAGE_SUFFIXES
-from vit_trainer.errors import DataError, InputError
+from vit_trainer.data.class_folders import IMAGE_SUFFIXES, Walk
+from vit_trainer.errors import DataError, InputError, reason_of
 from vit_trainer.weights.choice import WeightsChoice
 
 if TYPE_CHECKING:
@@ -50,47 +49,53 @@ def predict(
     """
     if top_k < 1 or (json_ and csv_):
         raise InputError(f"top-k {top_k} is below 1: give 1 or more" if top_k < 1 else "give one of --json and --csv")
-    files = _files(images)
+    files, unreadable = _files(images)
     with choice.opened() as weights:
         from vit_trainer.inference.classifier import Classifier, top
 
         classifier = Classifier.load(weights)
         classifier.require_head(weights.source)
         names = classifier.names(weights)
-        unreadable: list[Path] = []
         rows = ((path, top(each, names, top_k)) for path, each in _probabilities(classifier, files, unreadable))
         (_print_json if json_ else _print_csv if csv_ else _print_table)(rows, files, min(top_k, len(names)))
-    if unreadable and len(files) > 1:
-        print(f"{len(unreadable)} of {len(files)} files could not be read", file=sys.stderr)
+    if unreadable:
+        print(f"{len(unreadable)} of {len({*files, *unreadable})} could not be read", file=sys.stderr)
     return 1 if unreadable else 0
 
 
-def _files(given: Sequence[Path]) -> list[Path]:
-    """Image files as given, those below folders, and those that match patterns; in order, each once.
+def _files(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Image files as given, those below folders, and those that match patterns, in order, each once.
+
+    Returns:
+        Them, and what can't be looked into, such as links that lead nowhere, which is named; what is passed over too.
 
     Raises:
         InputError: nothing is there.
     """
     found: dict[Path, None] = {}
+    unreadable: list[Path] = []
     for each in given:
         matches = [each] if each.exists() else [Path(name) for name in sorted(glob.glob(str(each), recursive=True))]
         if not matches:
             raise InputError(f"no file, folder or match of {each}: give image files, folders or patterns")
         for match in matches:
-            found.update(dict.fromkeys(_below(match) if match.is_dir() else [match]))
+            if not match.is_dir():
+                found[match] = None
+                continue
+            walk = Walk(match)
+            try:
+                found.update(dict.fromkeys(match / name for name in sorted(walk.images(str(match), frozenset()))))
+            except OSError as error:
+                raise InputError(f"cannot list {error.filename} ({reason_of(error)}): make it readable") from error
+            for name, reason in walk.unreadable.items():
+                unreadable.append(match / name)
+                print(f"cannot read {match / name} ({reason})", file=sys.stderr)
+            if walk.passed_over:
+                print(f"passed over {walk.passed_over}", file=sys.stderr)
     if not found:
         none_in = f" in {', '.join(map(str, given))}: give files that end with {', '.join(sorted(IMAGE_SUFFIXES))}"
         raise InputError("no image given: name one or more image files" if not given else f"no images{none_in}")
-    return list(found)
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    for path, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            file = Path(path, name)
-            if file.suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                yield file
+    return list(found), unreadable
 
 
 def _probabilities(

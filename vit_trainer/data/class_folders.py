@@ -113,7 +113,7 @@ class ClassFolders:
         return status.st_size
 
 
-class _Walk:
+class Walk:
     """Looks into folders, and takes note of what there is no image."""
 
     def __init__(self, root: Path) -> None:
@@ -189,7 +189,7 @@ def find_class_folders(root: Path, test: str | None = None, version: int = VERSI
     if not (root / "train").is_dir() or not others:
         missing = " or ".join(f"{part}/" for part in ((test,) if test else ("val", "test")))
         raise DataError(f"no {missing if (root / 'train').is_dir() else 'train/'} in {root}: {_LAYOUT}")
-    walk = _Walk(root)
+    walk = Walk(root)
     try:
         listed = {part: _list_part(root / part, version, walk) for part in ("train", *others)}
     except OSError as error:
@@ -250,7 +250,7 @@ def held_out_per_class(counts: Sequence[int], percent: int | None) -> list[int]:
     return [min(max(share, least), count - 1) for share, count in zip(shares, counts, strict=True)]
 
 
-def _list_part(folder: Path, version: int, walk: _Walk) -> dict[str, tuple[str, ...]]:
+def _list_part(folder: Path, version: int, walk: Walk) -> dict[str, tuple[str, ...]]:
     above = frozenset(map(_place_of, (folder, *folder.resolve().parents)))
     classes, others = walk.look(str(folder), above)
     walk.pass_over(str(folder), others)
