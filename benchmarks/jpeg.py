@@ -101,7 +101,7 @@ def readers(paths: list[Path], resolution: int) -> dict[str, Callable[[int], obj
 
     root, count = paths[0].parent, len(paths)
     names, labels = np.array([os.fsencode(path.name) for path in paths]), np.zeros(count, dtype=np.int64)
-    reader = CutReader(root, names, labels, 0, replaces=False)
+    reader = CutReader(root, names, seed=0, resolution=resolution, replaces=False)
     split = ImageFileSplit(root, names, labels, num_workers=0)
     cpu = torch.device("cpu")
 

@@ -230,7 +230,7 @@ def _little_disk() -> Problems:
 
 
 def _little_shared_memory() -> Problems:
-    problem = too_small(psutil.cpu_count() or 1, batches=2)
+    problem = too_small(psutil.cpu_count() or 1)
     return [("warn", problem)] if problem else []
 
 

@@ -20,9 +20,13 @@ import vit_trainer.data.crops as crops_module
 from vit_trainer.data.crops import (
     Crops,
     _OneKernel,
+    _resize_at_once,
+    _resize_one_by_one,
+    most_bytes,
     random_crops,
     resize_crops,
     resize_cuts,
+    thinned,
     whole_images,
 )
 
@@ -90,7 +94,7 @@ def test_resizing_equals_the_official_one(case: str, kind: str) -> None:
     crops = Crops(*(np.array([edge]) for edge in (top, left, height, width)), flip=np.array([False]))
     batched = resize_crops(torch.from_numpy(image)[None], crops, len(expected))
     cut = torch.from_numpy(image[top : top + height, left : left + width].copy()).ravel()
-    ragged = resize_cuts(cut, [(height, width)], torch.tensor([False]), len(expected))
+    ragged = resize_cuts(cut, np.array([(height, width)]), torch.tensor([False]), len(expected))
     for result in (batched, ragged):
         assert np.abs(result[0].permute(1, 2, 0).numpy() - expected).max() <= 1e-5  # 5e-6 of the range [-1, 1]
 
@@ -99,22 +103,43 @@ def test_cuts_of_all_sizes_become_what_their_crops_become() -> None:
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (16, 60, 45, 3), dtype=np.uint8)
     crops = random_crops(0, 0, slice(0, 16), np.full(16, 60), np.full(16, 45))
-    boxes = list(zip(crops.top, crops.left, crops.height, crops.width, strict=True))
+    boxes = np.stack([crops.top, crops.left, crops.height, crops.width], axis=1)
     cuts = [image[t : t + h, x : x + w].ravel() for image, (t, x, h, w) in zip(images, boxes, strict=True)]
     pixels, flip = torch.from_numpy(np.concatenate(cuts)), torch.from_numpy(crops.flip)
-    ragged = resize_cuts(pixels, [(int(h), int(w)) for _, _, h, w in boxes], flip, 32)
+    ragged = resize_cuts(pixels, boxes[:, 2:], flip, 32)
     batched = resize_crops(torch.from_numpy(images), crops, 32)
     assert crops.flip.any()
     torch.testing.assert_close(ragged, batched, atol=1e-5, rtol=0)
 
 
-Cuts = tuple[Tensor, list[tuple[int, int]], Tensor]
+@pytest.mark.parametrize("resize", [_resize_one_by_one, _resize_at_once])
+def test_a_thinned_crop_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch, resize: object) -> None:
+    monkeypatch.setattr(crops_module, "_resize_in_one_kernel", resize)
+    compiled, resolution = resize is _resize_at_once, 24
+    sides = [(48, 48), (49, 48), (48, 49), (97, 200), (20, 1000), (1000, 20), (300, 301), (20, 20), (1, 5000)]
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sides for _ in range(2)]
+    sizes, flip = np.repeat(sides, 2, axis=0), torch.tensor([False, True] * len(sides))
+
+    def resized(given: list[NDArray[np.uint8]]) -> Tensor:
+        pixels = torch.from_numpy(np.concatenate([image.ravel() for image in given]))
+        return resize_cuts(pixels, sizes, flip, resolution, compiled=compiled)
+
+    kept = [thinned(image, resolution) for image in images]
+    assert max(image.nbytes for image in kept) == most_bytes(resolution)
+    assert [image.shape[:2] for image in kept[6:12:2]] == [(48, 48), (20, 48), (48, 20)]
+    from_thinned = resized(kept)
+    monkeypatch.setattr(crops_module, "kept_sides", lambda sizes, resolution: sizes)
+    assert torch.equal(from_thinned, resized(images))
+
+
+Cuts = tuple[Tensor, NDArray[np.int64], Tensor]
 
 
 def cuts_of(count: int, seed: int) -> Cuts:
     rng = np.random.default_rng(seed)
-    sizes = [(int(height), int(width)) for height, width in rng.integers(1, 60, (count, 2))]
-    pixels = rng.integers(0, 256, 3 * sum(height * width for height, width in sizes), dtype=np.uint8)
+    sizes = rng.integers(1, 60, (count, 2))
+    pixels = rng.integers(0, 256, 3 * sizes.prod(1).sum(), dtype=np.uint8)
     return torch.from_numpy(pixels), sizes, torch.from_numpy(rng.random(count) < 0.5)
 
 

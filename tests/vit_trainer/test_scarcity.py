@@ -167,8 +167,8 @@ for name in names:
     Image.new("RGB", (500, 400)).save(Path(FOLDER) / name.decode())
 split = ImageFileSplit(Path(FOLDER), np.array(names), np.zeros(8, dtype=np.int64), num_workers=2)
 print(_little_shared_memory()[0][1])
-print(too_small(8, batches=2))
-for _ in split.evaluation_batches(np.arange(8), 4, resolution=32, device=torch.device("cpu")):
+print(too_small(8))
+for _ in split.evaluation_batches(np.arange(8), 4, resolution=512, device=torch.device("cpu")):
     print("a batch")
 """
 
@@ -182,10 +182,10 @@ def test_a_container_with_little_shared_memory_ends_loading_with_that_cause(tmp_
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", inside], check=False, capture_output=True, text=True, env=environment, timeout=200
     )
-    advice = "give a container more (docker run --shm-size=32g; in Kubernetes an emptyDir with medium: Memory at"
+    advice = "give a container more (docker run --shm-size=4g; in Kubernetes an emptyDir with medium: Memory at"
     found, needed, *batches = done.stdout.splitlines()
     assert found.startswith("/dev/shm has 0.00 GB, and ")
-    assert needed.startswith(f"/dev/shm has 0.00 GB, and 8 processes that read images need 2.3: {advice}")
+    assert needed.startswith(f"/dev/shm has 0.00 GB, and 8 processes that read images need 0.3: {advice}")
     assert not batches
     last = done.stderr.splitlines()[-1]
     assert last.startswith(

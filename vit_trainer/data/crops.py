@@ -3,6 +3,8 @@
 The resize is two small matrix products per image, rows then columns. A bilinear weight is a hat function of the
 distance between where an output pixel falls and an input pixel, so crop, flip and borders cost nothing extra, and
 nothing outside the crop can leak in. Equal to the official resize to 5e-6 of the range.
+
+Without antialias no more than two rows and columns count per output pixel: of larger crops the others are left behind.
 """
 
 import sys
@@ -112,7 +114,33 @@ class _Neighbours(NamedTuple):
         return _Neighbours(self.lower[image], self.upper[image], self.share[image])
 
 
-def _neighbours(length: Tensor, flip: Tensor | None, resolution: int) -> _Neighbours:
+def most_bytes(resolution: int) -> int:
+    """What a crop takes at most once it is `thinned`."""
+    return 3 * (2 * resolution) ** 2
+
+
+def kept_sides(sides: NDArray[np.int64], resolution: int) -> NDArray[np.int64]:
+    """What `thinned` leaves of crops: of sides (..., 2), their heights and widths.
+
+    >>> kept_sides(np.array([(3000, 4000), (375, 500), (100, 10_000)]), 224).tolist()
+    [[448, 448], [375, 500], [100, 448]]
+    """
+    most = 2 * resolution
+    return np.where(sides.prod(-1, keepdims=True) > most**2, np.minimum(sides, most), sides)
+
+
+def thinned(pixels: NDArray[np.uint8], resolution: int) -> NDArray[np.uint8]:
+    """Of a large crop's pixels (height, width, 3) those that `resize_cuts` looks at; a smaller one as it is."""
+    sides = np.array(pixels.shape[:2])
+    for axis, (side, kept) in enumerate(zip(sides, kept_sides(sides, resolution), strict=True)):
+        if kept < side:
+            near = _neighbours(torch.tensor([side]), None, resolution)
+            pixels = pixels.take(torch.stack([near.lower[0], near.upper[0]], dim=1).flatten().numpy(), axis)
+    return pixels
+
+
+def _neighbours(length: Tensor, flip: Tensor | None, resolution: int, kept: Tensor | None = None) -> _Neighbours:
+    """kept: (batch,) how many pixels of each crop `thinned` has left on this axis; all of them unless given."""
     # In float64: of a place some hundred pixels away, float32 has too few digits left for the fraction.
     out = torch.arange(resolution, dtype=torch.float64, device=length.device)
     place = ((out + 0.5) * (length[:, None].double() / resolution) - 0.5).clamp(min=0.0)
@@ -120,8 +148,13 @@ def _neighbours(length: Tensor, flip: Tensor | None, resolution: int) -> _Neighb
     if flip is not None:
         place = torch.where(flip[:, None], place.flip(1), place)
     lower = place.floor()
-    upper = torch.minimum(lower.long() + 1, length[:, None] - 1)
-    return _Neighbours(lower.long(), upper, (place - lower).float())
+    share = (place - lower).float()
+    if kept is None:
+        kept = length
+    else:  # where a crop is thinned, both neighbours of output pixel i are its pixels 2i and 2i + 1
+        pairs = 2 * out if flip is None else torch.where(flip[:, None], 2 * out.flip(0), 2 * out)
+        lower = torch.where((kept < length)[:, None], pairs, lower)
+    return _Neighbours(lower.long(), torch.minimum(lower.long() + 1, kept[:, None] - 1), share)
 
 
 def _weights(start: Tensor, near: _Neighbours, size: int) -> Tensor:
@@ -154,13 +187,14 @@ def resize_crops(images: Tensor, crops: Crops, resolution: int) -> Tensor:
 
 
 def resize_cuts(
-    pixels: Tensor, sizes: list[tuple[int, int]], flip: Tensor, resolution: int, *, compiled: bool = False
+    pixels: Tensor, sizes: NDArray[np.int64], flip: Tensor, resolution: int, *, compiled: bool = False
 ) -> Tensor:
     """What `resize_crops` does, for crops of different sizes that have been cut out before.
 
     Args:
-        pixels: uint8, every crop's (height, width, 3) one after the other, on the device where the work is to be done.
-        sizes: (height, width) of each crop in pixels.
+        pixels: uint8, every crop's (height, width, 3), `thinned`, one after the other, on the device where the work is
+            to be done.
+        sizes: (batch, 2) height and width of each crop in pixels, before it was thinned.
         flip: (batch,) bool, on the same device.
         resolution: R, in pixels.
         compiled: in one kernel, which is made at the first call; equal but for rounding.
@@ -168,13 +202,17 @@ def resize_cuts(
     Returns:
         (batch, 3, R, R) float32.
     """
-    sides = np.array(sizes, dtype=np.int64)
-    first, heights, widths = to_device(np.stack([sides.prod(1).cumsum() - sides.prod(1), *sides.T]), pixels.device)
-    rows, columns = _neighbours(heights, None, resolution), _neighbours(widths, flip, resolution)
+    kept = kept_sides(sizes, resolution)
+    counts = kept.prod(1)
+    assert len(pixels) == 3 * counts.sum()
+    numbers = to_device(np.stack([counts.cumsum() - counts, *sizes.T, *kept.T]), pixels.device)
+    first, heights, widths, kept_heights, kept_widths = numbers
+    rows = _neighbours(heights, None, resolution, kept_heights)
+    columns = _neighbours(widths, flip, resolution, kept_widths)
     if pixels.device.type == "cpu" and not compiled:
-        return _resize_one_by_one(pixels, sizes, rows, columns)
+        return _resize_one_by_one(pixels, kept.tolist(), rows, columns)
     resize = _resize_in_one_kernel if compiled else _resize_at_once
-    return resize(pixels.view(-1, 3), first, widths, rows, columns)
+    return resize(pixels.view(-1, 3), first, kept_widths, rows, columns)
 
 
 def _resize_one_by_one(pixels: Tensor, sizes: list[tuple[int, int]], rows: _Neighbours, columns: _Neighbours) -> Tensor:

@@ -4,14 +4,9 @@ import shutil
 from pathlib import Path
 
 FOLDER = Path("/dev/shm")
-BATCH_SIZE, IMAGE_BYTES = 256, 3 * 500 * 375
-"""Images of an evaluation's batch, which are whole ones, and what one of ImageNet takes on average."""
-ADVICE = "give a container more (docker run --shm-size=32g; in Kubernetes an emptyDir with medium: Memory at /dev/shm)"
-
-
-def batch_bytes(num_workers: int) -> int:
-    """What a batch of ImageNet of each of so many processes takes; a batch that waits may double it."""
-    return num_workers * BATCH_SIZE * IMAGE_BYTES
+WORKER_BYTES = 32 * 2**20
+"""What lies there of each process that reads, at most, whatever the sizes of the images."""
+ADVICE = "give a container more (docker run --shm-size=4g; in Kubernetes an emptyDir with medium: Memory at /dev/shm)"
 
 
 def shared_memory_bytes() -> int | None:
@@ -19,9 +14,9 @@ def shared_memory_bytes() -> int | None:
     return shutil.disk_usage(FOLDER).total if FOLDER.is_dir() else None
 
 
-def too_small(num_workers: int, batches: int = 1) -> str:
-    """Why so many processes can't each have so many batches of ImageNet there, in one line; empty if they can."""
-    there, needed = shared_memory_bytes(), batches * batch_bytes(num_workers)
+def too_small(num_workers: int) -> str:
+    """Why there is no room for what so many processes read, in one line; empty if there is."""
+    there, needed = shared_memory_bytes(), num_workers * WORKER_BYTES
     if there is None or there >= needed:
         return ""
     return (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.data.class_names import numbered
-from vit_trainer.data.crops import resize_cuts
+from vit_trainer.data.crops import resize_cuts, thinned
 from vit_trainer.errors import CheckpointError, InputError
 from vit_trainer.model.build import build_model
 from vit_trainer.weights.choice import Weights
@@ -64,9 +64,9 @@ class Classifier:
     def input_of(self, image: Image) -> Tensor:
         """An RGB image of any size, resized as a whole: (1, 3, R, R) float32 in [-1, 1], on the model's device."""
         device = self.model.pos_embed.device
-        pixels = torch.from_numpy(np.array(image)).to(device)
+        pixels = torch.tensor(thinned(np.asarray(image), self.resolution), device=device)
         no_flip = torch.zeros(1, dtype=torch.bool, device=device)
-        return resize_cuts(pixels.flatten(), [(image.height, image.width)], no_flip, self.resolution)
+        return resize_cuts(pixels.flatten(), np.array([(image.height, image.width)]), no_flip, self.resolution)
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from vit_trainer.data import image_files
 from vit_trainer.data.class_folders import find_class_folders
-from vit_trainer.data.crops import random_crops, resize_crops, whole_images
+from vit_trainer.data.crops import most_bytes, random_crops, resize_crops, whole_images
 from vit_trainer.data.decoding import read_image
 from vit_trainer.data.families import folder
-from vit_trainer.data.image_files import ImageFileSplit
+from vit_trainer.data.image_files import CutReader, Cuts, ImageFileSplit
 from vit_trainer.data.randomness import image_order
 from vit_trainer.data.splits import InMemorySplit, MicroBatch
 from vit_trainer.errors import DataError
@@ -53,11 +54,18 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def test_batches_do_not_depend_on_workers_or_micro_batches(image_folder: Write) -> None:
+FEW = 7 * 2 * most_bytes(16)
+"""Bytes with which requests are read in parts of up to seven images."""
+
+
+def test_batches_do_not_depend_on_workers_or_micro_batches(
+    image_folder: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = image_folder()
     random_state = torch.get_rng_state()
     expected = trained_on(folder.load(str(root), num_workers=0).train, STEP_SIZE)
-    for num_workers, micro_batch_size in ((0, 6), (1, STEP_SIZE), (2, 4)):
+    monkeypatch.setattr(image_files, "WORKER_BYTES", FEW)
+    for num_workers, micro_batch_size in ((0, 6), (1, STEP_SIZE), (2, 8)):
         images, labels = trained_on(folder.load(str(root), num_workers=num_workers).train, micro_batch_size)
         assert torch.equal(images, expected[0])
         assert torch.equal(labels, expected[1])
@@ -66,14 +74,44 @@ def test_batches_do_not_depend_on_workers_or_micro_batches(image_folder: Write) 
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-def test_evaluation_does_not_depend_on_workers_or_batch_size(image_folder: Write) -> None:
+def test_evaluation_does_not_depend_on_workers_or_batch_size(
+    image_folder: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = image_folder()
     images, labels = evaluated(folder.load(str(root), num_workers=0).test, 15)
     assert labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
-    for num_workers, batch_size in ((0, 4), (2, 3)):
+    monkeypatch.setattr(image_files, "WORKER_BYTES", FEW)
+    for num_workers, batch_size in ((0, 4), (2, 8)):
         again, again_labels = evaluated(folder.load(str(root), num_workers=num_workers).test, batch_size)
         assert torch.equal(images, again)
         assert torch.equal(labels, again_labels)
+
+
+def test_what_workers_hand_over_has_a_bound_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of images of 60 times as many bytes as their results."""
+    given: list[int] = []
+
+    class Recorded(CutReader):
+        def __getitem__(self, request: MicroBatch) -> Cuts:
+            cuts = super().__getitem__(request)
+            given.append(cuts.pixels.nbytes)
+            return cuts
+
+    monkeypatch.setattr(image_files, "CutReader", Recorded)
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 240, 250, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{i}.png", compress_level=1)
+    split = ImageFileSplit(tmp_path, np.array([b"%d.png" % i for i in range(10)]), np.arange(10), num_workers=0)
+    expected = resize_crops(torch.from_numpy(pixels), whole_images(np.full(10, 240), np.full(10, 250)), 16)
+    monkeypatch.setattr(image_files, "WORKER_BYTES", 4 * 2 * most_bytes(16))
+    torch.testing.assert_close(evaluated(split, 10)[0], expected, atol=1e-5, rtol=0)
+    assert given == [4 * most_bytes(16), 3 * most_bytes(16), 3 * most_bytes(16)]
+    given.clear()
+    trained_on(split, STEP_SIZE)
+    assert len(given) == 2 * 6
+    assert max(given) <= 4 * most_bytes(16)
 
 
 def test_training_sees_the_crop_of_its_seed_step_and_position(image_folder: Write) -> None:
