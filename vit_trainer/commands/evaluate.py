@@ -110,8 +110,8 @@ def evaluate(
             f"{result.images_per_second:.0f} images/s"
         )
         print(text if str(json_to) == "-" else "\n".join([line, *_beside_known(result)]))
-        if result.has_other_order:
-            print(f"{dataset} has the head's classes in another order: matched by their names", file=sys.stderr)
+        if result.note:
+            print(result.note, file=sys.stderr)
     accelerator.end_training()
 
 

@@ -3,8 +3,9 @@
 import re
 from collections import Counter
 from functools import lru_cache
+from pathlib import Path
 
-from vit_trainer.data.datasets import dataset_info, folder_of, is_folder
+from vit_trainer.data.datasets import DATASETS, dataset_info, folder_of, is_folder
 from vit_trainer.errors import InputError
 
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -77,13 +78,23 @@ def _imagenet() -> dict[str, str]:
     return {wnid: word if counts[word] == 1 else f"{word} ({wnid})" for wnid, word in words.items()}
 
 
-def class_order(own: tuple[str, ...], others: tuple[str, ...], source: str, dataset: str) -> list[int] | None:
-    """Which of a head's outputs each class of a data set is, by its name; None where they are in the same order.
+def as_trained(trained_on: str | None, dataset: str) -> str:
+    """A folder of classes as a trial read it: by the rules of the id that stands in its config.
+
+    >>> as_trained("pets-0123456789ab", "/data/pets"), as_trained("cifar10", "/data/pets")
+    ('pets-0123456789ab:/data/pets', '/data/pets')
+    """
+    was_folder = trained_on is not None and trained_on not in DATASETS and not is_folder(trained_on)
+    return f"{trained_on}:{Path(dataset).resolve()}" if was_folder and is_folder(dataset) else dataset
+
+
+def class_order(own: tuple[str, ...], others: tuple[str, ...], source: str, dataset: str) -> tuple[list[int], str]:
+    """Which of a head's outputs each class of a data set is, by its name, and what to say of that if anything.
 
     A data set whose classes are called 0, 1, 2 … has them by the numbers of the outputs, as ImageNet-V2 has.
 
     >>> class_order(("cat", "dog"), ("dog", "cat"), "a.safetensors", "./b")
-    [1, 0]
+    ([1, 0], "./b has the head's classes in another order: matched by their names")
 
     Args:
         own: names of the head's classes.
@@ -93,17 +104,19 @@ def class_order(own: tuple[str, ...], others: tuple[str, ...], source: str, data
     Raises:
         InputError: the names are other ones.
     """
+    if own == others:
+        return list(range(len(own))), ""
     if set(own) == set(others):
         order = [own.index(name) for name in others]
-    elif all(map(str.isdecimal, others)) and {int(name) for name in others} == set(range(len(own))):
-        order = [int(name) for name in others]
-    else:
-        unknown = next(name for name in others if name not in own)
-        raise InputError(
-            f"the classes of {source} are {', '.join(own[:3])} …, and none is called {unknown}, which {dataset} has: "
-            "give its folders the names of these classes, or their numbers from 0"
-        )
-    return None if order == list(range(len(own))) else order
+        return order, f"{dataset} has the head's classes in another order: matched by their names"
+    if all(map(str.isdecimal, others)) and {int(name) for name in others} == set(range(len(own))):
+        shown = ", ".join(f"{number} for {name}" for number, name in enumerate(own[:3]))
+        return [int(name) for name in others], f"{dataset} has numbers for classes, taken for the head's: {shown} …"
+    unknown = next(name for name in others if name not in own)
+    raise InputError(
+        f"the classes of {source} are {', '.join(own[:3])} …, and none is called {unknown}, which {dataset} has: "
+        "give its folders the names of these classes, or their numbers from 0"
+    )
 
 
 def numbered(num_classes: int) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.data.class_names import class_names, class_order
+from vit_trainer.data.class_names import as_trained, class_names, class_order
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.data.load import load_dataset, require_dataset
 from vit_trainer.data.splits import Split
@@ -36,8 +36,8 @@ class CheckpointEvaluation:
     seconds: float
     """Reading and resizing the images included, loading the model not."""
     sums: Evaluation
-    has_other_order: bool = False
-    """Whether the data set has the head's classes in another order."""
+    note: str = ""
+    """How its classes were matched to the head's, where they aren't the same in the same order."""
 
     @property
     def images_per_second(self) -> float:
@@ -96,11 +96,11 @@ def evaluate_checkpoint(
             "choose a checkpoint and a data set of the same classes, or fine-tune with python -m vit_trainer train"
         )
     names = class_names(dataset)
-    order = None if weights.class_names is None else class_order(weights.class_names, names, weights.source, dataset)
+    own = weights.class_names or class_names(as_trained(weights.dataset, dataset))
+    order, note = class_order(own, names, weights.source, dataset)
     require_dataset(dataset, skip_unreadable=skip_unreadable)
     own_model = pretrained_model(weights.model, path, resolution=resolution)
-    if order is not None:
-        reorder_classes(own_model, order)
+    reorder_classes(own_model, order)
     model = accelerator.prepare_model(own_model, evaluation_mode=True)
     data = load_dataset(dataset, num_workers=num_workers, skip_unreadable=skip_unreadable)
     images: Split = getattr(data, split)
@@ -112,5 +112,5 @@ def evaluate_checkpoint(
         sums = replace(sums, predictions=replace(sums.predictions, class_names=np.array(names)))
     processes = accelerator.num_processes
     return CheckpointEvaluation(
-        weights.model, weights.source, dataset, split, resolution, processes, seconds, sums, order is not None
+        weights.model, weights.source, dataset, split, resolution, processes, seconds, sums, note
     )

@@ -19,10 +19,11 @@ from tests.vit_trainer.conftest import MakeArrays
 from tests.vit_trainer.finished_trial import finished_trial, outcome_of, output_of
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data.class_names import class_names
+from vit_trainer.data.class_folders import find_class_folders
+from vit_trainer.data.class_names import class_names, class_order
 from vit_trainer.data.datasets import DATASETS, listed_folder
 from vit_trainer.data.load import load_dataset
-from vit_trainer.errors import CheckpointError
+from vit_trainer.errors import CheckpointError, InputError
 from vit_trainer.files.predictions import Predictions
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.inference.classifier import Classifier
@@ -118,6 +119,43 @@ def test_classes_are_matched_by_their_names_or_refused(
         f"error: the classes of {own} are six, two, eight …, and none is called 0, which digits-even has: "
         "give its folders the names of these classes, or their numbers from 0\n",
     )
+
+
+def test_an_older_trial_of_numbered_folders_has_its_classes_in_the_order_of_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(("2", "10")):
+        for part in ("train", "val"):
+            (tmp_path / "pages" / part / name).mkdir(parents=True)
+            for image in ("1.png", "2.png"):
+                Image.new("RGB", (8, 8), (200 * number,) * 3).save(tmp_path / "pages" / part / name / image)
+    pages = str(tmp_path / "pages")
+    then = f"{find_class_folders(Path(pages), version=1).contents_id()}:{pages}"
+    model = build_model(MODELS["ViT-B_32-mini"], num_classes=2, resolution=32)
+    torch.nn.init.constant_(model.head.bias[:1].data, 1.0)  # the first class of then, whatever it sees
+    config = FinetuneConfig("ViT-B_32-mini", then, resolution=32)
+    run_dir = RunDir(tmp_path / "runs" / config.trial_id)
+    run_dir.open_for_writing(config.to_dict())
+    run_dir.write_weights(save(model.state_dict()))
+    run_dir.write_result({"status": "finished", "step": 1, "val/accuracy": 0.5, "test/accuracy": 0.5})
+    trial = ["--trial", str(run_dir.location), "--dataset", pages]
+    assert ": 10 7" in output_of(["predict", f"{pages}/val/2/1.png", *trial], capsys)
+    kept = str(tmp_path / "kept.npz")
+    code, _, said = outcome_of(["evaluate", *trial, "--num-workers", "0", "--predictions", kept], capsys)
+    assert (code, said) == (0, f"{pages} has the head's classes in another order: matched by their names\n")
+    predictions = Predictions.from_bytes(Path(kept).read_bytes())
+    assert [predictions.name_of(label) for label in predictions.classes[:, 0].tolist()] == ["10"] * 4
+
+
+def test_numbers_of_classes_are_those_of_the_heads_outputs() -> None:
+    order, said = class_order(("cat", "dog", "owl"), ("00", "2", "1"), "it", "./v2")
+    assert (order, said) == (
+        [0, 2, 1],
+        "./v2 has numbers for classes, taken for the head's: 0 for cat, 1 for dog, 2 for owl …",
+    )
+    for others in (("1", "2", "3"), ("0", "1", "one"), ("cat", "dog", "Owl")):
+        with pytest.raises(InputError, match=r"the classes of it are cat, dog, owl …, and none is called"):
+            class_order(("cat", "dog", "owl"), others, "it", "./v2")
 
 
 def test_a_checkpoint_knows_its_model_and_is_right_about_digits(
