@@ -5,7 +5,8 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
-from vit_trainer.data.datasets import DATASETS, dataset_info, folder_of, is_folder
+from vit_trainer.data.class_folders import VERSION, find_class_folders
+from vit_trainer.data.datasets import DATASETS, dataset_info, folder_of, id_and_path, is_folder, version_of
 from vit_trainer.errors import InputError
 
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -59,10 +60,7 @@ def class_names(dataset: str) -> tuple[str, ...]:
         InputError: the data set is unknown, or its folder can't be listed.
     """
     if is_folder(dataset):
-        folders = folder_of(dataset).classes
-        if all(re.fullmatch(r"n\d{8}", name) for name in folders):
-            return tuple(_imagenet().get(name, name) for name in folders)
-        return folders
+        return _in_words(folder_of(dataset).classes)
     dataset_info(dataset)  # raises unless it is known
     return tuple(_imagenet().values()) if dataset == "imagenet2012" else NAMES[dataset]
 
@@ -78,14 +76,16 @@ def _imagenet() -> dict[str, str]:
     return {wnid: word if counts[word] == 1 else f"{word} ({wnid})" for wnid, word in words.items()}
 
 
-def as_trained(trained_on: str | None, dataset: str) -> str:
-    """A folder of classes as a trial read it: by the rules of the id that stands in its config.
+def names_as_trained(trained_on: str | None, dataset: str) -> tuple[str, ...]:
+    """As `class_names`; of a folder in the order in which one of that id was read, which version 1 put as text."""
+    if trained_on is None or trained_on in DATASETS or not is_folder(dataset) or version_of(trained_on) == VERSION:
+        return class_names(dataset)
+    return _in_words(find_class_folders(Path(id_and_path(dataset)[1]), version=version_of(trained_on)).classes)
 
-    >>> as_trained("pets-0123456789ab", "/data/pets"), as_trained("cifar10", "/data/pets")
-    ('pets-0123456789ab:/data/pets', '/data/pets')
-    """
-    was_folder = trained_on is not None and trained_on not in DATASETS and not is_folder(trained_on)
-    return f"{trained_on}:{Path(dataset).resolve()}" if was_folder and is_folder(dataset) else dataset
+
+def _in_words(folders: tuple[str, ...]) -> tuple[str, ...]:
+    are_wnids = all(re.fullmatch(r"n\d{8}", name) for name in folders)
+    return tuple(_imagenet().get(name, name) for name in folders) if are_wnids else folders
 
 
 def class_order(own: tuple[str, ...], others: tuple[str, ...], source: str, dataset: str) -> tuple[list[int], str]:

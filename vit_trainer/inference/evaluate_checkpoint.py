@@ -8,7 +8,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.data.class_names import as_trained, class_names, class_order
+from vit_trainer.data.class_names import class_names, class_order, names_as_trained
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.data.load import load_dataset, require_dataset
 from vit_trainer.data.splits import Split
@@ -96,7 +96,7 @@ def evaluate_checkpoint(
             "choose a checkpoint and a data set of the same classes, or fine-tune with python -m vit_trainer train"
         )
     names = class_names(dataset)
-    own = weights.class_names or class_names(as_trained(weights.dataset, dataset))
+    own = weights.class_names or names_as_trained(weights.dataset, dataset)
     order, note = class_order(own, names, weights.source, dataset)
     require_dataset(dataset, skip_unreadable=skip_unreadable)
     own_model = pretrained_model(weights.model, path, resolution=resolution)

@@ -130,7 +130,7 @@ def test_an_older_trial_of_numbered_folders_has_its_classes_in_the_order_of_then
             for image in ("1.png", "2.png"):
                 Image.new("RGB", (8, 8), (200 * number,) * 3).save(tmp_path / "pages" / part / name / image)
     pages = str(tmp_path / "pages")
-    then = f"{find_class_folders(Path(pages), version=1).contents_id()}:{pages}"
+    then = f"{find_class_folders(Path(pages), version=1).contents_id({})}:{pages}"
     model = build_model(MODELS["ViT-B_32-mini"], num_classes=2, resolution=32)
     torch.nn.init.constant_(model.head.bias[:1].data, 1.0)  # the first class of then, whatever it sees
     config = FinetuneConfig("ViT-B_32-mini", then, resolution=32)
