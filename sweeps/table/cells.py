@@ -99,18 +99,8 @@ class Trial:
     def config(self) -> FinetuneConfig:
         """What train() is called with; raises InputError for values that make no sense."""
         cell, (base_lr, dropout, warmup_steps) = self.cell, self.recipe
-        return FinetuneConfig(
-            model=cell.model,
-            dataset=cell.dataset,
-            upstream=cell.upstream,
-            resolution=cell.resolution,
-            dropout=dropout,
-            base_lr=base_lr,
-            total_steps=cell.schedule.total_steps,
-            warmup_steps=warmup_steps,
-            global_batch_size=cell.schedule.global_batch_size,
-            seed=self.seed,
-        )
+        values = cell.values | {"warmup_steps": warmup_steps}
+        return FinetuneConfig(cell.model, cell.dataset, dropout=dropout, base_lr=base_lr, seed=self.seed, **values)
 
     @property
     def trial_id(self) -> str:
@@ -241,22 +231,11 @@ def cell_named(name: str, as_known: Callable[[str], str] = str) -> Cell:
     """
     if (match := _NAME.fullmatch(name)) is None:
         raise InputError(f"cell {name!r} is no name of a cell: give {FORM}")
-    model, dataset, dropout, resolution, steps, warmup_steps, batch, upstream = match.groups()
+    model, dataset, dropout, *numbers, upstream = match.groups()
+    names = ("resolution", "total_steps", "warmup_steps", "global_batch_size")
     try:
-        dataset = as_known(dataset)
-        official = official_cell(model, dataset)
-        schedule = official.schedule
-        return official_cell(
-            model,
-            dataset,
-            dropout=float(dropout),
-            resolution=int(resolution or official.resolution),
-            schedule=Schedule(
-                int(steps or schedule.total_steps),
-                int(warmup_steps or schedule.warmup_steps),
-                int(batch or schedule.global_batch_size),
-            ),
-            upstream=upstream or official.upstream,
-        )
+        given: dict[str, Any] = {name: int(text) for name, text in zip(names, numbers, strict=True) if text}
+        given |= {"upstream": upstream} if upstream else {}
+        return replace(official_cell(model, as_known(dataset)), dropout=float(dropout)).with_values(given)
     except ValueError as error:
         raise InputError(f"cell {name!r}: {error}") from error

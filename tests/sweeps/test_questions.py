@@ -131,7 +131,7 @@ def test_a_cell_s_name_is_read_as_that_cell(cell: Cell) -> None:
         ("ViT-B_16/cifar10/1.5", "dropout 1.5 is outside [0, 1)"),
         ("ViT-B_16/cifar10/0.1/225px", "resolution 225 does not fit ViT-B_16"),
         ("ViT-B_16/cifar10/0.1/from-imagenet1k", "unknown upstream 'imagenet1k'"),
-        ("ViT-B_16/cifar10/0.1/100steps", "warmup_steps 500 is outside [0, total_steps=100)"),
+        ("ViT-B_16/cifar10/0.1/100steps/warmup100", "warmup_steps 100 is outside [0, total_steps=100)"),
     ],
 )
 def test_a_name_that_is_none_is_refused(name: str, message: str) -> None:
