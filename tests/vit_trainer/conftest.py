@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vit_trainer.architectures import Architecture
-from vit_trainer.weights.npz_files import Arrays
+from vit_trainer.weights.layouts import Arrays
 from vit_trainer.weights.npz_layout import POSITION_EMBEDDING, tensor_map
 
 MakeArrays = Callable[..., Arrays]

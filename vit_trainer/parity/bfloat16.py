@@ -29,8 +29,8 @@ from vit_trainer.parity.forward_pass import Case
 from vit_trainer.parity.golden import ForwardFacts, GoldenFolder, UpdateFacts, make_images
 from vit_trainer.parity.rung import Rung, Setting, error_of
 from vit_trainer.parity.updates import facts_of, golden_runs, take_steps
+from vit_trainer.weights.layouts import Arrays
 from vit_trainer.weights.load import export_arrays
-from vit_trainer.weights.npz_files import Arrays
 
 UNIT_ROUNDOFF = 2.0**-8
 NUM_DRAWS = 4

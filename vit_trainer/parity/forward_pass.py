@@ -17,8 +17,8 @@ from vit_trainer.model.dropout import ImageDropout
 from vit_trainer.parity.golden import ForwardFacts, FullFacts, GoldenFolder, make_images, make_params
 from vit_trainer.parity.official_forward import LayerError, layer_errors
 from vit_trainer.parity.rung import CPU, Rung, Setting, error_of, first_missing, largest, matching, missing
+from vit_trainer.weights.layouts import Arrays
 from vit_trainer.weights.load import load_arrays, resize_position_embedding
-from vit_trainer.weights.npz_files import Arrays
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from vit_trainer.architectures import Architecture
 from vit_trainer.errors import InputError
-from vit_trainer.weights.npz_files import Arrays, read_npz
+from vit_trainer.weights.layouts import Arrays
+from vit_trainer.weights.npz_files import read_npz
 from vit_trainer.weights.npz_layout import POSITION_EMBEDDING, tensor_map
 
 SHIPPED = Path(__file__).parent / "golden_values"

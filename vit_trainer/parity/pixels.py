@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vit_trainer.data.crops import Crops, random_crops, resize_crops, whole_images
 from vit_trainer.parity.golden import GoldenFolder
 from vit_trainer.parity.rung import CPU, Rung, Setting, error_of, largest, matching, missing
-from vit_trainer.weights.npz_files import Arrays
+from vit_trainer.weights.layouts import Arrays
 
 NUM_CROPS = 100_000
 

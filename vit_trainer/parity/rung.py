@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from vit_trainer.errors import InputError
-from vit_trainer.weights.npz_files import Arrays
+from vit_trainer.weights.layouts import Arrays
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from vit_trainer.loop.step import backward
 from vit_trainer.parity.forward_pass import Case, logits_rung
 from vit_trainer.parity.golden import FinetuneFacts, ForwardFacts, GoldenFolder, UpdateFacts, make_images, make_labels
 from vit_trainer.parity.rung import CPU, Rung, Setting, error_of, first_missing, largest, matching, missing
+from vit_trainer.weights.layouts import Arrays
 from vit_trainer.weights.load import export_arrays
-from vit_trainer.weights.npz_files import Arrays
 
 BFLOAT16_MOMENTUM_LOSS = 5e-5
 BFLOAT16_MOMENTUM_WEIGHTS = 1e-4

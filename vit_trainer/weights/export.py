@@ -12,8 +12,9 @@ from vit_trainer.config import require_resolution
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.folder import write_atomically
 from vit_trainer.weights.choice import Weights
-from vit_trainer.weights.load import read_weights, resize_position_embedding, to_parameters
-from vit_trainer.weights.npz_files import Arrays, write_npz
+from vit_trainer.weights.layouts import Arrays, to_parameters
+from vit_trainer.weights.load import read_weights, resize_position_embedding
+from vit_trainer.weights.npz_files import write_npz
 from vit_trainer.weights.npz_layout import POSITION_EMBEDDING, check_fits
 from vit_trainer.weights.safetensors_files import FOLDED, metadata_of
 

@@ -1,8 +1,4 @@
-"""Official .npz checkpoints as arrays: load them into a model, and make them from one.
-
-The arrays of a file and the parameters of the timm model are the same numbers in other layouts; `tensor_map` lists
-the pairs once, and loading, writing and checking all follow it.
-"""
+"""Official arrays into a model, and from one; position embeddings resized."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -19,64 +13,10 @@ from vit_trainer.architectures import MODELS, Architecture
 from vit_trainer.errors import CheckpointError
 from vit_trainer.model.build import build_model
 from vit_trainer.weights.kinds import kind_of
-from vit_trainer.weights.npz_files import Arrays, check_checkpoint, read_npz
-from vit_trainer.weights.npz_layout import Layout, check_fits, tensor_map, token_grid
-
-
-def _to_parameter(array: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
-    if layout == "conv":
-        return array.transpose(3, 2, 0, 1)  # height, width, in, out -> out, in, height, width
-    if layout == "dense":
-        return array.T
-    if layout in ("flat", "heads_in_bias"):
-        return array.reshape(-1)
-    if layout == "heads_in":
-        return array.reshape(len(array), -1).T  # width, heads, features -> heads * features, width
-    if layout == "heads_out":
-        return array.reshape(-1, array.shape[-1]).T  # heads, features, width -> width, heads * features
-    return array
-
-
-def _to_array(parameter: NDArray[np.float32], layout: Layout, num_heads: int) -> NDArray[np.float32]:
-    if layout == "conv":
-        return parameter.transpose(2, 3, 1, 0)
-    if layout == "dense":
-        return parameter.T
-    if layout == "flat":
-        return parameter.reshape(1, 1, 1, -1)
-    if layout == "heads_in_bias":
-        return parameter.reshape(num_heads, -1)
-    if layout == "heads_in":
-        return parameter.T.reshape(parameter.shape[1], num_heads, -1)
-    if layout == "heads_out":
-        return parameter.T.reshape(num_heads, -1, len(parameter))
-    return parameter
-
-
-def to_parameters(arrays: Arrays, architecture: Architecture, *, head: bool = True) -> Arrays:
-    """Official arrays that fit the architecture as timm's parameters; views of them where possible.
-
-    Args:
-        head: whether the head, and `pre_logits` if there is one, is among them.
-    """
-    pre_logits = head and "pre_logits/kernel" in arrays
-    parts: dict[str, list[NDArray[np.float32]]] = {}
-    for pair in tensor_map(architecture, pre_logits=pre_logits, head=head):
-        parts.setdefault(pair.parameter, []).append(_to_parameter(arrays[pair.array], pair.layout))
-    return {name: np.concatenate(part) if len(part) > 1 else part[0] for name, part in parts.items()}
-
-
-def to_arrays(parameters: Arrays, architecture: Architecture) -> Arrays:
-    """timm's parameters as official arrays: the reverse of `to_parameters`, bit for bit."""
-    arrays: Arrays = {}
-    pre_logits = "head.pre_logits.weight" in parameters
-    head = pre_logits or "head.weight" in parameters
-    for pair in tensor_map(architecture, pre_logits=pre_logits, head=head):
-        parameter = parameters[pair.parameter]
-        if pair.third is not None:
-            parameter = np.split(parameter, 3)[pair.third]
-        arrays[pair.array] = np.ascontiguousarray(_to_array(parameter, pair.layout, architecture.num_heads))
-    return arrays
+from vit_trainer.weights.layouts import Arrays, to_arrays, to_parameters
+from vit_trainer.weights.npz_files import check_checkpoint, read_npz
+from vit_trainer.weights.npz_layout import check_fits, tensor_map, token_grid
+from vit_trainer.weights.safetensors_files import opened
 
 
 def export_arrays(model: VisionTransformer, architecture: Architecture) -> Arrays:
@@ -131,13 +71,8 @@ def read_weights(path: Path, model_name: str) -> Arrays:
     if kind_of(path) == "npz":
         arrays = read_npz(path, {pair.array for pair in tensor_map(architecture, pre_logits=True, head=True)})
     else:
-        try:
-            with safe_open(path, framework="numpy") as file:
-                arrays = to_arrays({name: file.get_tensor(name) for name in file.keys()}, architecture)  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}): give another file") from error
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(f"{path} does not fit {model_name} ({error}): give the right model's file") from error
+        with opened(path) as file:
+            arrays = to_arrays({name: file.get_tensor(name) for name in file.keys()}, architecture)  # noqa: SIM118
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise CheckpointError(f"{path}: {name} holds numbers that are not finite: give another file")

@@ -22,11 +22,9 @@ from vit_trainer.files.folder import write_atomically
 from vit_trainer.files.location import user_cache
 from vit_trainer.files.outgoing import printable
 from vit_trainer.weights.kinds import kind_of, refuse_others
-from vit_trainer.weights.npz_layout import Contents, array_shapes, check_fits, looks_like
+from vit_trainer.weights.layouts import Arrays, array_shapes
+from vit_trainer.weights.npz_layout import Contents, check_fits, looks_like
 from vit_trainer.weights.safetensors_files import read_metadata, read_parameter_shapes
-
-Arrays = dict[str, NDArray[np.float32]]
-"""Array names of the released files, such as `embedding/kernel`, and their values."""
 
 MAX_BYTES = 16 * 2**30
 """Of a whole file, unpacked; the largest released one, of ViT-H_14, has 2.6 GB."""

@@ -6,7 +6,7 @@ built. Standard library only.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from vit_trainer.architectures import MODELS, Architecture
@@ -162,47 +162,6 @@ def check_fits(shapes: Shapes, architecture: Architecture, *, source: str = "the
         representation_size=pre_logits[1] if head and pre_logits else None,
         num_classes=head[1] if head else None,
     )
-
-
-def array_shapes(parameters: Shapes, architecture: Architecture | None = None) -> dict[str, tuple[int, ...]]:
-    """The official arrays' shapes of what a .safetensors holds under timm's names; those of other names as they are.
-
-    Args:
-        architecture: None: unknown; shapes of attention's arrays then mean nothing, the others are for `looks_like`.
-    """
-    if architecture is None:
-        depth = len({name.split(".")[1] for name in parameters if name.startswith("blocks.")})
-        architecture = replace(
-            MODELS["R50+ViT-B_16" if "patch_embed.backbone.stem.conv.weight" in parameters else "ViT-B_16"], depth=depth
-        )
-    pre_logits = "head.pre_logits.weight" in parameters
-    pairs = tensor_map(architecture, pre_logits=pre_logits, head=pre_logits or "head.weight" in parameters)
-    left = dict(parameters)
-    shapes = {}
-    for pair in pairs:
-        if pair.parameter in parameters:
-            left.pop(pair.parameter, None)
-            shapes[pair.array] = _array_shape(parameters[pair.parameter], pair, architecture.num_heads)
-    return shapes | left
-
-
-def _array_shape(shape: tuple[int, ...], pair: Pair, num_heads: int) -> tuple[int, ...]:
-    if pair.third is not None and shape:
-        shape = (shape[0] // 3, *shape[1:])
-    match pair.layout, shape:
-        case "conv", (outputs, inputs, height, width):
-            return height, width, inputs, outputs
-        case "dense", _:
-            return shape[::-1]
-        case "flat", _:
-            return 1, 1, 1, *shape
-        case "heads_in_bias", (features,):
-            return num_heads, features // num_heads
-        case "heads_in", (features, width):
-            return width, num_heads, features // num_heads
-        case "heads_out", (width, features):
-            return num_heads, features // num_heads, width
-    return shape
 
 
 def looks_like(shapes: Shapes) -> str:

@@ -1,20 +1,19 @@
-"""What a .safetensors of ours says of itself: model, classes and so on, in its metadata. Standard library only."""
+"""What a .safetensors of ours says of itself: model, classes and so on, in its metadata. Imports no torch."""
 
 import json
-import operator
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vit_trainer.errors import CheckpointError, reason_of
+from safetensors import SafetensorError, safe_open
+
+from vit_trainer.errors import CheckpointError
 from vit_trainer.files.outgoing import printable
 from vit_trainer.weights.kinds import kind_of
 
 FOLDED = "resnet folded for timm"
 """Key of the metadata that marks a hybrid's safetensors file as made for timm only."""
-MAX_HEADER = 100_000_000
-"""Bytes, as safetensors has it."""
 
 
 def metadata_of(config: Mapping[str, Any], class_names: Sequence[str] | None) -> dict[str, str]:
@@ -28,56 +27,47 @@ def metadata_of(config: Mapping[str, Any], class_names: Sequence[str] | None) ->
     return own | ({} if class_names is None else {"class_names": json.dumps(list(class_names))})
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The header of a .safetensors: names of tensors with `dtype` and `shape`, and texts by name in `__metadata__`.
-
-    Raises:
-        CheckpointError: the file is missing, truncated or no .safetensors.
-    """
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header: Any = json.loads(file.read(length)) if length < MAX_HEADER else None
-            size = os.fstat(file.fileno()).st_size
-        header["__metadata__"] = {str(key): str(text) for key, text in header.get("__metadata__", {}).items()}
-        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-        for tensor in tensors:
-            tensor["shape"] = tuple(map(operator.index, tensor["shape"]))
-        num_bytes = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
-        if size != num_bytes:
-            raise ValueError(f"it has {size} bytes, not {num_bytes}")
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path} ({reason_of(error)}): give a .npz or .safetensors file") from error
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged ({printable(str(error), keep='')}): give another file") from error
-    return dict(header)
-
-
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a weights file says of itself, empty for an .npz. Raises CheckpointError: as `kind_of` and `read_header`."""
-    return dict(read_header(path)["__metadata__"]) if kind_of(path) == "safetensors" else {}
+    """What a weights file says of itself, empty for an .npz. Raises CheckpointError: as `kind_of`, or it is damaged."""
+    if kind_of(path) == "npz":
+        return {}
+    with opened(path) as file:
+        return file.metadata() or {}
 
 
 def read_parameter_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a .safetensors's tensors.
+    """Names and shapes of a .safetensors's tensors, from its header.
 
     Raises:
-        CheckpointError: as `read_header`, a tensor isn't float32, or a hybrid's ResNet was changed for timm.
+        CheckpointError: it is missing, truncated or damaged, a tensor isn't float32, or its ResNet is changed for timm.
     """
-    header = read_header(path)
-    if FOLDED in header.pop("__metadata__"):
-        raise CheckpointError(f"{path} was exported for timm, which changed its ResNet: give what it was made from")
-    for name, tensor in header.items():
-        if (dtype := tensor.get("dtype")) != "F32":
-            raise CheckpointError(f"{path}: {name} is {dtype}, not F32: give a file of float32 weights")
-    return {name: tensor["shape"] for name, tensor in header.items()}
+    with opened(path) as file:
+        if FOLDED in (file.metadata() or {}):
+            raise CheckpointError(f"{path} was exported for timm, which changed its ResNet: give what it was made from")
+        tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        for name, tensor in tensors.items():
+            if tensor.get_dtype() != "F32":
+                raise CheckpointError(
+                    f"{path}: {name} is {tensor.get_dtype()}, not F32: give a file of float32 weights"
+                )
+        return {name: tuple(tensor.get_shape()) for name, tensor in tensors.items()}
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A .safetensors, with whatever is wrong with it as a CheckpointError of one line."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({printable(str(error), keep='')}): give another file") from error
 
 
 def saved_class_names(path: Path) -> tuple[str, ...] | None:
     """A name per class of a weights file's head, in the order of its outputs; None where the file says nothing.
 
     Raises:
-        CheckpointError: as `read_header`, or the names are damaged.
+        CheckpointError: as `read_metadata`, or the names are damaged.
     """
     text = read_metadata(path).get("class_names")
     try:

@@ -5,7 +5,8 @@ import torch
 from vit_trainer.architectures import MODELS, Architecture
 from vit_trainer.errors import CheckpointError
 from vit_trainer.model.build import build_model
-from vit_trainer.weights.load import export_arrays, load_arrays, pretrained_model, to_arrays, to_parameters
+from vit_trainer.weights.layouts import to_arrays, to_parameters
+from vit_trainer.weights.load import export_arrays, load_arrays, pretrained_model
 from vit_trainer.weights.npz_files import read_npz, write_npz
 from vit_trainer.weights.npz_layout import POSITION_EMBEDDING, check_fits
 
