@@ -15,6 +15,7 @@ QUESTIONS = {
 }
 TOOLS = {
     "watch": "the live table of a sweep, in another terminal or on another machine",
+    "stop": "ends a running sweep, a cell or a trial of it in good order",
     "report": "what the sweeps of a storage came to",
     "doctor": "is everything there that a sweep needs?",
     "explain": "why may a result differ from the published one?",

@@ -4,6 +4,7 @@ session          one call of a sweep's command: its trials, and what they have c
 tuner            hands the trials to Ray Tune
 tune_adapters    what Tune calls meanwhile: a follower of its events, a stopper, a source of proposals
 idle             why nothing runs
+requests         what someone elsewhere wants to end
 early_end        whether, and why, a sweep is to end before its trials have
 assignment       what a trial actor is asked to run, and on how much
 trial_actor      what Tune schedules: a placement group, and gangs of processes over its nodes

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from sweeps.running.hang_watch import HangWatch
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.errors import GangRestartError, LeaseLostError, RunInterruptedError, RunPausedError
-from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.files.run_dir import STOP, Row, RunDir
 from vit_trainer.loop.interruption import signals_as_request
 from vit_trainer.loop.liveness import expect_as_before
 
@@ -31,6 +31,8 @@ PIPE_BYTES = 65536
 """What a pipe holds on Linux, so what a process can leave in one without a reader."""
 SECONDS_BETWEEN_LOOKS = 0.5
 """How often a process that waits for a word looks whether it was asked to end."""
+SECONDS_BETWEEN_REQUESTS = 5.0
+"""How often a trial looks whether its run folder asks it to end."""
 SECONDS_TO_END = 0.5
 """How long a killed process may still be there after others have lost it: its connections close a little before."""
 PRELOADED = ("vit_trainer.train", "vit_trainer.data.families.digits")
@@ -246,6 +248,14 @@ def _run_process(
     return exited.status
 
 
+def _wait_for_request(run_dir: RunDir, asked: threading.Event) -> None:
+    """Have the trial end, its state kept, once its run folder asks for that; whoever started it sees why."""
+    while not asked.wait(SECONDS_BETWEEN_REQUESTS):
+        with suppress(OSError):  # an outage: later, then
+            if run_dir.folder.read(STOP) is not None:
+                asked.set()
+
+
 def _end_with(first_lives: int) -> None:
     os.read(first_lives, 1)  # returns when the first process has ended
     os._exit(INTERRUPTED)
@@ -259,6 +269,9 @@ def _train(start: Start, connection: Connection, rank: int) -> Exited:
     torch.set_num_threads(start.num_threads)
     run_dir = RunDir(start.location)
     has_stepped: list[bool] = []
+    asked = threading.Event()
+    if rank == 0:
+        threading.Thread(target=_wait_for_request, args=(run_dir, asked), daemon=True).start()
 
     try:
         with signals_as_request((signal.SIGTERM,) if rank == 0 else ()) as interrupted:
@@ -284,7 +297,7 @@ def _train(start: Start, connection: Connection, rank: int) -> Exited:
                     has_stepped.append(True)
                     with suppress(OSError):
                         connection.send(Stepped())
-                return interrupted()
+                return interrupted() or asked.is_set()
 
             train(start.config, run_dir, start.execution, report, asked_to_end)
     except LeaseLostError as error:

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,13 @@ from sweeps.records.decisions import Decision, read_decisions, record_decision
 from sweeps.records.hours import hours_billed
 from sweeps.records.parity import NodeParity, record_parity
 from sweeps.records.slots import read_slots, record_slots
+from sweeps.running.requests import ALL, ASKED_TO_END
 from sweeps.selection.promotion import Leg, races
 from sweeps.selection.rehearsal import is_rehearsal
-from sweeps.table.cells import Cell, Trial
+from sweeps.table.cells import Cell, Trial, name_of_cell
 from vit_trainer.config import Execution
 from vit_trainer.errors import cause_of
-from vit_trainer.files.run_dir import Result, Row, Run, RunDir
+from vit_trainer.files.run_dir import STOP, Result, Row, Run, RunDir
 from vit_trainer.files.storage import DECISIONS, SLOTS
 from vit_trainer.loop.repeatable import require_same
 
@@ -90,6 +91,10 @@ class Session:
         self._start_seconds: dict[str, float] = {}
         self._under_way: dict[str, int] = {}
         """Slots of the trials that were asked for and have neither paused nor ended."""
+        self.is_asked_to_end = False
+        """Whether someone has asked for the end of the sweep."""
+        self._to_end: set[str] = set()
+        """Those that run and were asked to end."""
         self._lost: list[Trial] = []
         """Of a search's, those whose actor was lost; they are to be asked for again."""
         self._is_searched = False
@@ -304,6 +309,9 @@ class Session:
         self.released(trial_id)
         self.changed(self.trials[trial_id])
         self._settle(self.trials[trial_id].cell)
+        if trial_id in self._to_end:  # it has paused before it could hear of that
+            self.run_dir(trial_id).folder.remove(STOP)
+            self.end([trial_id])
 
     def moves(self, trial_id: str) -> None:
         """A trial's actor is gone, and it goes on in another."""
@@ -337,6 +345,26 @@ class Session:
         self.display.ended(trial.trial_id, result)
         if (race := self._races.get(trial.cell)) is not None:
             race.ended(trial, str(result["status"]))
+
+    def end(self, what: Sequence[str]) -> None:
+        """End trials and cells as someone has asked for: what runs keeps its state, what waits isn't run.
+
+        Args:
+            what: ids of trials, names of cells, or ALL.
+        """
+        if tuple(what) == ALL:
+            self.is_asked_to_end = True
+            self.display.ends()
+            return
+        for trial_id, trial in list(self.trials.items()):
+            is_meant = trial_id in what or name_of_cell(trial.cell.as_recorded) in what
+            if not is_meant or self.display.result(trial_id) is not None:
+                continue
+            if trial_id in self._under_way:
+                self._to_end.add(trial_id)
+                self.run_dir(trial_id).folder.write(STOP, b"{}")
+            else:
+                self.ended(trial_id, self.record(trial_id, {"status": "failed", "cause": ASKED_TO_END}))
 
     def settle(self) -> None:
         """Write down what follows from the run folders, should an earlier session have ended before it could."""

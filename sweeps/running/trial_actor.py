@@ -37,7 +37,8 @@ from sweeps.running.launcher import (
     free_port,
 )
 from sweeps.running.launcher_client import LauncherClient
-from vit_trainer.files.run_dir import RunDir
+from sweeps.running.requests import ASKED_TO_END
+from vit_trainer.files.run_dir import STOP, RunDir
 
 SECONDS_TO_BE_FOUND = 20.0
 """How much later than one node another finds that its part of a gang hangs too; it then says where."""
@@ -135,16 +136,16 @@ class TrialActor(tune.Trainable):
         if isinstance(message, Stepped):
             return {"stepped": True}
         exited = self._exit_of_gang(message)
-        if exited.status == FINISHED:
-            return {"done": True}
-        if exited.status == PAUSED:
-            return {"done": True, "paused": True}
+        if exited.status in (FINISHED, PAUSED):
+            return {"done": True} | ({"paused": True} if exited.status == PAUSED else {})
         if exited.status == LEASE_LOST:
             return {"done": True, "taken_over": exited.cause}
         if exited.status == FAILED:
             if sum(self._assignment.processes_of_nodes) > 1:
                 self._record(exited.result or {"status": "failed", "step": 0, "cause": exited.cause})
             return {"done": True, "cause": exited.cause}
+        if exited.status == INTERRUPTED and (cause := self._end_as_asked()):
+            return {"done": True, "cause": cause}
         if exited.status == INTERRUPTED or exited.micro_batch_size is not None:
             if exited.micro_batch_size is not None:
                 self._execution = replace(self._execution, micro_batch_size=exited.micro_batch_size)
@@ -252,6 +253,16 @@ class TrialActor(tune.Trainable):
     def _kill_parts(self) -> None:
         for helper in self._helpers:
             helper.kill.remote(self._attempt)
+
+    def _end_as_asked(self) -> str:
+        """The cause in the result of a trial that was asked to end; empty of another."""
+        folder = RunDir(self._assignment.location).folder
+        if folder.read(STOP) is None:
+            return ""
+        folder.remove(STOP)
+        run = RunDir(self._assignment.location).read_intact()
+        self._record({"status": "failed", "step": run.step if run else 0, "cause": ASKED_TO_END})
+        return ASKED_TO_END
 
     def _died(self, exited: Exited) -> dict[str, Any]:
         self._num_failures += 1

@@ -18,6 +18,7 @@ from sweeps.records.decisions import METRIC
 from sweeps.records.parity import NodeParity
 from sweeps.running.assignment import Assignment
 from sweeps.running.idle import Idle
+from sweeps.running.requests import Requests
 from sweeps.running.session import Session
 from sweeps.selection.asha_scheduler import PerCellASHA, trial_id_of
 from vit_trainer.errors import cause_of
@@ -42,6 +43,7 @@ class Follower(Callback):
         self._display = session.display
         self._last_words: dict[str, dict[str, Any]] = {}
         self._idle = Idle(session.display.warned)
+        self._requests = Requests(session.options.opened_storage.sweep(session.name))
         self.num_lost: Counter[str] = Counter()
         """How often actors of trials were lost for which Tune asks for others."""
         self.running: set[str] = set()
@@ -54,6 +56,9 @@ class Follower(Callback):
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         with _logged():
+            if what := self._requests.look():
+                self._display.warned(f"asked to end {' '.join(what)}")
+                self._session.end(what)
             waiting = next((trial for trial in trials if trial.status == TuneTrial.PENDING), None)
             if waiting is not None:
                 self._idle.look(not self._session.holding, waiting.config["assignment"].bundles)

@@ -100,7 +100,9 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
     grows = grows and (resources.has_gpus if options.grow_gangs is None else options.grow_gangs)
     session.max_gang = max(resources.slots_of_nodes, default=1) if grows else 1
     with signals_as_request(acknowledge=session.display.ends) as interrupted, LossWatch() as watch:
-        ends_early = EarlyEnd(interrupted, session.budget, lambda: bool(watch.loss))
+        ends_early = EarlyEnd(
+            lambda: interrupted() or session.is_asked_to_end, session.budget, lambda: bool(watch.loss)
+        )
         follower = Follower(session, asha, lambda: ends_early() is not None)
         filesystem, path = _ray_storage(options)
         proposals = _proposals(session, resources, asha, parity)

@@ -44,6 +44,8 @@ Result = Mapping[str, Any]
 """Content of a result.json."""
 
 CONFIG, LEASE, JOURNAL, RESULT = "config.json", "lease.json", "journal.jsonl", "result.json"
+STOP = "stop.json"
+"""Asks whoever works here to end; see the sweeps' `Requests`. No part of what a run has come to."""
 CHECKPOINT, WEIGHTS = "checkpoint/state.safetensors", "model.safetensors"
 PREDICTIONS = "predictions.npz"
 TRACE, MEMORY = "profile/trace.json.gz", "profile/memory.pickle"
