@@ -14,6 +14,7 @@ FLOORS = {
     "sweeps": (
         "commands",
         "sweep",
+        "bundle",
         "reporting tracking",
         "running",
         "display",

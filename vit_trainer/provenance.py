@@ -1,14 +1,50 @@
-"""Provenance: which code a run was made with. Standard library only."""
+"""Provenance: which code and which environment a run was made with. Standard library only."""
 
 import os
 import platform
 import subprocess
+import sys
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("torch", "timm", "accelerate", "scikit-learn", "vit-sweeps")
 """What a result may depend on, beside this tree; the digits come with scikit-learn."""
+
+
+VARIABLES = ("CUDA_", "CUBLAS_", "CUDNN_", "NCCL_", "NVIDIA_", "TORCH", "PYTORCH_", "OMP_", "MKL_", "RAY_", "VIT_")
+"""How the names of environment variables begin that may change a result or its speed, or say where it was made."""
+IMAGE_VARIABLES = ("CONTAINER_IMAGE", "SINGULARITY_NAME", "APPTAINER_NAME")
+"""Which container image this is, where whoever started it said so."""
+
+
+@lru_cache(maxsize=1)
+def environment() -> dict[str, Any]:
+    """Everything that a result may depend on, beside this tree: packages, interpreter, system, CUDA, variables."""
+    names = sorted(name for name in os.environ if name.startswith(VARIABLES) or name in IMAGE_VARIABLES)
+    return {
+        "python": sys.version,
+        "platform": platform.platform(),
+        "kernel": platform.version(),
+        "packages": dict(sorted({(each.name or "").lower(): each.version for each in distributions()}.items())),
+        "variables": {name: os.environ[name] for name in names if "TOKEN" not in name},
+        **_cuda(),
+    }
+
+
+def _cuda() -> dict[str, Any]:
+    """What PyTorch says of CUDA, where it is loaded and there is a GPU."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {}
+    driver = Path("/proc/driver/nvidia/version")
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "driver": driver.read_text().partition("\n")[0] if driver.exists() else None,
+        "cards": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
 
 
 @lru_cache(maxsize=1)

@@ -11,4 +11,5 @@ hours            what trials took, what early stopping saved and faults lost
 predicted_hours  what a plan would have said of trials that have run
 left_states      checkpoints that no sweep works at any more
 budget           the hours that a sweep may take, and those that it has taken
+unpacked         a bundle of evidence as the storage that it was packed from
 """

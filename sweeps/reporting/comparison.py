@@ -2,10 +2,11 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sweeps.records.results import Results, gather
+from sweeps.records.unpacked import unpacked
 from sweeps.reporting.pages import Block, Heading, Paragraph, TextTable
 from sweeps.reporting.texts import labels_of, percent, points, verdict_text
 from sweeps.table.cells import Cell, Schedule, official_cell
@@ -31,7 +32,7 @@ class Other:
 
 
 def read_other(given: str) -> Other:
-    """The results of another storage, or of a CSV file with a row per cell, such as a report's table.csv.
+    """The results of another storage, a bundle of evidence, or a CSV file with a row per cell, such as a table.csv.
 
     Its columns: model, dataset, accuracy (a fraction) or accuracies (several, with spaces between); and where they
     aren't the official recipe's, dropout, resolution, total_steps, warmup_steps, global_batch_size and upstream.
@@ -39,6 +40,9 @@ def read_other(given: str) -> Other:
     Raises:
         InputError: neither of these; says which row and column.
     """
+    if given.lower().endswith(".zip"):
+        with unpacked(given) as folder:
+            return replace(read_other(str(folder)), name=given)
     if not given.lower().endswith(".csv"):
         results = gather(Storage.existing(given))
         return Other(given, {each.cell: each.accuracies for each in results.cells if each.accuracies})

@@ -8,6 +8,7 @@ A run folder is the whole truth about a trial:
     checkpoint/        the latest complete state
     result.json        the outcome, once there is one
     model.safetensors  the final weights, where asked for
+    environments/      packages, system and variables of its attempts, a file for each that differs
     predictions.npz    what the final model said of each test image, see `Predictions`
     profile/           what ten steps did, where asked for
     damaged-1/         what stood here when something of it was damaged, and the trial had to start anew
@@ -15,6 +16,7 @@ A run folder is the whole truth about a trial:
 What is read has passed the schema of its file, or is a DamagedError, so that nobody else need check anything.
 """
 
+import hashlib
 import json
 import os
 import socket
@@ -47,7 +49,7 @@ CONFIG, LEASE, JOURNAL, RESULT = "config.json", "lease.json", "journal.jsonl", "
 STOP = "stop.json"
 """Asks whoever works here to end; see the sweeps' `Requests`. No part of what a run has come to."""
 CHECKPOINT, WEIGHTS = "checkpoint/state.safetensors", "model.safetensors"
-PREDICTIONS = "predictions.npz"
+PREDICTIONS, ENVIRONMENTS = "predictions.npz", "environments"
 TRACE, MEMORY = "profile/trace.json.gz", "profile/memory.pickle"
 SILENT_HOURS = 1.0
 """A writer on another machine that has written nothing for so long is taken for dead."""
@@ -187,6 +189,13 @@ class RunDir:
         row = {"time": time.time(), **row}
         self.folder.append(JOURNAL, (hide_secrets(json.dumps(row)) + "\n").encode())
         return row
+
+    def write_environment(self, environment: Mapping[str, Any]) -> str:
+        """Keep what an attempt runs in; returns the name of its file, the first digits of its SHA-256."""
+        content = hide_secrets(json.dumps(dict(environment), indent=1)).encode()
+        name = hashlib.sha256(content).hexdigest()[:16]
+        self.folder.write(f"{ENVIRONMENTS}/{name}.json", content)
+        return name
 
     def start_checkpoint(self, parts: Callable[[], Sequence[bytes | memoryview]]) -> None:
         """Put a new checkpoint in the place of the last one, in the background; the one before must be finished.

@@ -17,7 +17,7 @@ from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.loop.liveness import START_SECONDS, Pace, expect, wait_for_all
 from vit_trainer.loop.state import TrainState, sealed
 from vit_trainer.machine import device_name
-from vit_trainer.provenance import commit, versions
+from vit_trainer.provenance import commit, environment, versions
 from vit_trainer.weights.npz_files import file_sha256
 
 Report = Callable[[Row], None]
@@ -108,6 +108,7 @@ class Ledger:
                 **made_with,
                 "weights_sha256": file_sha256(weights) if weights else None,
                 "versions": versions(),
+                "environment": self._run_dir.write_environment(environment()),
                 "commit": commit(),
             }
         )

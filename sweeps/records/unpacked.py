@@ -1,0 +1,49 @@
+"""Unpacked: a bundle of evidence as the storage that it was packed from."""
+
+import hashlib
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from vit_trainer.errors import InputError, reason_of
+
+MANIFEST = "manifest.json"
+MAX_BYTES = 2**31
+"""Unpacked; 30 cells take 0.1 GB."""
+MAX_FILES = 200_000
+
+
+def root_of(hashes: Mapping[str, str]) -> str:
+    """One hash that stands for all files: of the lines of `sha256sum`, in the order of their names."""
+    lines = "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@contextmanager
+def unpacked(bundle: str | Path) -> Iterator[Path]:
+    """A bundle's files in a temporary folder, laid out as a storage; they are those of its manifest.
+
+    Raises:
+        InputError: it is no bundle, is damaged, or would write elsewhere.
+    """
+    with tempfile.TemporaryDirectory(prefix="evidence-") as folder:
+        try:
+            with zipfile.ZipFile(bundle) as archive:
+                members = [each for each in archive.infolist() if not each.is_dir()]
+                if sum(each.file_size for each in members) > MAX_BYTES or len(members) > MAX_FILES:
+                    raise InputError(f"{bundle} unpacks to more than evidence does: take another copy")
+                for each in members:
+                    parts = PurePosixPath(each.filename).parts
+                    if not parts or parts[0] == "/" or ".." in parts or "\\" in each.filename:
+                        raise InputError(f"{bundle} would write outside of its folder: it is no bundle of evidence")
+                archive.extractall(folder)
+            manifest = json.loads((Path(folder) / MANIFEST).read_bytes())
+            is_whole = manifest["root"] == root_of(manifest["files"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+            raise InputError(f"{bundle} is no bundle of evidence ({reason_of(error)}): give an evidence.zip") from error
+        if not is_whole:
+            raise InputError(f"{bundle}: its root hash isn't that of its files: python check_evidence.py says more")
+        yield Path(folder)
