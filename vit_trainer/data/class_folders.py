@@ -18,7 +18,7 @@ from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-from vit_trainer.errors import DataError, reason_of
+from vit_trainer.errors import DataError, counted, reason_of
 from vit_trainer.files.location import local_path
 
 FIRST_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp"})
@@ -167,7 +167,7 @@ class Walk:
         files, folders = self._passed_over.total(), len({folder for folder, _ in self._passed_over})
         suffixes = sorted({suffix for _, suffix in self._passed_over})
         more = f" and {len(suffixes) - 5} other kinds" if len(suffixes) > 5 else ""
-        counts = f"{files} file{'s' * (files > 1)} in {folders} folder{'s' * (folders > 1)}"
+        counts = f"{counted(files, 'file')} in {counted(folders, 'folder')}"
         return f"{counts}: {', '.join(suffixes[:5])}{more}" if files else ""
 
 

@@ -268,9 +268,9 @@ def _recipe_for(num_train: int) -> DatasetInfo:
 
 def _cautions(folders: ClassFolders, num_validation: int, unreadable: Mapping[str, str]) -> Iterator[str]:
     if folders.passed_over:
-        yield f"passed over {folders.passed_over} of {folders.root}"
+        yield f"{folders.root}: passed over {folders.passed_over}"
     for path, reason in list(unreadable.items())[:1]:
-        yield f"{len(unreadable)} can't be read in {folders.root}, such as {path} ({reason})"
+        yield f"{folders.root}: {len(unreadable)} can't be read, such as {path} ({reason})"
     if 0 < num_validation < FEW_IMAGES:
         yield (
             f"{folders.root} has {num_validation} images for validation, of which one is {100 / num_validation:.2g} "

@@ -39,10 +39,11 @@ def as_known(name: str, storage: Storage, say: Callable[[str], object] = lambda 
         return path
     for earlier in known:
         if (found := under_id(path, earlier)) is not None:
-            rules = ": classes in the order of text, photographs not turned, and its recipe" * (
-                version_of(earlier) == 1
+            rules = (
+                ": class names sorted as text, photographs not turned, held-out images and recipe of then; another "
+                "--storage begins by the rules of now"
             )
-            say(f"{path}: goes on as {earlier}, as it began in this storage{rules}")
+            say(f"{path}: goes on as {earlier}, as it began here{rules if version_of(earlier) == 1 else ''}")
             return found
     if change := _change(listed.id, listed.hashes, known, storage):
         say(f"{path} changed since {change}; what is there of that stays, and {listed.id} begins")

@@ -194,7 +194,7 @@ def test_what_is_no_image_is_passed_over_and_counted(image_folder: Write) -> Non
     (root / "val" / "labels.csv").touch()
     listed_folder.cache_clear()
     assert dataset_id(str(root)) == before
-    caution = f"passed over 5 files in 2 folders: .csv, .psd, .txt, no suffix of {root}"
+    caution = f"{root}: passed over 5 files in 2 folders: .csv, .psd, .txt, no suffix"
     assert caution in dataset_info(str(root)).cautions
 
 

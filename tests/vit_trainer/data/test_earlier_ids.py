@@ -59,7 +59,7 @@ def test_what_version_1_began_goes_on_by_its_rules(
     storage = storage_with(tmp_path, FIRST_TRIAL)
     name, (line,) = known(root, storage)
     assert name == f"{FIRST_ID}:{root}"
-    assert line.startswith(f"{root}: goes on as {FIRST_ID}, as it began in this storage: classes in the order of text")
+    assert line.startswith(f"{root}: goes on as {FIRST_ID}, as it began here: class names sorted as text, ")
     assert trial_of(name) == FIRST_TRIAL
     assert folder_of(name).classes[:4] == ("0", "1", "10", "11")
     splits = load(name)
@@ -80,7 +80,7 @@ def test_a_renamed_folder_goes_on_under_its_former_name(root: Path, tmp_path: Pa
     renamed = root.rename(tmp_path / "ours")
     name, (line,) = known(renamed, storage)
     former = name.partition(":")[0]
-    assert line == f"{renamed}: goes on as {former}, as it began in this storage"
+    assert line == f"{renamed}: goes on as {former}, as it began here"
     assert trial_of(name) in storage.trial_ids()
     (renamed / "val" / "3" / "1.png").write_bytes(b"another")
     listed_folder.cache_clear()
