@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.data.load import load_dataset
@@ -21,7 +22,7 @@ from vit_trainer.files.predictions import NO_CLASS, Predictions
 from vit_trainer.inference.evaluate_checkpoint import evaluate_checkpoint
 from vit_trainer.weights.choice import Weights, WeightsChoice
 from vit_trainer.weights.load import pretrained_model
-from vit_trainer.weights.npz_files import write_npz
+from vit_trainer.weights.npz_files import MINIATURES, write_npz
 
 MODEL = "ViT-B_16-mini"
 
@@ -89,6 +90,32 @@ def test_the_sums_are_those_of_all_images_at_once(checkpoint, accelerator):
         assert sums.num_images == len(split) == 180
         assert sums.loss == pytest.approx(losses.mean(), rel=1e-5)
     assert 0 < sums.num_correct < sums.num_correct_top5 < sums.num_images
+
+
+def test_numbered_folders_are_the_heads_classes_by_their_numbers(tmp_path, accelerator, capsys):
+    """As ImageNet-V2 is laid out, 0 to 999, of which text has 10 before 2; here the digits are classes 2 to 11."""
+    arrays = dict(np.load(MINIATURES / f"{MODEL}.npz"))
+    for name, fill in (("head/kernel", 0), ("head/bias", -99)):
+        none = np.full((*arrays[name].shape[:-1], 2), fill, np.float32)
+        arrays[name] = np.concatenate([none, arrays[name]], axis=-1)
+    write_npz(tmp_path / "own.npz", arrays)
+    digits = load_dataset("digits-pretrain").test
+    for i, (image, label) in enumerate(zip(digits._images.numpy(), digits._labels.tolist(), strict=True)):
+        for part in ("train", "test"):
+            folder = tmp_path / "v2" / part / str(label + 2)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{i}.png")
+    for path in ("train/0", "train/1", "test/0", "test/1"):
+        (tmp_path / "v2" / path).mkdir()
+        Image.fromarray(image).save(tmp_path / "v2" / path / "no digit.png")
+    expected = evaluate_checkpoint(weights_in(MINIATURES / f"{MODEL}.npz"), "digits-pretrain", accelerator).sums
+    for names in (None, tuple("abcdefghijkl")):
+        weights = Weights(MODEL, tmp_path / "own.npz", "own.npz", class_names=names)
+        sums = evaluate_checkpoint(weights, f"{tmp_path}/v2", accelerator, num_workers=0).sums
+        assert (sums.num_correct, sums.num_images) == (expected.num_correct, expected.num_images + 2)
+        in_words = f"{tmp_path}/v2: the head's classes are taken to be 0, 1, 2 … in this order\n"
+        assert capsys.readouterr().err == ("" if names else in_words)
+    assert expected.accuracy > 0.9
 
 
 def test_fewer_classes_than_five_are_all_among_the_top_five(accelerator):

@@ -1,5 +1,6 @@
 """evaluate_checkpoint(): how good weights are with their own head, without training."""
 
+import sys
 import time
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -98,6 +99,8 @@ def evaluate_checkpoint(
     names = class_names(dataset)
     own = weights.class_names or names_as_trained(weights.dataset, dataset)
     order, note = class_order(own, names, weights.source, dataset)
+    if weights.class_names is None and sorted(names) != list(names) and accelerator.is_main_process:
+        print(f"{dataset}: the head's classes are taken to be {', '.join(names[:3])} … in this order", file=sys.stderr)
     require_dataset(dataset, skip_unreadable=skip_unreadable)
     own_model = pretrained_model(weights.model, path, resolution=resolution)
     reorder_classes(own_model, order)
