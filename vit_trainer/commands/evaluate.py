@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,17 +17,13 @@ from vit_trainer.weights.choice import WeightsChoice
 if TYPE_CHECKING:
     from vit_trainer.inference.evaluate_checkpoint import CheckpointEvaluation
 
+DEFAULT_CHOICE = WeightsChoice()
+
 
 def evaluate(
     *,
-    dataset: str | None = None,
-    model: str | None = None,
-    upstream: str | None = None,
-    checkpoint: Path | None = None,
-    trial: str | None = None,
-    storage: str = "sweep-results",
+    choice: Annotated[WeightsChoice, Parameter(name="*")] = DEFAULT_CHOICE,
     split: Literal["train", "validation", "test"] = "test",
-    resolution: int | None = None,
     batch_size: int = 256,
     precision: Precision = "auto",
     num_workers: int | None = None,
@@ -36,27 +33,14 @@ def evaluate(
 ) -> None:
     """Evaluate a checkpoint or a finished trial with its own head on every image of a split, without training.
 
+    The data set's classes must be the head's, in whatever order where both have names.
+
     Several processes share the images: torchrun --nproc-per-node 8 -m vit_trainer evaluate ...
 
     Parameters
     ----------
-    dataset
-        A name such as imagenet2012 or digits-pretrain, or the path of a folder of classes; its classes must be the
-        head's, in whatever order where both have names. Unless given, what the weights were trained on.
-    model
-        A name such as ViT-B_16, for an upstream; of a trial or a file it is known.
-    upstream
-        Whose weights: imagenet21k+imagenet2012, imagenet21k+imagenet2012-224, imagenet21k, digits.
-    checkpoint
-        A local .npz or .safetensors instead of the upstream's.
-    trial
-        Id of a finished trial instead, or the path of its run folder.
-    storage
-        Where the trial is: a path, or a URI such as s3://bucket/folder.
     split
         The part of the data set.
-    resolution
-        Side of the input image in pixels; that of the checkpoint's position embeddings unless given.
     batch_size
         Images per forward pass and process; the result doesn't depend on it.
     precision
@@ -70,8 +54,8 @@ def evaluate(
     predictions
         File for the five likeliest classes of every image, which python -m vit_trainer score reads.
     """
-    if dataset is not None:
-        dataset_info(dataset)  # raises unless it is known
+    if choice.dataset is not None:
+        dataset_info(choice.dataset)  # raises unless it is known
     if batch_size < 1:
         raise InputError(f"batch-size {batch_size} is below 1: give a whole number of at least 1")
     Execution(num_workers=num_workers)  # raises if it is negative
@@ -79,9 +63,8 @@ def evaluate(
         if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
             raise InputError(f"cannot write {file}: it is a folder, or in none; give a file in a folder that exists")
 
-    choice = WeightsChoice(trial, storage, checkpoint, model, upstream, resolution)
-    with choice.opened() as weights:
-        dataset = dataset or weights.dataset
+    with replace(choice, dataset=None).opened() as weights:
+        dataset = choice.dataset or weights.dataset
         if dataset is None or not (dataset in DATASETS or is_folder(dataset)):
             raise InputError(f"give --dataset: what {weights.source} was trained on isn't known here")
         from vit_trainer.inference.evaluate_checkpoint import evaluate_checkpoint

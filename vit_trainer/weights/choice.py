@@ -61,7 +61,8 @@ class WeightsChoice:
     resolution: int | None = None
     """Side of the input image in pixels; the trial's, or what the checkpoint is for, unless given."""
     dataset: str | None = None
-    """Whose class names to show where the weights don't say them: cifar10, or the path of a folder of classes."""
+    """What to evaluate on, or whose class names to show where the weights don't say them: cifar10, or the path of a
+    folder of classes; what the weights were trained on unless given."""
 
     def run_dir(self) -> RunDir:
         """The run folder of the trial, which must have been given."""

@@ -18,11 +18,8 @@ from vit_trainer.weights.npz_files import (
     require_released,
 )
 
-SHARED = {
-    "imagenet21k+imagenet2012": ("ViT-B_16", "ViT-B_32", "ViT-L_16"),
-    "imagenet21k+imagenet2012-224": ("ViT-B_16", "ViT-L_16"),
-}
-"""Released files whose arrays have the names and shapes of files of AugReg (https://arxiv.org/abs/2106.10270)."""
+SHARED = ("ViT-B_16", "ViT-B_32", "ViT-L_16")
+"""Of which AugReg (https://arxiv.org/abs/2106.10270) has files with the same arrays as imagenet21k+imagenet2012."""
 
 
 def fetch(model: str, upstream: str, *, watcher: Watcher, source: str | None = None) -> tuple[Path, bool]:
@@ -60,14 +57,12 @@ def fetch(model: str, upstream: str, *, watcher: Watcher, source: str | None = N
 
 
 def doubt_of(model: str, upstream: str) -> str | None:
-    """What to say of an upstream's file that may not be the released one, since AugReg's has the same arrays.
-
-    It is none where `fetch` had it from its authors' address: then its SHA-256 stands beside it.
+    """What to say of a file whose arrays AugReg's has too, unless `fetch` had it from its authors' address.
 
     Raises:
         CheckpointError: the file isn't there.
     """
-    if model not in SHARED.get(upstream, ()):
+    if model not in SHARED or not upstream.startswith("imagenet21k+"):
         return None
     path = checkpoint_path(model, upstream)
     own, known = file_sha256(path), _known_hash(path)
@@ -80,6 +75,7 @@ def doubt_of(model: str, upstream: str) -> str | None:
 
 
 def _known_hash(path: Path) -> Path:
+    """Where the SHA-256 of a file stands that came from its authors' address."""
     return path.with_name(f"{path.name}.sha256")
 
 

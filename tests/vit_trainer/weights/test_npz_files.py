@@ -104,7 +104,7 @@ def test_augregs_file_is_never_called_imagenet21k(cache, make_arrays, monkeypatc
 
 def test_a_file_that_may_be_augregs_is_doubted_until_it_comes_from_its_authors(cache, make_arrays, server, monkeypatch):
     name, upstream = "ViT-B_16-mini", "imagenet21k+imagenet2012"
-    monkeypatch.setitem(fetch.SHARED, upstream, (name,))
+    monkeypatch.setattr(fetch, "SHARED", (name,))
     monkeypatch.setitem(RELEASED, upstream, (name,))
     monkeypatch.setenv("no_proxy", "*")
     path = checkpoint_path(name, upstream)
