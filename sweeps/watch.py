@@ -16,12 +16,13 @@ from rich.console import Console
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from sweeps.display.from_folders import FolderWatch
+from sweeps.display.from_folders import FolderWatch, log_lines
 from sweeps.display.live_table import LiveTable, Screen, is_interactive
 from sweeps.display.standing import Standing
 from vit_trainer.command_line import command_of, new_app, run
-from vit_trainer.errors import InputError, reason_of
+from vit_trainer.errors import DamagedError, InputError, one_of, reason_of
 from vit_trainer.files.outgoing import canvas, outgoing
+from vit_trainer.files.storage import Storage
 
 app = new_app("Shows how a sweep stands, from its run folders alone.", name=command_of("watch"))
 
@@ -31,6 +32,7 @@ def watch(
     *,
     storage: str = "sweep-results",
     once: Annotated[bool, Parameter(negative=())] = False,
+    log: str | None = None,
     every_seconds: float = 5.0,
 ) -> int:
     """Show the table of a sweep until Ctrl-C; where there is no terminal, print it and then a line per event.
@@ -38,10 +40,13 @@ def watch(
     Args:
         storage: That of the sweep: a folder, or a URI such as s3://bucket/folder.
         once: Print the table as it stands, and end.
+        log: Id of a trial: print what its run folder says of its course instead, and end.
         every_seconds: How often to look for changes; up to 86400.
     """
     if not 0 < every_seconds <= 86_400:
         raise InputError(f"every_seconds {every_seconds:g} is not in (0, 86400]: give seconds such as 5")
+    if log is not None:
+        return _print_log(Storage.existing(storage), log)
     watched, console = FolderWatch(storage), Console(file=canvas(sys.stdout), highlight=False)
     try:
         standing = watched.read()
@@ -56,6 +61,17 @@ def watch(
         _follow(watched, standing, console, every_seconds)
     except KeyboardInterrupt:
         return 0
+    return 0
+
+
+def _print_log(storage: Storage, trial_id: str) -> int:
+    try:
+        if trial_id not in (known := storage.trial_ids()):
+            raise one_of("trial of this storage", trial_id, known)
+        found = storage.run_dir(trial_id).read()
+    except (OSError, DamagedError) as error:
+        raise InputError(f"runs/{trial_id} cannot be read ({reason_of(error)}): look at another trial") from error
+    print(outgoing("\n".join(log_lines(found) if found else [f"{trial_id} has not begun"])))
     return 0
 
 

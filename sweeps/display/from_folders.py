@@ -13,7 +13,8 @@ from sweeps.records.trial_record import record_of
 from sweeps.table.cells import place_in_table
 from vit_trainer.errors import DamagedError, reason_of
 from vit_trainer.files.folder import Folder, RemoteFolder, Stamp
-from vit_trainer.files.run_dir import CONFIG, JOURNAL, LEASE, RESULT, Row, RunDir
+from vit_trainer.files.run_dir import CONFIG, JOURNAL, LEASE, RESULT, Row, Run, RunDir
+from vit_trainer.files.schema import row_text
 from vit_trainer.files.storage import COMMANDS, NO_RUN, SLOTS, Storage, in_parallel
 
 SILENT_SECONDS = 300.0
@@ -175,6 +176,20 @@ def _text(line: Row) -> str:
         begins = f"goes on after step {line['from_step']}" if line["from_step"] else "started"
         return f"{begins} on {line['host']}"
     return f"paused at step {line['paused']}" if "paused" in line else line.get("note", "")
+
+
+def log_lines(run: Run) -> list[str]:
+    """What a trial's run folder says of its course, in order; where it has failed with the traceback."""
+    lines = [
+        f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(line['time']))} {_text(line) or row_text(line)}"
+        for line in run.lines
+        if _text(line) or "step" in line
+    ]
+    result = run.result or {}
+    lines += [outcome(result), *str(result.get("traceback", "")).splitlines()] if result else []
+    hosts = list(dict.fromkeys(str(line["host"]) for line in run.lines if "host" in line))
+    where = "Ray's folder, /tmp/ray/session_latest/logs unless it was told otherwise"
+    return [*lines, *([f"what its processes printed is on {', '.join(hosts)} in {where}"] if hosts else [])]
 
 
 def _as_candidates(progress: TrialProgress, commands: list[Command]) -> list[TrialProgress]:

@@ -13,6 +13,7 @@ from vit_trainer.data.datasets import dataset_info
 from vit_trainer.data.earlier_ids import as_known, keep_listing
 from vit_trainer.errors import DamagedError, InputError, RunInterruptedError, counted
 from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.files.schema import row_text
 from vit_trainer.files.storage import Storage
 from vit_trainer.loop.accelerator import is_first_process, leave_gang
 from vit_trainer.loop.interruption import signals_as_request
@@ -177,14 +178,4 @@ def _shipped(run_dir: RunDir, storage: Storage, tracking_uri: str | None) -> Ite
 
 
 def _print_row(row: Row) -> None:
-    if "note" in row:
-        print(row["note"], flush=True)
-        return
-    share = f" ({row['mfu']:.0%} of the peak)" if "mfu" in row else ""
-    memory = f", {row['peak_memory_gib']:.1f} GiB" if "peak_memory_gib" in row else ""
-    validation = f", val/accuracy {100 * row['val/accuracy']:.2f}%" if "val/accuracy" in row else ""
-    print(
-        f"step {row['step']}: train/loss {row['train/loss']:.3f}{validation}, "
-        f"{row['images_per_second']:.0f} images/s{share}{memory}, input wait {row['input_wait_fraction']:.0%}",
-        flush=True,
-    )
+    print(row.get("note") or row_text(row), flush=True)

@@ -171,3 +171,17 @@ def trial_id_of(values: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()
     name = "{model}-{dataset}-d{dropout:g}-lr{base_lr:g}-s{seed}".format(**values)
     return f"{name}-{digest[:6]}"
+
+
+def row_text(row: Mapping[str, Any]) -> str:
+    """A row of the journal in words; older versions' rows know less."""
+    parts = [
+        f"step {row['step']}: train/loss {row['train/loss']:.3f}" if "train/loss" in row else f"step {row['step']}"
+    ]
+    parts += [f"val/accuracy {100 * row['val/accuracy']:.2f}%"] if "val/accuracy" in row else []
+    if "images_per_second" in row:
+        share = f" ({row['mfu']:.0%} of the peak)" if "mfu" in row else ""
+        parts.append(f"{row['images_per_second']:.0f} images/s{share}")
+    parts += [f"{row['peak_memory_gib']:.1f} GiB"] if "peak_memory_gib" in row else []
+    parts += [f"input wait {row['input_wait_fraction']:.0%}"] if "input_wait_fraction" in row else []
+    return ", ".join(parts)

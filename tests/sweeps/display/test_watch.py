@@ -264,6 +264,24 @@ def test_once_prints_the_table(tmp_path: Path) -> None:
     assert "1 of 1 begun trials done, 0 running; nothing runs" in done.stdout
 
 
+def test_the_log_of_one_trial(tmp_path: Path) -> None:
+    failure = {"status": "failed", "step": 100, "cause": "OSError: gone", "traceback": "Traceback\n  OSError: gone"}
+    write(tmp_path, FIRST, attempt(), row(100, 0.5), row(120), {"note": "its process died"}, result=failure)
+    lines = run("--storage", str(tmp_path), "--log", FIRST.trial_id).stdout.splitlines()
+    assert [line[20:].partition(",")[0] for line in lines[:4]] == [
+        "started on node7",
+        "step 100",
+        "step 120",
+        "its process died",
+    ]
+    assert "val/accuracy 50.00%" in lines[1]
+    assert lines[4:7] == ["failed (OSError: gone)", "Traceback", "  OSError: gone"]
+    assert lines[7].startswith("what its processes printed is on node7 in Ray's folder, /tmp/ray/session_latest/logs")
+    done = run("--storage", str(tmp_path), "--log", "ViT-B_32")
+    assert done.returncode == 2
+    assert "unknown trial of this storage 'ViT-B_32'" in done.stderr
+
+
 def test_an_empty_storage_says_so_and_a_missing_one_is_refused(tmp_path: Path) -> None:
     empty, missing = run("--storage", str(tmp_path), "--once"), run("--storage", str(tmp_path / "typo"))
     assert (empty.returncode, empty.stdout.replace("\n", "")) == (0, f"no trial has begun in {tmp_path}")
