@@ -268,7 +268,7 @@ def test_the_log_of_one_trial(tmp_path: Path) -> None:
     failure = {"status": "failed", "step": 100, "cause": "OSError: gone", "traceback": "Traceback\n  OSError: gone"}
     write(tmp_path, FIRST, attempt(), row(100, 0.5), row(120), {"note": "its process died"}, result=failure)
     lines = run("--storage", str(tmp_path), "--log", FIRST.trial_id).stdout.splitlines()
-    assert [line[20:].partition(",")[0] for line in lines[:4]] == [
+    assert [line[20:].partition(":")[0] for line in lines[:4]] == [
         "started on node7",
         "step 100",
         "step 120",
