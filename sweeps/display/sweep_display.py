@@ -19,8 +19,9 @@ from sweeps.table.cells import Cell, Trial
 from vit_trainer.files.outgoing import canvas, outgoing
 from vit_trainer.files.run_dir import Result, Row
 
-SECONDS_BETWEEN_SUMMARIES = 600.0
-"""How often the log says how the sweep stands, where there is no live table; at the next report after that."""
+SECONDS_TO_SUMMARY, SECONDS_BETWEEN_SUMMARIES = 60.0, 600.0
+"""When the log says how the sweep stands, where there is no live table: at the next report after that, then after twice
+the time, at last so often."""
 MAX_EVENTS = 20
 ENDS = "keeping states, at most 30 s; Ctrl-C again to leave now"
 
@@ -46,7 +47,8 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
         self._live: LiveTable | None = None
         self._phase, self._ends_at = "", math.inf
         self._on_gpus, self._num_slots = False, 0
-        self._summary_at = self.clock()
+        self._summary_at = self.clock() + SECONDS_TO_SUMMARY
+        self._until_summary = SECONDS_TO_SUMMARY
         self._left, self._left_at = "", -1.0
         self._num_done = 0
         """Trials with a result."""
@@ -121,8 +123,9 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
     def reported(self, trial_id: str, row: Row) -> None:
         """A trial has validated."""
         self._progress[trial_id] = self._progress[trial_id].reported(row)
-        if self.clock() >= self._summary_at + SECONDS_BETWEEN_SUMMARIES:
-            self._summary_at = self.clock()
+        if self.clock() >= self._summary_at:
+            self._until_summary = min(2 * self._until_summary, SECONDS_BETWEEN_SUMMARIES)
+            self._summary_at = self.clock() + self._until_summary
             self._say("; ".join(summary_lines(self.standing())))
 
     def paused(self, trial_id: str) -> None:

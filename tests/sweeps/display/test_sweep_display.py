@@ -335,6 +335,12 @@ def test_a_log_says_now_and_then_how_the_sweep_stands(clock: Clock) -> None:
     (line,) = printed(board).splitlines()
     assert line.startswith("0 of 4 trials done, 1 running; about ")
     assert "GPUs in use: 1 of 8; GPU-hours: 0.167 spent, about 14 to come" in line
+    times = []
+    for minute in range(60):
+        clock.now += 60
+        board.reported(first, row(5002 + minute, 0.5, 2.0, clock.now))
+        times += [minute + 1] * (len(printed(board).splitlines()) > len(times) + 1)
+    assert times == [2, 6, 14, 24, 34, 44, 54], "soon, then every ten minutes"
 
 
 def test_quiet_shows_nothing_until_the_table(clock: Clock) -> None:
