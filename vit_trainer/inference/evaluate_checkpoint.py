@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.data.class_names import class_names, class_order, names_as_trained
-from vit_trainer.data.datasets import dataset_info
+from vit_trainer.data.datasets import dataset_info, is_folder
 from vit_trainer.data.load import load_dataset, require_dataset
 from vit_trainer.data.splits import Split
 from vit_trainer.errors import CheckpointError
@@ -99,7 +99,8 @@ def evaluate_checkpoint(
     names = class_names(dataset)
     own = weights.class_names or names_as_trained(weights.dataset, dataset)
     order, note = class_order(own, names, weights.source, dataset)
-    if weights.class_names is None and sorted(names) != list(names) and accelerator.is_main_process:
+    as_text = not is_folder(dataset) or sorted(names) == list(names)
+    if weights.class_names is None and not as_text and accelerator.is_main_process:
         print(f"{dataset}: the head's classes are taken to be {', '.join(names[:3])} … in this order", file=sys.stderr)
     require_dataset(dataset, skip_unreadable=skip_unreadable)
     own_model = pretrained_model(weights.model, path, resolution=resolution)

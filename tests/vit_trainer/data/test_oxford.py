@@ -59,6 +59,10 @@ def odd(number: int, label: int) -> bytes:
             return jpeg[:-2] + bytes(240) + jpeg[-2:]
         case 6:
             return jpeg + b"stray bytes"
+        case 7:
+            return encoded(
+                image, quality=95, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\6\0\0\0\0\0\0"
+            )
         case _:
             return jpeg
 
@@ -169,6 +173,9 @@ def test_pets_become_splits(publish: Publish, mode: str) -> None:
     for name, (image, label) in {**train, **validation, **test}.items():
         assert name.startswith(f"images/{BREEDS[label]}_")
         assert image.mean(dim=(1, 2)).argmax() == label
+    (root / "7.jpg").write_bytes(encoded(picture(0, 7), quality=95))
+    upright = seen(ImageFileSplit(root, np.array([b"7.jpg"]), np.array([0]), num_workers=0))["7.jpg"]
+    assert torch.equal({**train, **validation}[f"images/{BREEDS[0]}_7.jpg"][0], upright[0]), "TFDS doesn't turn it"
     unpacked = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.parent != root}
     assert unpacked == {*train, *validation, *test, "annotations/trainval.txt", "annotations/test.txt"}
 
