@@ -119,7 +119,11 @@ VALUES = {
     # What would be dropped.
     f"{TRAIN} --upstream digits --checkpoint own.npz": "upstream digits or checkpoint own.npz: give the one",
     "explain ViT-B_16/cifar10/0.1 --config own.json": "cells are of a storage, and own.json is from elsewhere",
-    "fetch cifar10 --source file": "source is a mirror of checkpoints: leave it out for cifar10",
+    "fetch cifar10 --source http://[host": "is no valid address",
+    "fetch cifar10 --source foo://x": "foo://x/cifar-10-python.tar.gz cannot be used (Unrecognized",
+    "fetch oxford_pets --source ''": "source is empty",
+    "fetch imagenet2012 --source http://host/x": "source http://host/x is a web address, which lists no files: give",
+    "fetch imagenet2012 --source .": "source . has no files in train/: give a folder with train, val in it",
     # What never ends.
     "predict /dev/zero --model ViT-B_32-mini --upstream digits": "/dev/zero cannot be used (a device or pipe)",
     "attention pipe --model ViT-B_32-mini --upstream digits": "pipe cannot be used (a device or pipe)",

@@ -19,7 +19,9 @@ def fetch(*names: str, upstream: str = "imagenet21k", source: str | None = None)
     upstream
         imagenet21k, imagenet21k+imagenet2012, or imagenet21k+imagenet2012-224.
     source
-        A mirror's address or a folder with the same layout (<upstream>/<model>.npz), or one .npz file.
+        A folder, web address or bucket (s3://bucket/folder) of one's own to fetch from, with files as they are to lie
+        in those two folders: imagenet21k/ViT-B_16.npz, cifar-10-python.tar.gz, oxford_pets/images.tar.gz,
+        imagenet2012/train/; or the one file that is needed. They are checked as the published ones.
     """
     from vit_trainer.files.progress_bar import ProgressBar
     from vit_trainer.weights.fetch import fetch as fetch_checkpoint
@@ -30,10 +32,8 @@ def fetch(*names: str, upstream: str = "imagenet21k", source: str | None = None)
     for name in names:
         if name not in MODELS and name not in DATASETS:
             raise one_of("model or data set", name, [*MODELS, *DATASETS])
-        if source is not None and name in DATASETS:
-            raise InputError(f"source is a mirror of checkpoints: leave it out for {name}")
     for dataset in (name for name in names if name in DATASETS):
-        require_dataset(dataset)
+        require_dataset(dataset, source=source)
         print(f"{dataset}: complete in {data_folder()}", flush=True)
     for model in (name for name in names if name in MODELS):
         with ProgressBar(f"{upstream}/{model}") as bar:

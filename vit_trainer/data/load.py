@@ -18,21 +18,26 @@ if TYPE_CHECKING:
 class Reader(Protocol):
     """What each file of `families` has."""
 
-    def require(self, name: str, *, may_download: bool) -> None:
+    def require(self, name: str, *, may_download: bool, source: str | None = None) -> None:
         """As `require_dataset`."""
 
     def load(self, name: str, **decoding: Unpack[Decoding]) -> Splits:
         """As `load_dataset`."""
 
 
-def require_dataset(name: str, *, may_download: bool = True, skip_unreadable: bool = False) -> None:
+def require_dataset(
+    name: str, *, may_download: bool = True, skip_unreadable: bool = False, source: str | None = None
+) -> None:
     """Check that a data set can be read here, without reading it; what can be downloaded is, if it may be.
+
+    Args:
+        source: a mirror, laid out as `data_folder()` is, that files come from instead of their authors' servers.
 
     Raises:
         DataError: it can't; says what to put where.
     """
     with _one_line(name):
-        _reader(name).require(name, may_download=may_download)
+        _reader(name).require(name, may_download=may_download, source=source)
         _require_readable(name, skip_unreadable=skip_unreadable)
 
 

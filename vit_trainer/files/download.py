@@ -1,10 +1,11 @@
-"""download(): one file from a URL or a path into place, whole or not at all. Imports no torch.
+"""download(): one file from a URL, a bucket or a path into place, whole or not at all. Imports no torch.
 
 Beside the file lie, while it is on its way, `.NAME.part` with what has arrived, `.NAME.part.json` with which version
 of the file that is, and `.NAME.lock`, which the downloading process holds. The lock belongs to the kernel (flock, on
 NFS too): it ends with its holder, however that ends, and the successor goes on where the other was killed.
 """
 
+import errno
 import json
 import os
 import re
@@ -14,14 +15,15 @@ from dataclasses import asdict, dataclass
 from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, url2pathname, urlopen
+from urllib.parse import quote, urlsplit
+from urllib.request import Request, build_opener, getproxies, proxy_bypass, url2pathname
 
 from filelock import FileLock, Timeout
 
 from vit_trainer.errors import DownloadError, InputError, reason_of
-from vit_trainer.files.folder import write_atomically
+from vit_trainer.files.folder import RemoteFolder, open_folder, write_atomically
 from vit_trainer.files.location import is_uri, local_path, split_uri
 
 CHUNK_BYTES = 1 << 20
@@ -49,7 +51,7 @@ def download(source: str, path: Path, *, check: Check, watcher: Watcher) -> bool
     others wait for it. A download that broke off is gone on with, if the server still has the same version.
 
     Args:
-        source: an http(s):// or file:// URL, or a path.
+        source: an http(s):// or file:// URL, a bucket's such as s3://, or a path.
         check: decides whether a file is good; only a good one ever gets the name `path`.
 
     Returns:
@@ -76,6 +78,26 @@ def download(source: str, path: Path, *, check: Check, watcher: Watcher) -> bool
             part.check(check)
         part.put_in_place()
     return True
+
+
+def address_of(source: str, folder: str, name: str) -> str:
+    """Where a file is in a mirror, which a folder, web address or bucket's URI names, or that very file's.
+
+    Raises:
+        InputError: neither a path nor a URI.
+
+    >>> address_of("https://mirror/vit?token=7", "imagenet21k", "R50+ViT-B_16.npz")
+    'https://mirror/vit/imagenet21k/R50%2BViT-B_16.npz?token=7'
+    """
+    if is_uri(source):
+        parts = split_uri(source, "source")
+        if parts.path.endswith(f"/{name}"):
+            return source
+        within = "/".join(quote(part) for part in (folder, name) if part)
+        return parts._replace(path=f"{parts.path.rstrip('/')}/{within}").geturl()
+    mirror = local_path(source, "source")
+    at_top, in_folder = mirror / name, mirror / folder / name
+    return str(mirror if mirror.is_file() else at_top if at_top.exists() and not in_folder.exists() else in_folder)
 
 
 def is_good(path: Path, check: Check) -> bool:
@@ -155,8 +177,10 @@ class _Part:
         most = self.num_bytes
         while True:
             try:
+                if self._source.startswith(("http://", "https://")):
+                    return self._receive()
                 local = _local_path(self._source)
-                return self._copy(local) if local else self._receive()
+                return self._copy(local) if local else self._copy_object()
             except (OSError, HTTPException) as error:
                 if isinstance(error, HTTPError):
                     error.close()
@@ -189,6 +213,18 @@ class _Part:
             self._append(lambda: file.read(CHUNK_BYTES), total)
         return False
 
+    def _copy_object(self) -> bool:
+        folder, info = _object(self._source)
+        version = _Version(self._source, None, str(info.mtime), info.size)
+        start = self.num_bytes if self._stored_version() == version else 0
+        if not start:
+            self._discard()
+            write_atomically(self._version_path, json.dumps(asdict(version)).encode())
+        with folder.open_input_file(info.path) as file:
+            file.seek(start)
+            self._append(lambda: file.read(CHUNK_BYTES), info.size)
+        return start > 0
+
     def _receive(self) -> bool:
         older = self._stored_version()
         start = self.num_bytes if older else 0
@@ -200,7 +236,8 @@ class _Part:
             if older.validator:
                 headers["If-Range"] = older.validator
         try:
-            response: HTTPResponse = urlopen(Request(self._source, headers=headers), timeout=SILENCE_SECONDS)
+            opener = build_opener()  # urlopen would keep to the proxies of its first call
+            response: HTTPResponse = opener.open(Request(self._source, headers=headers), timeout=SILENCE_SECONDS)
         except HTTPError as error:
             if error.code != 416:
                 raise
@@ -243,13 +280,13 @@ class _Part:
         return version if version.url == self._source else None
 
     def _failure(self, error: Exception) -> DownloadError:
-        advice = f"put that file at {self._final_path}"
+        advice, proxy = f"put that file at {self._final_path}", _proxy(self._source)
         if size := self.num_bytes:
             return DownloadError(
-                f"the download of {self._source} broke off after {size / 1e6:.1f} MB ({_reason(error)}): "
+                f"the download of {self._source} broke off after {size / 1e6:.1f} MB ({_reason(error)}{proxy}): "
                 f"run the same command again to go on from there, or {advice}"
             )
-        return DownloadError(f"cannot read {self._source} ({_reason(error)}): {advice}")
+        return DownloadError(f"cannot read {self._source} ({_reason(error)}{proxy}): {advice}")
 
 
 def _extent(headers: Message, partial: bool) -> tuple[int, int | None]:
@@ -264,15 +301,31 @@ def _extent(headers: Message, partial: bool) -> tuple[int, int | None]:
 
 
 def _local_path(source: str) -> Path | None:
-    """The path that a source stands for; None if it is a web address."""
+    """The path that a source stands for; None if it is a bucket's URI."""
     if not is_uri(source):
         return local_path(source, "source")
     parts = split_uri(source, "source")
-    if parts.scheme in ("http", "https"):
-        return None
-    if parts.scheme == "file":
-        return Path(url2pathname(parts.path))
-    raise DownloadError(f"cannot read {source}: give an http://, https:// or file:// address, or a path")
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
+
+
+def _object(source: str) -> tuple[Any, Any]:
+    """The file system of a bucket's URI, and what is known of the file there."""
+    folder = open_folder(source, "source")
+    assert isinstance(folder, RemoteFolder)
+    info = folder.filesystem.get_file_info(folder.path)
+    if not info.is_file:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return folder.filesystem, info
+
+
+def _proxy(source: str) -> str:
+    """Which proxy a source is asked for through, if any; without what it is asked with."""
+    parts = urlsplit(source)
+    proxy = getproxies().get(parts.scheme, "")
+    if parts.scheme not in ("http", "https") or not proxy or proxy_bypass(parts.netloc):
+        return ""
+    host = re.sub(r"^[^/]*//", "", proxy).rpartition("@")[2].rstrip("/")
+    return f", through the proxy {host} that {parts.scheme.upper()}_PROXY names"
 
 
 def _reason(error: Exception) -> str:

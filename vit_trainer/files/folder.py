@@ -185,13 +185,13 @@ class RemoteFolder(Folder):
 
     def read(self, name: str) -> bytes | None:
         try:
-            with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+            with self.filesystem.open_input_stream(f"{self.path}/{name}", compression=None) as stream:
                 return bytes(stream.read())
         except FileNotFoundError:
             return None
 
     def write(self, name: str, *parts: bytes | memoryview) -> None:
-        with self.filesystem.open_output_stream(f"{self.path}/{name}") as stream:
+        with self.filesystem.open_output_stream(f"{self.path}/{name}", compression=None) as stream:  # else .gz twice
             for part in parts:
                 stream.write(part)
 

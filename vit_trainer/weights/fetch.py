@@ -1,12 +1,10 @@
 """fetch(): official checkpoints from the web, a mirror or a folder into the cache. Imports no torch."""
 
 from pathlib import Path
-from urllib.parse import quote
 
 from vit_trainer.errors import InputError, one_of
-from vit_trainer.files.download import Watcher, download
+from vit_trainer.files.download import Watcher, address_of, download
 from vit_trainer.files.folder import write_atomically
-from vit_trainer.files.location import is_uri, local_path, split_uri
 from vit_trainer.weights.npz_files import (
     OFFICIAL_SOURCE,
     RELEASED,
@@ -28,7 +26,7 @@ def fetch(model: str, upstream: str, *, watcher: Watcher, source: str | None = N
     Args:
         model: a key of MODELS.
         upstream: a key of RELEASED.
-        source: a mirror of `OFFICIAL_SOURCE` as an address or a folder, or the .npz file itself.
+        source: a mirror of `OFFICIAL_SOURCE` as an address, a bucket's URI or a folder, or the .npz file itself.
 
     Returns:
         Where the file lies, and whether it had to be downloaded.
@@ -49,7 +47,7 @@ def fetch(model: str, upstream: str, *, watcher: Watcher, source: str | None = N
         require_released(path, model, upstream, source=name)
 
     path = checkpoint_path(model, upstream)
-    address = file_address(source or OFFICIAL_SOURCE, model, upstream)
+    address = file_address(OFFICIAL_SOURCE if source is None else source, model, upstream)
     downloaded = download(address, path, check=check, watcher=watcher)
     if downloaded and address.startswith(f"{OFFICIAL_SOURCE}/"):
         write_atomically(_known_hash(path), file_sha256(path).encode())
@@ -85,13 +83,4 @@ def file_address(source: str, model: str, upstream: str) -> str:
     >>> file_address(OFFICIAL_SOURCE, "R50+ViT-B_16", "imagenet21k")
     'https://storage.googleapis.com/vit_models/imagenet21k/R50%2BViT-B_16.npz'
     """
-    if is_uri(source):
-        split_uri(source, "source")  # raises unless it is one
-    if source.endswith(".npz"):
-        return source
-    folder, name = released_name(model, upstream)
-    if is_uri(source):
-        return f"{source.rstrip('/')}/{quote(folder)}/{quote(name)}"
-    mirror = local_path(source, "source")
-    in_folder = mirror / folder / name
-    return str(in_folder if in_folder.exists() or not (mirror / name).exists() else mirror / name)
+    return source if source.endswith(".npz") else address_of(source, *released_name(model, upstream))

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from vit_trainer.data.datasets import DATASETS, dataset_id, dataset_info, listed
 from vit_trainer.data.load import load_dataset, require_dataset
 from vit_trainer.data.samples import sample_files
 from vit_trainer.errors import DataError, InputError
+from vit_trainer.files.folder import open_folder
 
 Write = Callable[..., Path]
 
@@ -332,6 +334,35 @@ def test_imagenet_is_found_in_the_data_folder(
     require_dataset("imagenet2012")
     with pytest.raises(DataError, match="has 3 classes, not 1000: unpack"):
         load_dataset("imagenet2012")
+
+
+def test_imagenet_is_copied_from_ones_own_folder_or_bucket(
+    image_folder: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: str
+) -> None:
+    monkeypatch.setenv("VIT_DATA", str(tmp_path / "data"))
+    root, mine = tmp_path / "data" / "imagenet2012", image_folder("mine")
+    in_bucket, classes = open_folder(bucket).child("mirror"), find_class_folders(mine).classes
+    for path in mine.rglob("*.*"):
+        in_bucket.child("imagenet2012").write(str(path.relative_to(mine)), path.read_bytes())
+    info = replace(DATASETS["imagenet2012"], num_classes=3, num_train=33, num_validation=3, num_test=15)
+    monkeypatch.setitem(DATASETS, "imagenet2012", info)
+    for source in (str(mine), in_bucket.location):
+        require_dataset("imagenet2012", source=source)
+        assert tree(root) == tree(mine)
+        shutil.rmtree(root / "train" / classes[0])
+        next((root / "val").rglob("*.JPEG")).write_bytes(b"torn")
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*.JPEG")}
+    require_dataset("imagenet2012", source=str(mine))
+    assert tree(root) == tree(mine)
+    assert sum(path.stat().st_mtime_ns == modified for path, modified in before.items()) == len(before) - 1
+    shutil.rmtree(mine / "val" / classes[1])
+    shutil.rmtree(root)
+    with pytest.raises(DataError, match=r"the classes of .* differ"):
+        require_dataset("imagenet2012", source=str(mine))
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def test_imagenet_has_to_be_complete(image_folder: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,13 @@
 import dataclasses
 import hashlib
 import io
+import shutil
 import tarfile
+import threading
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +26,7 @@ from vit_trainer.data.families.oxford import OXFORD
 from vit_trainer.data.image_files import ImageFileSplit
 from vit_trainer.data.load import load_dataset, require_dataset
 from vit_trainer.errors import DataError
+from vit_trainer.files.folder import open_folder
 from vit_trainer.files.published import PublishedFile
 
 BREEDS = ("Abyssinian", "american_bulldog", "american_pit_bull_terrier")
@@ -276,6 +282,46 @@ def test_a_damaged_image_is_named_or_left_out(publish: Publish) -> None:
         seen(load_dataset("oxford_pets", num_workers=0).test)
     test = load_dataset("oxford_pets", num_workers=0, skip_unreadable=True).test
     assert len(seen(test)) == 11
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", ["folder", "files", "web", "bucket"])
+def test_files_come_from_a_mirror_of_ones_own(
+    publish: Publish, tmp_path: Path, bucket: str, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    contents = pets()
+    root = publish("oxford_pets", contents)
+    mirror = tmp_path / "mirror"
+    mirror.rename(tmp_path / "own")  # the official servers are out of reach
+    with ExitStack() as stack:
+        source = str(tmp_path / "own")
+        if kind == "files":
+            source += "/oxford_pets"
+        if kind == "web":
+            handler = partial(Quiet, directory=source)
+            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+            stack.callback(server.shutdown)
+            source = f"http://127.0.0.1:{server.server_port}"
+        if kind == "bucket":
+            folder = open_folder(bucket).child("mirror")
+            for name, content in contents.items():
+                folder.child("oxford_pets").write(name, content)
+            source = folder.location
+        fetch = ["fetch", "digits-even", "oxford_pets", "--source", source]
+        assert output_of(fetch, capsys).splitlines()[1] == f"oxford_pets: complete in {root.parent}"
+        assert len(seen(load_dataset("oxford_pets", num_workers=0).test)) == 12
+    if kind == "folder":
+        shutil.rmtree(root)
+        (tmp_path / "own" / "oxford_pets" / "annotations.tar.gz").write_bytes(b"another")
+        code, _, error = outcome_of(fetch, capsys)
+        assert (code, error.count("\n")) == (2, 1)
+        assert f"{source}/oxford_pets/annotations.tar.gz is damaged or not the official file" in error
+        assert not (root / "annotations.tar.gz").exists()
 
 
 @pytest.mark.parametrize("name", NAMES)

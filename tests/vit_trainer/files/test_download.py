@@ -1,11 +1,14 @@
 import random
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from vit_trainer.errors import CheckpointError, DownloadError
-from vit_trainer.files.download import download
+from vit_trainer.errors import CheckpointError, DownloadError, InputError
+from vit_trainer.files.download import CHUNK_BYTES, address_of, download
+from vit_trainer.files.folder import open_folder
 
 CONTENT = random.Random(0).randbytes(300_000)
 
@@ -165,8 +168,65 @@ def test_what_cannot_be_read_is_one_line_that_says_which_file_to_put_where(serve
             with pytest.raises(DownloadError) as caught:
                 download(source, path, check=Only(), watcher=Watcher())
             assert str(caught.value) == f"cannot read {source} ({reason}): put that file at {path}"
-    with pytest.raises(DownloadError, match="gs://bucket/f: give an http://, https:// or file:// address, or a path"):
-        download("gs://bucket/f", path, check=Only(), watcher=Watcher())
+    with pytest.raises(
+        InputError, match=r"source ftp://host/f cannot be used .*: give a folder, or a URI such as s3://"
+    ):
+        download("ftp://host/f", path, check=Only(), watcher=Watcher())
+
+
+def test_an_object_of_a_bucket_is_gone_on_with_unless_it_changed(bucket, path):
+    folder, content = open_folder(bucket), 10 * CONTENT
+    address = address_of(folder.location, "", "an object.npz")
+
+    class Interrupted(Watcher):
+        def received(self, num_bytes: int, total_bytes: int | None) -> None:
+            if num_bytes:
+                raise KeyboardInterrupt
+
+    for changed in (False, True):
+        folder.write("an object.npz", content)
+        with pytest.raises(KeyboardInterrupt):
+            download(address, path, check=Only(content), watcher=Interrupted())
+        if changed:
+            content = content[::-1] + b"longer"
+            folder.write("an object.npz", content)
+        watcher = Watcher()
+        assert download(address, path, check=Only(content), watcher=watcher)
+        assert watcher.sizes[0] == (0 if changed else CHUNK_BYTES, len(content))
+        assert left_beside(path) == []
+        path.unlink()
+    missing = folder.child("nothing").location
+    with pytest.raises(DownloadError) as caught:
+        download(missing, path, check=Only(), watcher=Watcher())
+    assert str(caught.value) == f"cannot read {missing} (No such file or directory): put that file at {path}"
+
+
+@pytest.mark.parametrize("code", [403, 407])
+def test_a_proxy_that_refuses_is_named_without_its_password(server, path, monkeypatch, code):
+    class Refusing(BaseHTTPRequestHandler):
+        def do_CONNECT(self) -> None:
+            self.send_error(code)
+
+        do_GET = do_CONNECT
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.delenv("no_proxy")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        for kind in ("http", "https"):
+            monkeypatch.setenv(f"{kind}_proxy", f"http://me:secret@127.0.0.1:{proxy.server_port}/")
+            with pytest.raises(DownloadError) as caught:
+                download(f"{kind}://data.example/f", path, check=Only(), watcher=Watcher())
+            assert str(code) in str(caught.value)
+            assert f"through the proxy 127.0.0.1:{proxy.server_port} that {kind.upper()}_PROXY names)" in str(
+                caught.value
+            )
+            assert "secret" not in str(caught.value)
+        proxy.shutdown()
+        thread.join()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

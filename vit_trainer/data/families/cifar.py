@@ -66,11 +66,11 @@ CIFAR: dict[str, CifarFormat] = {
 """As published at https://www.cs.toronto.edu/~kriz/cifar.html and known to torchvision.datasets.CIFAR10, CIFAR100."""
 
 
-def require(name: str, *, may_download: bool) -> None:
+def require(name: str, *, may_download: bool, source: str | None = None) -> None:
     """Download what isn't there, if that may be; see `fetch_published`."""
     files = CIFAR[name]
     members = [f"{files.folder}/{file}" for file, _ in (*files.train, *files.test)]
-    fetch_published(files.archive, data_folder(), members, may_download=may_download)
+    fetch_published(files.archive.at(source), data_folder(), members, may_download=may_download)
 
 
 def load(name: str, **_: Unpack[Decoding]) -> Splits:

@@ -46,7 +46,7 @@ def subset_indices(name: str) -> dict[str, NDArray[np.int64]]:
     }
 
 
-def require(name: str, *, may_download: bool) -> None:
+def require(name: str, *, may_download: bool, source: str | None = None) -> None:
     """They are always there."""
 
 

@@ -14,7 +14,7 @@ from vit_trainer.data.splits import Splits, held_out
 from vit_trainer.errors import DataError
 
 
-def require(name: str, *, may_download: bool) -> None:
+def require(name: str, *, may_download: bool, source: str | None = None) -> None:
     """List the folder. Raises DataError: as `find_class_folders`, or no image of a part can be read."""
     folders = folder_of(name)
     for part in folders.files:

@@ -2,21 +2,26 @@
 
 from typing import Unpack
 
-from vit_trainer.data.class_folders import find_class_folders
+from vit_trainer.data.class_folders import ClassFolders, find_class_folders
 from vit_trainer.data.datasets import DATASETS, data_folder
 from vit_trainer.data.decoding import Decoding
 from vit_trainer.data.families.folder import splits_of
 from vit_trainer.data.shared_memory import too_small
 from vit_trainer.data.splits import Splits
 from vit_trainer.errors import DataError
+from vit_trainer.files.published import copy_tree
 from vit_trainer.machine import num_cores
 
 HELD_OUT_PERCENT = 1
 
 
-def require(name: str, *, may_download: bool) -> None:
-    """List the folders. Raises DataError: as `find_class_folders`."""
-    find_class_folders(data_folder() / name, test="val", version=1)
+def require(name: str, *, may_download: bool, source: str | None = None) -> None:
+    """List the folders, after they were copied from a source. Raises DataError: as `find_class_folders`, or `load`."""
+    if source is not None:
+        copy_tree(source, data_folder() / name, ("train", "val"))
+        _whole(name)
+    else:
+        find_class_folders(data_folder() / name, test="val", version=1)
 
 
 def load(name: str, **decoding: Unpack[Decoding]) -> Splits:
@@ -26,18 +31,23 @@ def load(name: str, **decoding: Unpack[Decoding]) -> Splits:
         DataError: as `find_class_folders`; classes or (unless told to skip them) images are missing; /dev/shm is so
             small that loading would stop at its first batches.
     """
+    folders = _whole(name, skip_unreadable=decoding.get("skip_unreadable", False))
+    num_workers = decoding.get("num_workers")
+    if problem := too_small(num_cores() if num_workers is None else num_workers):
+        raise DataError(problem)
+    return splits_of(folders, HELD_OUT_PERCENT, **decoding)
+
+
+def _whole(name: str, *, skip_unreadable: bool = False) -> ClassFolders:
     root, info = data_folder() / name, DATASETS[name]
     folders = find_class_folders(root, test="val", version=1)
     if len(folders.classes) != info.num_classes:
         raise DataError(f"{root} has {len(folders.classes)} classes, not {info.num_classes}: unpack imagenet2012 anew")
     for part, expected in (("train", info.num_train + info.num_validation), ("val", info.num_test)):
         count = sum(folders.counts(part))
-        if count != expected and not decoding.get("skip_unreadable"):
+        if count != expected and not skip_unreadable:
             raise DataError(
                 f"{root / part} has {count:,} images, not {expected:,}: unpack imagenet2012 anew, "
                 "or give --skip-unreadable to go on with these"
             )
-    num_workers = decoding.get("num_workers")
-    if problem := too_small(num_cores() if num_workers is None else num_workers):
-        raise DataError(problem)
-    return splits_of(folders, HELD_OUT_PERCENT, **decoding)
+    return folders

@@ -100,13 +100,13 @@ OXFORD = {
 """As torchvision.datasets.OxfordIIITPet and Flowers102 know them."""
 
 
-def require(name: str, *, may_download: bool) -> None:
+def require(name: str, *, may_download: bool, source: str | None = None) -> None:
     """Download and unpack what isn't there, if that may be.
 
     Raises:
         DataError: something is missing and can't be made, or the labels list other images than they should.
     """
-    _listed(name, may_download=may_download)
+    _listed(name, may_download=may_download, source=source)
 
 
 def load(name: str, **decoding: Unpack[Decoding]) -> Splits:
@@ -120,11 +120,13 @@ def load(name: str, **decoding: Unpack[Decoding]) -> Splits:
     return Splits(split(paths[train], labels[train]), split(paths[validation], labels[validation]), split(*test))
 
 
-def _listed(name: str, *, may_download: bool) -> list[tuple[NDArray[np.bytes_], NDArray[np.int64]]]:
+def _listed(
+    name: str, *, may_download: bool, source: str | None = None
+) -> list[tuple[NDArray[np.bytes_], NDArray[np.int64]]]:
     """Paths and labels of train and of test, once all of it is there."""
     files, info, root = OXFORD[name], DATASETS[name], data_folder() / name
     for file in files.labels:
-        fetch_published(file, root, files.members, may_download=may_download)
+        fetch_published(file.at(source, name), root, files.members, may_download=may_download)
     parts = files.read(root)
     counts = {"train": info.num_train + info.num_validation, "test": info.num_test}
     for (part, count), images in zip(counts.items(), parts, strict=True):
@@ -133,5 +135,5 @@ def _listed(name: str, *, may_download: bool) -> list[tuple[NDArray[np.bytes_], 
                 f"{root} lists {len(images):,} images of {num_classes} classes for {part}, not {count:,} of "
                 f"{info.num_classes}: {_ANEW}"
             )
-    fetch_published(files.images, root, [*parts[0], *parts[1]], may_download=may_download)
+    fetch_published(files.images.at(source, name), root, [*parts[0], *parts[1]], may_download=may_download)
     return [(np.array([*images], dtype=np.bytes_), np.array([*images.values()])) for images in parts]
