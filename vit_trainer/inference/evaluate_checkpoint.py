@@ -1,6 +1,5 @@
 """evaluate_checkpoint(): how good weights are with their own head, without training."""
 
-import sys
 import time
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -38,7 +37,7 @@ class CheckpointEvaluation:
     """Reading and resizing the images included, loading the model not."""
     sums: Evaluation
     note: str = ""
-    """How its classes were matched to the head's, where they aren't the same in the same order."""
+    """How its classes were matched to the head's, where they aren't known to be the same in the same order."""
 
     @property
     def images_per_second(self) -> float:
@@ -99,12 +98,12 @@ def evaluate_checkpoint(
     names = class_names(dataset)
     own = weights.class_names or names_as_trained(weights.dataset, dataset)
     order, note = class_order(own, names, weights.source, dataset)
-    as_text = not is_folder(dataset) or sorted(names) == list(names)
-    if weights.class_names is None and not as_text and accelerator.is_main_process:
-        print(f"{dataset}: the head's classes are taken to be {', '.join(names[:3])} … in this order", file=sys.stderr)
+    if weights.class_names is None and weights.dataset is None and is_folder(dataset) and sorted(names) != list(names):
+        note = f"{dataset}: the head's classes are taken to be {', '.join(names[:3])} … in this order"
     require_dataset(dataset, skip_unreadable=skip_unreadable)
     own_model = pretrained_model(weights.model, path, resolution=resolution)
-    reorder_classes(own_model, order)
+    if own != names:
+        reorder_classes(own_model, order)
     model = accelerator.prepare_model(own_model, evaluation_mode=True)
     data = load_dataset(dataset, num_workers=num_workers, skip_unreadable=skip_unreadable)
     images: Split = getattr(data, split)

@@ -1,4 +1,4 @@
-"""Predictions of image files, and a finished trial in plain timm as the README has it."""
+"""Predictions of image files, and a finished trial in plain timm as docs/one-trial.md has it."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ from vit_trainer.weights.choice import Weights, WeightsChoice, class_names_of
 from vit_trainer.weights.npz_files import MINIATURES, read_npz, write_npz
 from vit_trainer.weights.safetensors_files import metadata_of
 
-README = Path(__file__).parents[3] / "README.md"
+ONE_TRIAL = Path(__file__).parents[3] / "docs" / "one-trial.md"
 
 
 @pytest.fixture(scope="module")
@@ -328,9 +328,9 @@ def test_other_bad_input_is_one_line(
         assert error.startswith(f"error: {message}")
 
 
-def readme_block() -> str:
+def documented_block() -> str:
     """The three lines that load a trial into plain timm."""
-    (block,) = re.findall(r"```python\n(import timm.*?)```", README.read_text(), re.DOTALL)
+    (block,) = re.findall(r"```python\n(import timm.*?)```", ONE_TRIAL.read_text(), re.DOTALL)
     assert len(list(filter(None, block.splitlines()))) == 3
     return str(block)
 
@@ -341,7 +341,7 @@ def logits_of(model: torch.nn.Module, resolution: int) -> torch.Tensor:
         return model.eval()(images)
 
 
-def test_the_readmes_lines_load_a_finished_trial(
+def test_the_documented_lines_load_a_finished_trial(
     storage: Path, trial: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Word for word but for the sizes of the miniature, which timm has no name for."""
@@ -358,7 +358,7 @@ def test_the_readmes_lines_load_a_finished_trial(
     monkeypatch.setattr(timm, "create_model", lambda name, **options: create(name, **(options | sizes)))
     folder = storage / "runs" / trial.trial_id
     found: dict[str, torch.nn.Module] = {}
-    exec(readme_block().replace("sweep-results/runs/<trial id>", str(folder)), found)
+    exec(documented_block().replace("sweep-results/runs/<trial id>", str(folder)), found)
     ours = Classifier.load(Weights("ViT-B_32-mini", folder / "model.safetensors", "it", 32)).model
     logits = logits_of(found["model"], 32)
     assert torch.equal(logits, logits_of(ours, 32))
@@ -366,7 +366,7 @@ def test_the_readmes_lines_load_a_finished_trial(
 
 
 @pytest.mark.slow
-def test_the_readmes_lines_load_a_full_size_trial_word_for_word(
+def test_the_documented_lines_load_a_full_size_trial_word_for_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -377,7 +377,7 @@ def test_the_readmes_lines_load_a_full_size_trial_word_for_word(
     run_dir.write_weights(save(ours.state_dict()))
     monkeypatch.chdir(tmp_path)
     found: dict[str, torch.nn.Module] = {}
-    exec(readme_block().replace("<trial id>", "a-trial"), found)
+    exec(documented_block().replace("<trial id>", "a-trial"), found)
     assert torch.equal(logits_of(found["model"], 384), logits_of(ours, 384))
 
 
