@@ -23,7 +23,7 @@ from sweeps.options import SweepOptions
 from sweeps.planning.candidates import grid_of
 from sweeps.records.left_states import left_behind
 from sweeps.table.cells import cells_of
-from vit_trainer.command_line import command_of, new_app, run
+from vit_trainer.command_line import TrackingUri, command_of, new_app, run
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.location import folder_location
 
@@ -40,7 +40,7 @@ def doctor(
     models: Annotated[tuple[str, ...], _SEVERAL] = (),
     datasets: Annotated[tuple[str, ...], _SEVERAL] = (),
     storage: str | None = None,
-    tracking_uri: str | None = None,
+    tracking_uri: TrackingUri = None,
 ) -> int:
     """Look at a cluster file, or at the running cluster.
 

@@ -16,7 +16,7 @@ from sweeps.table.cells import Cell, Trial
 from sweeps.table.published import published_base_lr
 from sweeps.table.search_space import Searched
 from vit_trainer.architectures import MODELS
-from vit_trainer.command_line import EXECUTION, PLAN, SEARCH, WHAT, WHERE
+from vit_trainer.command_line import EXECUTION, PLAN, SEARCH, WHAT, WHERE, TrackingUri
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.data.earlier_ids import as_known
 from vit_trainer.errors import DamagedError, InputError, one_of
@@ -63,7 +63,7 @@ class SweepOptions:
     """Seeds of each candidate, which counts by their mean; those beyond the first run where it goes on."""
     storage: Annotated[str, WHERE] = "sweep-results"
     """Folder of the run folders, or a URI such as s3://bucket/folder; with the same one, the same command goes on."""
-    tracking_uri: Annotated[str | None, WHERE] = None
+    tracking_uri: Annotated[TrackingUri, WHERE] = None
     """MLflow server or store; a SQLite file in the storage unless given."""
     register: Annotated[bool, WHERE] = False
     """Put each cell's chosen candidate into MLflow's model registry, to be served; implies --save-weights."""

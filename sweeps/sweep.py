@@ -1,6 +1,5 @@
 """run_sweep(): plan, skip what is done, run the rest on Ray, watch, summarise."""
 
-import shlex
 import sys
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -210,7 +209,7 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
         )
     elif session.num_done < session.num_expected:
         print(f"{left} without a result: the same command goes on", file=sys.stderr)
-    return _summarise(session, trackers.tracking_uri, report, records)
+    return _summarise(session, trackers, report, records)
 
 
 def _run(session: Session) -> Reason | None:
@@ -306,7 +305,7 @@ def _check_storage(options: SweepOptions) -> None:
         ) from error
 
 
-def _summarise(session: Session, tracking_uri: str, report: str, records: Iterable[CellRecord]) -> int:
+def _summarise(session: Session, trackers: Trackers, report: str, records: Iterable[CellRecord]) -> int:
     session.display.console.print(session.display.table(records))
     print("\n".join(_cost_lines(session)))
     failed = False
@@ -317,10 +316,9 @@ def _summarise(session: Session, tracking_uri: str, report: str, records: Iterab
             failed = True
             print(f"failed: {trial_id}: {result.get('cause')}", file=sys.stderr)
     print(report)
-    command = f"{sys.executable} -m mlflow ui --workers 1 --backend-store-uri {shlex.quote(tracking_uri)}"
     if session.options.register:
-        print("\n".join(_register(session, tracking_uri)))
-    print(f"To compare the runs: {tracking_uri if tracking_uri.startswith('http') else command}")
+        print("\n".join(_register(session, trackers.tracking_uri)))
+    print(trackers.how_to_compare)
     return 1 if failed else 0
 
 

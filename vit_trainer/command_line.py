@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, NoneType
-from typing import Any, NoReturn, TextIO, get_args
+from typing import Annotated, Any, NoReturn, TextIO, get_args
 
 from cyclopts import UNSET, App, ArgumentCollection, CycloptsError, Group, Parameter
 from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, HelpEntry, HelpPanel, NameRenderer
@@ -23,6 +23,8 @@ from vit_trainer.errors import InputError, RunInterruptedError, VitTrainerError,
 from vit_trainer.files.location import local_path
 from vit_trainer.files.outgoing import Spoken, hide_secrets
 
+TrackingUri = Annotated[str | None, Parameter(env_var="MLFLOW_TRACKING_URI")]
+"""Type of a flag for MLflow's address, which its own variable gives where the flag isn't given."""
 MOST = 2**32
 """Above this no flag takes a whole number; seeds end there."""
 INTERRUPTED = 130

@@ -155,6 +155,10 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
         self._remember(trial_id, note)
         self._say(f"{trial_id}: {note}")
 
+    def told(self, line: str) -> None:
+        """Something to keep, such as a link: it stays above the live table, and is broken nowhere."""
+        self.console.print(outgoing(line), soft_wrap=True, markup=False, highlight=False)
+
     def warned(self, line: str) -> None:
         """Something about the whole sweep that whoever waits for it has to know, even if nothing is shown."""
         self._events = (*self._events, Event(self.clock(), line))[-MAX_EVENTS:]

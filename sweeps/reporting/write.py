@@ -25,7 +25,7 @@ from vit_trainer.errors import cause_of, counted
 from vit_trainer.files.folder import Folder
 from vit_trainer.files.outgoing import outgoing
 from vit_trainer.files.schema import STATUSES
-from vit_trainer.files.storage import Storage
+from vit_trainer.files.storage import TABLE, Storage
 
 
 def write_report(storage: Storage, sweep: str | None = None) -> tuple[str, tuple[CellRecord, ...]]:
@@ -56,7 +56,7 @@ def files_of(results: Results, other: Other | None = None) -> dict[str, bytes]:
     """
     rows, content = rows_of(results), page(results, now=time.time(), other=other)
     texts = {
-        "table.json": json.dumps(rows, indent=1) + "\n",
+        TABLE: json.dumps(rows, indent=1) + "\n",
         "table.csv": _csv(rows),
         "report.md": markdown(content),
         "report.html": html(content),

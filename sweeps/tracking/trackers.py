@@ -25,9 +25,16 @@ class Trackers:
     def tracking_uri(self) -> str:
         return self._shipper.tracking_uri
 
+    @property
+    def how_to_compare(self) -> str:
+        """What to open to see the runs, in a line or two."""
+        return self._shipper.how_to_compare
+
     def begin(self, session: Session) -> None:
         """Tell what earlier sessions have left; `changed` is called from now on."""
         self._session = session
+        if session.num_done < session.num_expected:
+            self._shipper.tell = session.display.told
         self._shipper.ship_all(session.trials.values())
         for trial in session.trials.values():
             if self._event_files is not None:

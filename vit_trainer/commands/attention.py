@@ -1,5 +1,6 @@
 """python -m vit_trainer attention: figures of what a model attends to."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,9 +37,9 @@ def attention(
     tracking_uri
         MLflow server or store with the trial's run; the SQLite file in the storage, if it is there, unless given.
     """
-    if tracking_uri is not None:
-        if choice.trial is None:
-            raise InputError("tracking-uri is where a trial's figures go too: give --trial, or leave it out")
+    if tracking_uri is not None and choice.trial is None:
+        raise InputError("tracking-uri is where a trial's figures go too: give --trial, or leave it out")
+    if choice.trial is not None and (tracking_uri := tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
         require_store(tracking_uri)
     files = [output / f"{path.stem}-attention.png" for path in images]
     if twice := sorted({str(file) for file in files if files.count(file) > 1}):

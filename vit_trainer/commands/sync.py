@@ -2,12 +2,13 @@
 
 import sys
 
+from vit_trainer.command_line import TrackingUri
 from vit_trainer.errors import InputError, StoreError, VitTrainerError, counted
 from vit_trainer.files.storage import Storage
 from vit_trainer.tracking.store import outage_said, require_store
 
 
-def sync(*, storage: str = "sweep-results", tracking_uri: str | None = None, experiment: str | None = None) -> int:
+def sync(*, storage: str = "sweep-results", tracking_uri: TrackingUri = None, experiment: str | None = None) -> int:
     """Ship every run folder of a storage to MLflow, and nothing twice; a sweep may go on meanwhile.
 
     Exits with 1 if the server can't be reached or refuses; the same command then ships the rest.

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
-from vit_trainer.command_line import HOW_RUN, WHERE, outlive_readers
+from vit_trainer.command_line import HOW_RUN, WHERE, TrackingUri, outlive_readers
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.datasets import dataset_info
 from vit_trainer.data.earlier_ids import as_known, keep_listing
@@ -35,7 +35,7 @@ def train(
     global_batch_size: int | None = None,
     seed: int = 0,
     storage: Annotated[str, WHERE] = "sweep-results",
-    tracking_uri: Annotated[str | None, WHERE] = None,
+    tracking_uri: Annotated[TrackingUri, WHERE] = None,
     execution: Annotated[Execution, HOW_RUN] = DEFAULT_EXECUTION,
 ) -> None:
     """Run one trial without Ray; what isn't given is the official recipe's.

@@ -28,6 +28,8 @@ T = TypeVar("T")
 COMMANDS, DECISIONS, PARITY, SLOTS = "commands.jsonl", "decisions.jsonl", "parity.jsonl", "slots.jsonl"
 TRACKING = "tracking.json"
 """Files of a sweep's folder."""
+TABLE = "table.json"
+"""A report's table, a row per cell."""
 PROBES = "probes.json"
 NO_RUN = "no config.json: not a run folder, or its process was killed at once"
 NUM_READERS = 8

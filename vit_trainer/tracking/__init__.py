@@ -5,6 +5,7 @@ cell_runs    the run of a cell, above those of its trials
 chosen       which candidate of a cell counts, and what it came to
 experiment   what MLflow's client is asked for
 background   the thread that ships while trials go on
+views        what MLflow's page shows of an experiment, and the note that leads there
 catalogue    what is to be said of a sweep's trials beyond their folders
 sync         all folders of a storage
 database     MLflow's SQLite file: made whole, and recognised

@@ -6,9 +6,11 @@ It lies in the storage, `sweeps/<experiment>/tracking.json`, so that whoever shi
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
+from vit_trainer.files.folder import Folder
 from vit_trainer.files.schema import instance_of
-from vit_trainer.files.storage import TRACKING, Storage
+from vit_trainer.files.storage import TABLE, TRACKING, Storage
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,10 @@ class Membership:
     """Test accuracy that others have published for its cell, a fraction in [0, 1]; None: nobody has."""
     published_base_lr: float | None = None
     """The learning rate behind that, whose runs alone are compared with it; None: the best of several."""
+    name: str | None = None
+    """What the cell's run is called in MLflow; None: as `group`."""
+    params: Mapping[str, str] = field(default_factory=dict)
+    """What all trials of the cell share, by the names that config.json and the report's table.json have for it."""
 
 
 class Catalogue:
@@ -54,3 +60,11 @@ def catalogues(storage: Storage) -> dict[str, Catalogue]:
     """The catalogues of all sweeps of a storage, by experiment; those that hold nothing are left out."""
     found = {name: Catalogue(storage, name) for name in storage.sweep_names()}
     return {name: catalogue for name, catalogue in found.items() if catalogue.entries or catalogue.is_damaged}
+
+
+def report_rows(report: Folder) -> list[dict[str, Any]]:
+    """The rows of a report's table.json, a cell each; none where there is no such file, or a damaged one."""
+    try:
+        return [dict(row) for row in json.loads(report.read(TABLE) or b"[]")]
+    except (OSError, ValueError, TypeError):
+        return []

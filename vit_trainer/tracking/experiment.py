@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vit_trainer.data.datasets import DATASETS
 from vit_trainer.errors import StoreError
 from vit_trainer.tracking.database import database_of, make_database, require_database
 from vit_trainer.tracking.moved import follow
@@ -15,7 +20,9 @@ from vit_trainer.tracking.store import be_impatient
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import DatasetInput, Metric, Run
+
+log = logging.getLogger(__name__)
 
 TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Tag of an experiment that has the UI open on the table of runs, where it would show pages for language models."""
@@ -62,14 +69,17 @@ class Experiment:
                 f"experiment {name!r} was deleted in MLflow at {tracking_uri}; `MLFLOW_TRACKING_URI={tracking_uri} "
                 f"mlflow experiments restore --experiment-id {found.experiment_id}` restores it"
             )
-        self._id: str = found.experiment_id
+        for variable in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+            if os.environ.get(variable) not in (None, "", name, found.experiment_id):
+                log.warning("MLflow: %s is not used: runs go to experiment %s", variable, name)
+        self.id: str = found.experiment_id
         if path is not None:
             follow(path, artifacts, found.artifact_location)
 
     def runs(self, key: str, value: str) -> list[Run]:
         """The runs with a tag."""
         quote = '"' if "'" in value else "'"
-        return list(self.client.search_runs([self._id], f"tags.`{key}` = {quote}{value}{quote}", max_results=1000))
+        return list(self.client.search_runs([self.id], f"tags.`{key}` = {quote}{value}{quote}", max_results=1000))
 
     def find_or_create(
         self, key: str, value: str, tags: Mapping[str, str], started: int | None, name: str
@@ -87,13 +97,29 @@ class Experiment:
         runs = self.runs(key, value)
         created = not runs
         if created:
-            self.client.create_run(self._id, start_time=started, tags={**tags, key: value}, run_name=name)
+            self.client.create_run(self.id, start_time=started, tags={**tags, key: value}, run_name=name)
             runs = self.runs(key, value)
         first, *others = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
         for run in others:
             with suppress(MlflowException):  # the other process was faster with this too
                 self.client.delete_run(run.info.run_id)
         return first, created
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """The experiment's own, as MLflow has them now."""
+        return dict(self.client.get_experiment(self.id).tags)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Put tags on the experiment itself."""
+        for key, value in tags.items():
+            self.client.set_experiment_tag(self.id, key, value)
+
+    def log_dataset(self, run: Run, dataset: str) -> None:
+        """Name the data set of a run as its input, unless it is named already."""
+        if not (run.inputs and run.inputs.dataset_inputs):
+            found = _dataset_input(dataset)
+            insist(lambda: self.client.log_inputs(run.info.run_id, [found]))
 
     def is_deleted(self, run_id: str) -> bool:
         """Whether a run was deleted; it can be read nevertheless."""
@@ -126,6 +152,23 @@ def metrics_of(values: Mapping[str, Any], step: int, timestamp: int) -> list[Met
         for key, value in values.items()
         if isinstance(value, int | float) and key not in ("time", "step")
     ]
+
+
+def _dataset_input(dataset: str) -> DatasetInput:
+    """A data set as MLflow lists it: by name, with the numbers of images that make it what it is."""
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    facts = asdict(DATASETS[dataset]) if dataset in DATASETS else {}
+    sizes = {key: facts[key] for key in ("num_classes", "num_train", "num_validation", "num_test") if key in facts}
+    profile = json.dumps(sizes)
+    digest = hashlib.sha256(f"{dataset} {profile}".encode()).hexdigest()[:12]
+    values = MetaDataset(
+        CodeDatasetSource(tags={"vit_trainer.dataset": dataset}), name=dataset, digest=digest
+    ).to_dict()
+    described = Dataset(dataset, digest, values["source_type"], values["source"], profile=profile)
+    return DatasetInput(described, [InputTag("mlflow.data.context", "training and evaluation")])
 
 
 def insist(call: Callable[[], None]) -> None:

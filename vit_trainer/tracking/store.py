@@ -20,8 +20,10 @@ VALID = "give http://host:port of an MLflow server, sqlite:///folder/mlflow.db o
 def be_impatient() -> None:
     """Have MLflow's client give up after seconds, not minutes, where the environment doesn't say otherwise.
 
-    What isn't shipped now is shipped later, and a sweep's end waits for the last attempt.
+    What isn't shipped now is shipped later, and a sweep's end waits for the last attempt. Nor does it print two lines
+    for each run that ends.
     """
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(2 * SECONDS_TO_ANSWER))
 

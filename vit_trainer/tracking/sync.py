@@ -1,5 +1,6 @@
 """sync(): ships every run folder of a storage to MLflow; what is there already is left as it is."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from vit_trainer.errors import InputError, StoreError
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import NO_RUN, Storage
-from vit_trainer.tracking.catalogue import Membership, catalogues
+from vit_trainer.tracking.catalogue import Membership, catalogues, report_rows
 from vit_trainer.tracking.trial_runs import Change, Shipper
 
 DEFAULT_EXPERIMENT = "vit_trainer"
@@ -38,7 +39,8 @@ def sync(storage: Storage, tracking_uri: str, experiment: str | None = None) -> 
     synced = Synced()
     runs, left_out = storage.read_runs()
     synced.left_out += left_out.values()
-    for trial_id in [*runs, *(each for each in left_out if each in places)]:
+    began = {trial_id: run.lines[0]["time"] if run.lines else math.inf for trial_id, run in runs.items()}
+    for trial_id in [*sorted(runs, key=began.__getitem__), *(each for each in left_out if each in places)]:
         try:
             for where, membership in places.get(trial_id) or [(experiment or DEFAULT_EXPERIMENT, Membership())]:
                 if where not in shippers:
@@ -51,8 +53,8 @@ def sync(storage: Storage, tracking_uri: str, experiment: str | None = None) -> 
             raise
         except InputError as error:
             synced.left_out.append(str(error))
-    for shipper in shippers.values():
-        shipper.summarise_cells()
+    for where, shipper in shippers.items():
+        shipper.summarise_cells(report=report_rows(storage.report(where)))
     return synced
 
 

@@ -13,17 +13,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vit_trainer.data.datasets import DATASETS
 from vit_trainer.errors import DamagedError, InputError
 from vit_trainer.files.outgoing import hide_secrets
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.tracking.catalogue import Membership
-from vit_trainer.tracking.cell_runs import CellRuns
+from vit_trainer.tracking.cell_runs import DIFFERENCE, DIGITS, PUBLISHED, CellRuns
 from vit_trainer.tracking.experiment import PARENT, Experiment, insist, metrics_of
+from vit_trainer.tracking.views import tags_to_set
 
 MLFLOW_STATUS = {
     "running": "RUNNING",
@@ -72,6 +72,11 @@ class Shipper:
         self._tags = dict(tags)
         self._cells = CellRuns(self._experiment, self._tags)
         self._shipped: dict[str, _Shipped] = {}
+        self._show()
+
+    @property
+    def experiment_id(self) -> str:
+        return self._experiment.id
 
     def ship(self, run_dir: RunDir, membership: Membership, *, driver_ended: bool = False) -> Change:
         """Bring MLflow up to date with a run folder: one run per trial id, for ever.
@@ -105,12 +110,12 @@ class Shipper:
                 self._experiment.log(run.info.run_id, [], {"outcome": "interrupted", "cause": cause})
                 self._experiment.set_status(run.info.run_id, MLFLOW_STATUS["interrupted"], None)
                 if membership.group is not None:
-                    self._cells.run_of(membership.group, membership)
+                    self._cells.run_of(membership.group, membership, run.info.start_time)
                     self._cells.note_change(membership.group)
 
-    def summarise_cells(self, *, driver_ended: bool = False) -> None:
+    def summarise_cells(self, *, driver_ended: bool = False, report: Iterable[Mapping[str, Any]] = ()) -> None:
         """Bring the runs of the cells up to date with their trials, see `CellRuns.summarise`."""
-        self._cells.summarise(driver_ended=driver_ended)
+        self._cells.summarise(driver_ended=driver_ended, report=report)
 
     def ship_files(self, folder: Path) -> None:
         """Put a folder's files on the sweep's own run, under the folder's name; those of an earlier call are replaced.
@@ -123,6 +128,13 @@ class Shipper:
         run_id = self.sweep_run()
         self._experiment.client.log_artifacts(run_id, str(folder), folder.name)
         self._experiment.client.set_terminated(run_id, "FINISHED")
+        self._show(run_id)
+
+    def _show(self, report_run: str | None = None) -> None:
+        """Have MLflow's page show the views, and the note that leads to them; without them nothing is missing."""
+        with suppress(Exception):
+            tags = tags_to_set(self.experiment_id, self._experiment.tags, self._tags.get("sweep"), report_run)
+            self._experiment.tag(tags)
 
     def ship_trial_files(self, trial_id: str, files: Iterable[Path], folder: str) -> None:
         """Put files on the run of a trial that was shipped, in a folder; those of the same names are replaced."""
@@ -193,7 +205,7 @@ class Shipper:
 
         tags = {**self._tags, **membership.tags}
         if membership.group is not None:
-            tags[PARENT] = self._cells.run_of(membership.group, membership)
+            tags[PARENT] = self._cells.run_of(membership.group, membership, started)
         run, created = self._experiment.find_or_create("trial_id", trial_id, tags, started, trial_id)
         run_id, data = str(run.info.run_id), run.data
         self._shipped[trial_id] = _Shipped(run_id, (0, 0.0), None, membership.group)
@@ -201,9 +213,7 @@ class Shipper:
         differing = {key: value for key, value in tags.items() if data.tags.get(key) != value}
         if missing or differing:
             insist(lambda: self._experiment.log(run_id, [], differing, missing))
-        if not (run.inputs and run.inputs.dataset_inputs) and "dataset" in config:
-            dataset_input = _dataset_input(str(config["dataset"]))
-            insist(lambda: self._experiment.client.log_inputs(run_id, [dataset_input]))
+        self._experiment.log_dataset(run, str(config["dataset"]))
         mark = (0, 0.0)
         with suppress(ValueError, TypeError, KeyError):
             count, last = json.loads(data.tags["shipped"])
@@ -224,24 +234,5 @@ def _difference(config: Mapping[str, Any], result: Mapping[str, Any], membership
     if result["status"] != "finished" or published is None:
         return {}
     if membership.published_base_lr not in (None, config["base_lr"]):
-        return {"published/accuracy": published}
-    return {"published/accuracy": published, "accuracy_difference": result["test/accuracy"] - published}
-
-
-def _dataset_input(dataset: str) -> Any:
-    """A data set as MLflow lists it: by name, with the numbers of images that make it what it is."""
-    import hashlib
-
-    from mlflow.data.code_dataset_source import CodeDatasetSource
-    from mlflow.data.meta_dataset import MetaDataset
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    facts = asdict(DATASETS[dataset]) if dataset in DATASETS else {}
-    sizes = {key: facts[key] for key in ("num_classes", "num_train", "num_validation", "num_test") if key in facts}
-    profile = json.dumps(sizes)
-    digest = hashlib.sha256(f"{dataset} {profile}".encode()).hexdigest()[:12]
-    values = MetaDataset(
-        CodeDatasetSource(tags={"vit_trainer.dataset": dataset}), name=dataset, digest=digest
-    ).to_dict()
-    described = Dataset(dataset, digest, values["source_type"], values["source"], profile=profile)
-    return DatasetInput(described, [InputTag("mlflow.data.context", "training and evaluation")])
+        return {PUBLISHED: published}
+    return {PUBLISHED: published, DIFFERENCE: round(result["test/accuracy"] - published, DIGITS)}

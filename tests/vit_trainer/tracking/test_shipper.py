@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.experiments import commands
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
@@ -273,6 +274,109 @@ def test_what_was_published_for_one_learning_rate_is_compared_with_runs_of_that_
     assert "accuracy_difference" not in run_of(own_storage, "0.01-0").data.metrics
 
 
+def test_a_cell_says_what_it_is_and_lasts_from_its_first_trial_to_its_last(own_storage: Path) -> None:
+    params = {"model": "ViT-B_16", "dataset": "cifar10", "resolution": "384"}
+    membership = Membership("a long name", {"cell": "a long name"}, name="short", params=params)
+    driver, trials = shipper(own_storage), [new_run(own_storage, f"{i}", base_lr=0.01, seed=i) for i in range(2)]
+    for i, run_dir in enumerate(trials):
+        finish(run_dir, 0.9)
+        lines = [json.dumps(line | {"time": 1e9 + 3600 * i}) + "\n" for line in run_dir.lines()]
+        run_dir.folder.write("journal.jsonl", "".join(lines).encode())
+        driver.ship(run_dir, membership)
+        driver.summarise_cells()  # after the second, its status is as it was
+    (cell,) = runs_of(own_storage, "cell_run", "a long name")
+    assert (cell.info.run_name, cell.data.params) == ("short", params)
+    assert (cell.info.start_time, cell.info.end_time) == (1_000_000_000_000, 1_000_003_600_000)
+    assert [each.dataset.name for each in cell.inputs.dataset_inputs] == ["cifar10"]
+    assert cell.data.metrics["chosen_base_lr"] == 0.01
+
+
+def test_a_cell_of_an_earlier_version_gets_what_it_lacks(own_storage: Path) -> None:
+    run_dir, client = new_run(own_storage, "earlier"), client_of(own_storage)
+    finish(run_dir, 0.9)
+    experiment = client.create_experiment("a-sweep")
+    earlier = client.create_run(experiment, start_time=2**42, tags={"cell_run": "cell"}, run_name="cell")
+    client.log_metric(earlier.info.run_id, "published/accuracy", 0.9)
+    for _ in range(2):
+        driver = shipper(own_storage)
+        driver.ship(run_dir, Membership("cell", {}, 0.9, name="short", params={"dataset": "cifar10"}))
+        driver.summarise_cells(driver_ended=True)
+    (cell,) = runs_of(own_storage, "cell_run", "cell")
+    assert cell.info.run_id == earlier.info.run_id
+    assert (cell.info.run_name, cell.data.params) == ("short", {"dataset": "cifar10"})
+    assert cell.info.end_time == cell.info.start_time  # which is when it was shipped: not before it
+    assert len(cell.inputs.dataset_inputs) == 1
+    assert len(history(own_storage, cell, "published/accuracy")) == 1
+    client.update_run(earlier.info.run_id, name="mine")
+    shipper(own_storage).ship(run_dir, Membership("cell", {}, 0.9, name="short"))
+    assert runs_of(own_storage, "cell_run", "cell")[0].info.run_name == "mine"
+
+
+def test_a_verdict_is_shown_as_long_as_it_is_about_this_difference(own_storage: Path) -> None:
+    params = {"model": "ViT-B_16", "dropout": "0.1"}
+    membership = Membership("cell", {}, 0.9, params=params)
+    row = {"model": "ViT-B_16", "dropout": 0.1, "difference": 0.02, "verdict": "above"}
+    others = [{**row, "dropout": 0.0, "verdict": "below"}, {**row, "verdict": None}]
+
+    def verdict(accuracy: float, *report: dict[str, object]) -> str | None:
+        run_dir = new_run(own_storage, f"{accuracy}", base_lr=accuracy, seed=0)
+        finish(run_dir, accuracy, val_accuracy=accuracy)
+        driver.ship(run_dir, membership)
+        driver.summarise_cells(report=report)
+        return runs_of(own_storage, "cell_run", "cell")[0].data.tags.get("verdict")
+
+    driver = shipper(own_storage)
+    assert verdict(0.92) is None
+    assert verdict(0.91, *others, row) == "above"
+    assert verdict(0.93) == ""
+    assert verdict(0.90, *others, row) == ""
+
+
+def test_an_experiment_leads_to_its_views_and_a_persons_note_stays(own_storage: Path) -> None:
+    report = own_storage / "report"
+    report.mkdir()
+    (report / "report.html").touch()
+
+    def tags() -> dict[str, str]:
+        return dict(client_of(own_storage).get_experiment_by_name("a-sweep").tags)  # type: ignore[union-attr]
+
+    first = shipper(own_storage)
+    views = {key: value for key, value in tags().items() if key.startswith("mlflow.sharedViewState.")}
+    assert set(views) == {"mlflow.sharedViewState.cells", "mlflow.sharedViewState.trials"}
+    assert max(map(len, views.values())) <= 5_000
+    line = tags()["mlflow.note.content"].splitlines()[0]
+    assert f"(#/experiments/{first.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=cells&" in line
+    assert "report.html" not in line
+    first.ship_files(report)
+    (run,) = runs_of(own_storage, "sweep_run", "a-sweep")
+    assert f"/runs/{run.info.run_id}/artifacts/report/report.html)" in tags()["mlflow.note.content"].splitlines()[0]
+    before = tags()
+    shipper(own_storage).ship_files(report)
+    assert tags() == before
+
+    client, mine = client_of(own_storage), before["mlflow.note.content"] + " The second seed was lost."
+    client.set_experiment_tag(first.experiment_id, "mlflow.note.content", mine)
+    client.set_experiment_tag(first.experiment_id, "mlflow.sharedViewState.cells", "mine")
+    shipper(own_storage).ship_files(report)
+    assert tags() == before | {"mlflow.note.content": mine, "mlflow.sharedViewState.cells": "mine"}
+    Shipper(Storage(own_storage).tracking_uri, "alone", own_storage / "artifacts", {})
+    alone = client.get_experiment_by_name("alone")
+    assert alone is not None
+    assert "mlflow.sharedViewState.cells" not in alone.tags
+    assert alone.tags["mlflow.note.content"].startswith("Compare the trials: [table](")
+
+
+def test_what_mlflow_refuses_of_its_views_is_all_that_is_missing(
+    own_storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MlflowException("no such tag")
+
+    monkeypatch.setattr(MlflowClient, "set_experiment_tag", refuse)
+    run_dir = new_run(own_storage, "shipped")
+    assert shipper(own_storage).ship(run_dir, MEMBERSHIP) == "created"
+
+
 def test_a_trial_whose_folder_is_damaged_counts_no_more_until_it_has_run_anew(own_storage: Path) -> None:
     membership = Membership("cell", {"cell": "cell"})
     best, other = (new_run(own_storage, name, seed=0, base_lr=rate) for name, rate in (("best", 0.03), ("other", 0.01)))
@@ -310,6 +414,16 @@ def test_files_of_the_whole_sweep(own_storage: Path) -> None:
     assert Path(path).read_text() == "second"
     with pytest.raises(InputError, match="no folder of files"):
         shipper(own_storage).ship_files(own_storage / "nowhere")
+
+
+def test_variables_that_are_not_used_are_named(
+    own_storage: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    shipper(own_storage)
+    assert [record.getMessage() for record in caplog.records] == [
+        "MLflow: MLFLOW_EXPERIMENT_NAME is not used: runs go to experiment a-sweep"
+    ]
 
 
 def test_an_experiment_that_was_deleted_is_said(own_storage: Path) -> None:
