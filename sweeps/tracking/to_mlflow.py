@@ -51,7 +51,7 @@ class SweepShipper:
 
     def ship_all(self, trials: Iterable[Trial]) -> None:
         """Have trials shipped soon."""
-        memberships = {trial: _membership(trial.cell, self._options.selection) for trial in trials}
+        memberships = {trial: membership_of(trial.cell, self._options.selection) for trial in trials}
         self._catalogue.add({trial.trial_id: membership for trial, membership in memberships.items()})
         for trial, membership in memberships.items():
             self._background.ship(self._options.run_dir(trial), membership)
@@ -83,7 +83,8 @@ class SweepShipper:
             )
 
 
-def _membership(cell: Cell, selection: str) -> Membership:
+def membership_of(cell: Cell, selection: str) -> Membership:
+    """What MLflow is to say of a cell's trials; selection: how its candidates are selected."""
     figure = published_for(cell)
     accuracy, base_lr = (figure.accuracy, figure.base_lr) if figure else (None, None)
     tags = {"cell": cell.name, "model": cell.model, "dataset": cell.dataset, "early_stopping": selection}

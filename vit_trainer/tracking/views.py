@@ -143,7 +143,7 @@ VIEWS = {
     "cells": View(
         "Cells",
         "cell_run",
-        188,
+        196,
         (
             *(*RESULTS, "tags.verdict", "metrics.chosen_base_lr", *HOURS, *CONSTANTS),
             *("metrics.test/accuracy_deviation", "metrics.num_seeds", "metrics.num_trials"),
