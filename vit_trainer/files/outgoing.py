@@ -13,7 +13,8 @@ DATABASES = ("postgresql", "postgres", "mysql", "mariadb", "mssql", "oracle", "c
 """Schemes of databases, whose users have names that help and passwords apart."""
 SHOWN = {"region", "scheme", "endpoint_override", "allow_bucket_creation", "allow_bucket_deletion"}
 SHOWN |= {"sslmode", "ssl", "host", "port", "charset", "driver", "mode"}
-"""What of a URL's query is no secret, of buckets and databases."""
+SHOWN |= {"workflowType", "viewStateShareKey", "compareRunsMode"}
+"""What of a URL's query is no secret, of buckets, databases and MLflow's page."""
 URL = re.compile(r"""\b[a-z][a-z0-9+.-]{0,30}://[^\s"'<>\\]+""", re.IGNORECASE)
 TOLD = re.compile(r"""(--notify(?:=|\s+)['"]?\w+://)([^\s"'<>\\]+)""")
 """A web address whose path is a password, as those of chat services are."""

@@ -24,6 +24,7 @@ from sweeps.table.cells import Cell, Grid, Trial, cells_of, short_name
 from sweeps.table.published import published_for
 from sweeps.tracking.to_mlflow import SweepShipper, membership_of
 from tests.stores import free_port
+from vit_trainer.files.outgoing import outgoing
 from vit_trainer.tracking.catalogue import Catalogue
 from vit_trainer.tracking.sync import sync
 
@@ -87,7 +88,7 @@ def test_how_to_compare_is_quoted_and_a_server_has_its_link(tmp_path: Path, monk
     shipper.tell = told.append
     shipper._connected("7")
     page = "#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=cells&compareRunsMode=TABLE"
-    assert told == [shipper.how_to_compare]
+    assert told == [shipper.how_to_compare] == [outgoing(shipper.how_to_compare)]
     assert told[0].splitlines()[1:] == [f"and then open http://127.0.0.1:5000/{page}"]
     shipper.tracking_uri = "https://me:secret@host/mlflow/"
     assert shipper.how_to_compare == f"To compare the runs: https://host/mlflow/{page}"
