@@ -83,7 +83,12 @@ def _key(workload: Workload, device: str) -> str:
 def _read(storage: Storage) -> dict[str, ProbeResult]:
     try:
         kept = json.loads(storage.folder.read(PROBES) or b"{}")
-        return {key: instance_of(ProbeResult, value) for key, value in kept.items()}
+        results = {key: instance_of(ProbeResult, value) for key, value in kept.items()}
+        if not all(
+            min(each.train_images_per_second, each.evaluation_images_per_second) > 0 for each in results.values()
+        ):
+            raise ValueError("a rate that is not above 0")
+        return results
     except (ValueError, AttributeError, RecursionError, IsADirectoryError) as error:
         raise InputError(
             f"{storage.location}/{PROBES} is damaged ({reason_of(error)}): delete it to measure anew"

@@ -125,12 +125,7 @@ def leave(storage: Path, what: str) -> Path:
     config = trial(what).config
     better = 0.0 if what in WHOLE else 0.09
     path = Path(write_run(storage, config, *finished(config, 0.9 + better, 0.9 + better)).location) / name
-    content = path.read_bytes()
-    path.unlink()
-    if damage == b"folder":
-        path.mkdir()
-    elif damage != b"gone":
-        path.write_bytes(damage if isinstance(damage, bytes) else damage(content))
+    inflict(path, damage)
     if what in DAMAGES:
         lease = {"host": "elsewhere", "pid": 1, "time": 1e9}
         (path.parent / LEASE).write_text(json.dumps(lease if SEEDS[what] % 2 else [lease]))
@@ -350,22 +345,65 @@ def test_a_rehearsal_with_damage_is_not_over(tmp_path: Path) -> None:
     assert rehearsal.accuracies(CELL) == {0.03: None, 0.01: 0.9}
 
 
+def zeroed(content: bytes) -> bytes:
+    """With zeros where a power cut may leave them."""
+    middle = len(content) // 2
+    return content[:middle] + bytes(40) + content[middle + 40 :]
+
+
+MUTATIONS: list[tuple[str, Damage]] = [
+    (RESULT, b"[]"),
+    (JOURNAL, lambda content: content.replace(b'"step": 10,', b'"step": "ten",')),
+    (CONFIG, lambda content: content[:20]),
+    (RESULT, b"gone"),
+    (JOURNAL, b"folder"),
+    (RESULT, zeroed),
+    (RESULT, lambda content: content + b"garbage"),
+    (CONFIG, values(base_lr=0.5)),
+]
+"""Every kind of damage, each for a trial of its own."""
+OF_SWEEPS: dict[str, Damage] = {
+    "sweeps/paper_grid-mini/commands.jsonl": lambda content: content + b'3\n{"cells": [{"model": "ViT-X"}]}\n',
+    "sweeps/paper_grid-mini/slots.jsonl": zeroed,
+    "sweeps/paper_grid-mini/tracking.json": b"[1",
+    "probes.json": b"folder",
+    "mlflow.db": lambda content: content[:5000],
+}
+
+
 @pytest.mark.slow
 def test_a_sweep_runs_what_is_damaged_anew_and_overwrites_nothing(tmp_path: Path, two_slots: str, start: Start) -> None:
-    code, _, err = start(tmp_path, address=two_slots).finish()
+    rates = ["--base-lrs", *(f"{0.001 * (i + 1):g}" for i in range(len(MUTATIONS) + 1))]
+    code, _, err = start(tmp_path, *rates, address=two_slots).finish()
     assert code == 0, err
     before = numbers(tmp_path)
-    first, second = (tmp_path / "runs" / name for name in before)
-    (first / RESULT).write_text("[]")
-    damaged = (second / JOURNAL).read_bytes().replace(b'"step": 10,', b'"step": "ten",')
-    (second / JOURNAL).write_bytes(damaged)
-    code, out, err = start(tmp_path, address=two_slots).finish()
+    folders = [tmp_path / "runs" / name for name in before]
+    for path, damage in [
+        *((folder / name, damage) for folder, (name, damage) in zip(folders[1:], MUTATIONS, strict=True)),
+        *((tmp_path / name, damage) for name, damage in OF_SWEEPS.items()),
+    ]:
+        inflict(path, damage)
+    damaged = {folder: content(folder) for folder in folders}
+    code, out, err = start(tmp_path, *rates, address=two_slots).finish()
     assert code == 0, err
-    assert "2 trials, 0 of them done" in out
-    assert "; 2 of the others are damaged and run anew, what is there is kept" in out
-    for path, name, reason in ((first, RESULT, "no object"), (second, JOURNAL, 'line 2: step is "ten", not a')):
-        assert err.count(f"left out: runs/{path.name}/{name} is damaged: {reason}") == 1
+    num_damaged = len([name for name, damage in MUTATIONS if damage != b"gone"])
+    assert "9 trials, 1 of them done" in out
+    assert f"; {num_damaged} of the others are damaged and run anew, what is there is kept" in out
     assert "Traceback" not in err
+    assert len([line for line in err.splitlines() if line.startswith("left out: runs/")]) == num_damaged
     assert numbers(tmp_path) == before
-    assert (first / "damaged-1" / RESULT).read_text() == "[]"
-    assert (second / "damaged-1" / JOURNAL).read_bytes() == damaged
+    assert content(folders[0]) == damaged[folders[0]]
+    for folder, (name, damage) in zip(folders[1:], MUTATIONS, strict=True):
+        if damage == b"folder":
+            assert (folder / "damaged-1" / name).is_dir()
+        elif damage != b"gone":
+            assert (folder / "damaged-1" / name).read_bytes() == damaged[folder][name]
+
+
+def inflict(path: Path, damage: Damage) -> None:
+    was = path.read_bytes() if path.exists() else b""
+    path.unlink(missing_ok=True)
+    if damage == b"folder":
+        path.mkdir()
+    elif damage != b"gone":
+        path.write_bytes(damage if isinstance(damage, bytes) else damage(was))
