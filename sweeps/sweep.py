@@ -22,7 +22,7 @@ from sweeps.records.cell_record import CellRecord
 from sweeps.records.commands import read_commands, record_command
 from sweeps.records.left_states import left_behind
 from sweeps.records.predicted_hours import with_predicted_hours
-from sweeps.records.results import gather
+from sweeps.records.results import damaged_lines, gather
 from sweeps.records.slots import read_slots
 from sweeps.records.trial_record import record_of
 from sweeps.reporting.write import write_report
@@ -167,7 +167,7 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     damaged = len(session.left_out.keys() & session.trials.keys())
     anew = f"; {damaged} of the others are damaged and run anew, what is there is kept" if damaged else ""
     print(f"{name}: {counted(session.num_expected, 'trial')}, {session.num_done} of them done, in {where}{anew}")
-    options.say_left_out(session.left_out.values())
+    options.say_left_out([*session.left_out.values(), *damaged_lines(options.opened_storage, name)])
     pending = cells if session.studies else list(dict.fromkeys(trial.cell for trial in session.pending))
     dollars = None
     if session.num_done < session.num_expected:

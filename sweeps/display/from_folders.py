@@ -11,7 +11,7 @@ from sweeps.records.commands import Command, candidate_of, read_commands
 from sweeps.records.slots import Hold, read_slots, slot_lines
 from sweeps.records.trial_record import record_of
 from sweeps.table.cells import place_in_table
-from vit_trainer.errors import DamagedError, reason_of
+from vit_trainer.errors import DamagedError, counted, reason_of
 from vit_trainer.files.folder import Folder, RemoteFolder, Stamp
 from vit_trainer.files.run_dir import CONFIG, JOURNAL, LEASE, RESULT, Row, Run, RunDir
 from vit_trainer.files.schema import row_text
@@ -107,7 +107,8 @@ class FolderWatch:
         self._commands = sorted(commands, key=lambda command: command.time)
         damaged = [(f"{name}/{COMMANDS}", count) for name, (_, count) in read.items()]
         damaged += [(f"{name}/{SLOTS}", slot_lines(self._storage, name)[1]) for name in names]
-        self._damaged = [f"left out: sweeps/{file}: {count} damaged lines" for file, count in damaged if count]
+        said = [f"sweeps/{file}: {counted(count, 'damaged line')}" for file, count in damaged if count]
+        self._damaged = [f"left out: {each}" for each in said]
         self._holds = read_slots(self._storage, names)
         self._sweep_stamps = own
 

@@ -84,16 +84,10 @@ def gather(storage: Storage, sweep: str | None = None) -> Results:
     decisions: list[Decision] = []
     parity: list[NodeParity] = []
     for name in storage.sweep_names():
-        given, num_damaged = read_commands(storage, name)
-        decided, num_damaged_decisions = read_decisions(storage, name)
-        compared, num_damaged_parity = read_parity(storage, name)
-        commands += given
-        decisions += decided
-        parity += compared if sweep in (None, name) else []
-        damaged = {COMMANDS: num_damaged, DECISIONS: num_damaged_decisions, PARITY: num_damaged_parity}
-        damaged |= {SLOTS: slot_lines(storage, name)[1], TRACKING: int(Catalogue(storage, name).is_damaged)}
-        lines = {file: counted(count, "damaged line") for file, count in damaged.items() if count}
-        complaints += [f"sweeps/{name}/{file}: {said}" for file, said in lines.items()]
+        commands += read_commands(storage, name)[0]
+        decisions += read_decisions(storage, name)[0]
+        parity += read_parity(storage, name)[0] if sweep in (None, name) else []
+        complaints += damaged_lines(storage, name)
     runs, left_out = storage.read_runs(name for name in storage.trial_ids() if own is None or name in own)
     holds = read_slots(storage)
     trials, unread = with_predicted_hours([record_of(run, holds.get(name, ())) for name, run in runs.items()], storage)
@@ -103,6 +97,14 @@ def gather(storage: Storage, sweep: str | None = None) -> Results:
     if own is not None:
         decisions = [decision for decision in decisions if decision.trial_id in own]
     return Results(storage.location, tuple(cells), tuple(decisions), tuple(complaints), tuple(parity), sweep)
+
+
+def damaged_lines(storage: Storage, sweep: str) -> list[str]:
+    """Which of a sweep's own files hold what can't be read, and how much, a line each."""
+    read = {COMMANDS: read_commands, DECISIONS: read_decisions, PARITY: read_parity, SLOTS: slot_lines}
+    counts = {file: read_file(storage, sweep)[1] for file, read_file in read.items()}
+    counts[TRACKING] = int(Catalogue(storage, sweep).is_damaged)
+    return [f"sweeps/{sweep}/{file}: {counted(count, 'damaged line')}" for file, count in counts.items() if count]
 
 
 def _cells(

@@ -24,7 +24,7 @@ from sweeps.table.cells import Cell, Trial, name_of_cell
 from vit_trainer.config import Execution
 from vit_trainer.errors import cause_of
 from vit_trainer.files.run_dir import STOP, Result, Row, Run, RunDir
-from vit_trainer.files.storage import DECISIONS, SLOTS
+from vit_trainer.files.storage import SLOTS
 from vit_trainer.loop.repeatable import require_same
 
 if TYPE_CHECKING:
@@ -417,10 +417,7 @@ class Session:
 
     def decisions(self) -> list[Decision]:
         """What this sweep's sessions have decided, in order; a line that a crash tore is passed over."""
-        decisions, num_damaged = read_decisions(self.options.opened_storage, self.name)
-        if num_damaged:
-            log.warning("passed over %d damaged lines of %s", num_damaged, DECISIONS)
-        return decisions
+        return read_decisions(self.options.opened_storage, self.name)[0]
 
     def _replay_studies(self, studies: "Studies", runs: Mapping[str, Run]) -> None:
         """Tell the studies what all run folders of the storage hold; what is damaged is to be run again."""

@@ -352,52 +352,62 @@ def zeroed(content: bytes) -> bytes:
 
 
 MUTATIONS: list[tuple[str, Damage]] = [
-    (RESULT, b"[]"),
-    (JOURNAL, lambda content: content.replace(b'"step": 10,', b'"step": "ten",')),
-    (CONFIG, lambda content: content[:20]),
-    (RESULT, b"gone"),
-    (JOURNAL, b"folder"),
     (RESULT, zeroed),
-    (RESULT, lambda content: content + b"garbage"),
+    (RESULT, b"gone"),
+    (JOURNAL, lambda content: content.replace(b'"step": 10,', b'"step": "ten",')),
+    (JOURNAL, b"folder"),
     (CONFIG, values(base_lr=0.5)),
 ]
-"""Every kind of damage, each for a trial of its own."""
+"""Each for a trial of its own."""
 OF_SWEEPS: dict[str, Damage] = {
-    "sweeps/paper_grid-mini/commands.jsonl": lambda content: content + b'3\n{"cells": [{"model": "ViT-X"}]}\n',
-    "sweeps/paper_grid-mini/slots.jsonl": zeroed,
-    "sweeps/paper_grid-mini/tracking.json": b"[1",
-    "probes.json": b"folder",
-    "mlflow.db": lambda content: content[:5000],
+    "commands.jsonl": lambda content: content + b'3\n{"cells": [{"model": "ViT-X"}]}\n',
+    "slots.jsonl": zeroed,
+    "tracking.json": b"[1",
+    "../../probes.json": b"folder",
+    "../../mlflow.db": lambda content: content[:5000],
 }
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_sweep_runs_what_is_damaged_anew_and_overwrites_nothing(tmp_path: Path, two_slots: str, start: Start) -> None:
-    rates = ["--base-lrs", *(f"{0.001 * (i + 1):g}" for i in range(len(MUTATIONS) + 1))]
-    code, _, err = start(tmp_path, *rates, address=two_slots).finish()
+    rates = [f"{0.001 * (i + 1):g}" for i in range(len(MUTATIONS) + 1)]
+    flags = ["--base-lrs", *rates, "--checkpoint-every-minutes", "10"]
+    code, first, err = start(tmp_path, *flags, address=two_slots).finish()
     assert code == 0, err
     before = numbers(tmp_path)
-    folders = [tmp_path / "runs" / name for name in before]
-    for path, damage in [
-        *((folder / name, damage) for folder, (name, damage) in zip(folders[1:], MUTATIONS, strict=True)),
-        *((tmp_path / name, damage) for name, damage in OF_SWEEPS.items()),
-    ]:
-        inflict(path, damage)
-    damaged = {folder: content(folder) for folder in folders}
-    code, out, err = start(tmp_path, *rates, address=two_slots).finish()
+    whole, *folders = (tmp_path / "runs" / name for name in before)
+    for folder, (name, damage) in zip(folders, MUTATIONS, strict=True):
+        inflict(folder / name, damage)
+    of_sweep = tmp_path / "sweeps" / "paper_grid-mini"
+    for name, damage in OF_SWEEPS.items():
+        inflict(of_sweep / name, damage)
+    damaged = {folder: content(folder) for folder in (whole, *folders)}
+    code, out, err = start(tmp_path, *flags, address=two_slots).finish()
     assert code == 0, err
-    num_damaged = len([name for name, damage in MUTATIONS if damage != b"gone"])
-    assert "9 trials, 1 of them done" in out
-    assert f"; {num_damaged} of the others are damaged and run anew, what is there is kept" in out
+    assert "6 trials, 1 of them done" in out
+    assert "; 4 of the others are damaged and run anew, what is there is kept" in out
+    said = [line.removeprefix("left out: ") for line in err.splitlines() if line.startswith("left out: ")]
+    own = zip(folders, MUTATIONS, strict=True)
+    files = [f"runs/{folder.name}/{name} is damaged" for folder, (name, damage) in own if damage != b"gone"]
+    files += [f"sweeps/paper_grid-mini/{name}" for name in list(OF_SWEEPS)[:3]]
+    assert sorted(line.partition(":")[0] for line in said) == sorted(files)
+    assert f"{tmp_path}/mlflow.db, for it is damaged" in err
     assert "Traceback" not in err
-    assert len([line for line in err.splitlines() if line.startswith("left out: runs/")]) == num_damaged
     assert numbers(tmp_path) == before
-    assert content(folders[0]) == damaged[folders[0]]
-    for folder, (name, damage) in zip(folders[1:], MUTATIONS, strict=True):
+    assert table_in(out) == table_in(first)
+    assert content(whole) == damaged[whole]
+    for folder, (name, damage) in zip(folders, MUTATIONS, strict=True):
+        kept = folder / "damaged-1" / name
         if damage == b"folder":
-            assert (folder / "damaged-1" / name).is_dir()
+            assert kept.is_dir()
         elif damage != b"gone":
-            assert (folder / "damaged-1" / name).read_bytes() == damaged[folder][name]
+            assert kept.read_bytes() == damaged[folder][name]
+
+
+def table_in(out: str) -> list[str]:
+    """The line with the cell's number."""
+    return [line for line in out.splitlines() if line.startswith("ViT-B_32-mini ")]
 
 
 def inflict(path: Path, damage: Damage) -> None:

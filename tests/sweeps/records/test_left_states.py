@@ -14,7 +14,7 @@ from sweeps.records.left_states import left_behind, left_states
 from sweeps.table.cells import Trial, official_cell
 from tests.sweeps.storages import write_run
 from vit_trainer.files.run_dir import CHECKPOINT, RunDir
-from vit_trainer.files.storage import Storage
+from vit_trainer.files.storage import COMMANDS, TRACKING, Storage
 from vit_trainer.tracking.catalogue import Catalogue, Membership
 
 CELLS = [official_cell("ViT-B_16-mini", name) for name in ("digits-even", "digits-odd")]
@@ -59,6 +59,14 @@ def test_what_the_last_command_of_a_sweep_left_out_is_found_while_it_runs(tmp_pa
     assert left_states(storage) == []
     record_command(storage, "narrowed", CELLS[:1], [])
     assert [state.trial_id for state in left_states(storage)] == [outside]
+    commands = tmp_path / "sweeps" / "narrowed" / COMMANDS
+    whole = commands.read_bytes()
+    commands.write_bytes(whole + b"[3]\n")  # perhaps it was the last one
+    assert left_states(storage) == []
+    commands.write_bytes(whole)
+    (tmp_path / "sweeps" / "narrowed" / TRACKING).write_bytes(b"[3]")
+    old = paused(tmp_path, Trial(CELLS[1], 0.03, 0), days=3)  # perhaps one of that sweep
+    assert old not in [state.trial_id for state in left_states(storage)]
 
 
 def test_the_command_lists_and_gives_back_only_when_told_to(tmp_path: Path) -> None:
