@@ -55,10 +55,12 @@ def decode_image(content: bytes) -> Image.Image:
 def _opened(content: bytes) -> Image.Image:
     with _reasons():
         image = Image.open(BytesIO(content))
-        most = int(os.environ.get(LIMIT) or MOST_PIXELS)
-        if image.width * image.height > most:
+        most = os.environ.get(LIMIT) or str(MOST_PIXELS)
+        if not most.isdecimal():
+            raise OSError(f"{LIMIT} is {most!r}: give a number of pixels such as {MOST_PIXELS}")
+        if image.width * image.height > int(most):
             raise OSError(
-                f"{image.width} x {image.height} are more than {most:,} pixels: make it smaller, or allow them by "
+                f"{image.width} x {image.height} are more than {int(most):,} pixels: make it smaller, or allow them by "
                 f"{LIMIT}={image.width * image.height} in the environment"
             )
         return image

@@ -1,17 +1,22 @@
 """A storage that has trials of a folder of classes goes on with them, whatever has changed: rules, name or images."""
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import cells_asked_for
+from tests.vit_trainer.finished_trial import outcome_of
 from vit_trainer.config import FinetuneConfig
+from vit_trainer.data.class_folders import find_class_folders
 from vit_trainer.data.datasets import folder_of, listed_folder
 from vit_trainer.data.earlier_ids import as_known, keep_listing, under_id
 from vit_trainer.data.families.folder import load
 from vit_trainer.errors import DataError
+from vit_trainer.files.predictions import Predictions
 from vit_trainer.files.storage import Storage
 
 FIRST_ID = "mine-3de0751bca4a"
@@ -109,3 +114,34 @@ def test_it_is_said_how_a_folder_has_changed(root: Path, tmp_path: Path) -> None
     assert known(root, storage) == (str(root), [])
     root = root.rename(tmp_path / "mine")
     assert "changed since" in known(root, storage)[1][0]
+
+
+def test_train_does_all_that(
+    image_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = image_folder(classes=("1", "10", "2"))
+    command = ["train", "--model", "ViT-B_16-mini", "--upstream", "digits", "--base-lr", "0.01", "--total-steps", "1"]
+    command += ["--warmup-steps", "0", "--global-batch-size", "4", "--num-workers", "0", "--dataset", str(root)]
+
+    def trained(storage: Storage) -> tuple[str, list[str], str]:
+        """What the data set is called in the newest trial, its classes, and what was said."""
+        before = set(storage.trial_ids())
+        listed_folder.cache_clear()
+        code, said, _ = outcome_of([*command, "--storage", storage.location], capsys)
+        assert code == 0
+        (folder,) = (Path(storage.location) / "runs" / each for each in set(storage.trial_ids()) - before)
+        names = Predictions.from_bytes((folder / "predictions.npz").read_bytes()).class_names.tolist()
+        return json.loads((folder / "config.json").read_text())["dataset"], names, said
+
+    first = find_class_folders(root, version=1).contents_id({})
+    began, anew = storage_with(tmp_path, f"ViT-B_16-mini-{first}-d0-lr0.01-s0-0a1b2c"), Storage(tmp_path / "anew")
+    called, names, said = trained(began)
+    assert (called, names) == (first, ["1", "10", "2"])
+    assert said.startswith(f"{root}: goes on as {first}, as it began here: ")
+    former, names, said = trained(anew)
+    assert (former, names) == (listed_folder(str(root)).id, ["1", "2", "10"])
+    assert former in said.splitlines()[0], "the trial's id comes first"
+    (root / "val" / "10" / "10_1.JPEG").unlink()
+    called, _, said = trained(anew)
+    assert called != former
+    assert said.startswith(f"{root} changed since {former}: 0 added, 1 removed, 0 changed; ")

@@ -184,5 +184,8 @@ def test_the_limit_on_pixels_can_be_raised(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv(LIMIT, "500")
     with pytest.raises(DataError, match="48 x 32 are more than 500 pixels"):
         decode_image(encoded(COLOUR, "PNG"))
+    monkeypatch.setenv(LIMIT, "1e9")
+    with pytest.raises(DataError, match=f"{LIMIT} is '1e9': give a number of pixels such as 178956970"):
+        decode_image(encoded(COLOUR, "PNG"))
     monkeypatch.setenv(LIMIT, "1536")
     assert decode_image(encoded(COLOUR, "PNG")).size == COLOUR.size
