@@ -4,7 +4,6 @@ Command: python sweeps/explain.py ViT-B_16/cifar10/0.1 --storage sweep-results
 """
 
 import csv
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from sweeps.records.results import gather
 from sweeps.table.cells import name_of_cell
 from vit_trainer.command_line import command_of, new_app, run
 from vit_trainer.errors import InputError, one_of, reason_of
+from vit_trainer.files.schema import json_of
 from vit_trainer.files.storage import Storage
 
 app = new_app("Looks for what may be behind a difference from a published figure.", name=command_of("explain"))
@@ -67,7 +67,7 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
         if path.suffix == ".csv":
             rows: list[Mapping[str, Any]] = list(csv.DictReader(text.splitlines()))
         else:
-            content = json.loads(text)
+            content = json_of(text)
             rows = content if isinstance(content, list) else [content]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path} can't be read ({error}): give a JSON object or a CSV with a row per run") from error

@@ -16,6 +16,7 @@ from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.datasets import data_folder, family_of
 from vit_trainer.errors import InputError
 from vit_trainer.files.outgoing import hide_secrets
+from vit_trainer.files.schema import json_of
 from vit_trainer.files.storage import Storage
 from vit_trainer.weights.npz_files import file_sha256
 
@@ -125,7 +126,10 @@ def _tree_hash(storage: Storage, name: str, root: Path) -> dict[str, Any]:
     """SHA-256 of a folder's files, of the lines of `sha256sum` in the order of their names; kept with their sizes."""
     paths = sorted(path for path in root.rglob("*") if path.is_file())
     stamp = hashlib.sha256(repr([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]).encode()).hexdigest()
-    kept = json.loads(storage.folder.read(HASHES) or b"{}")
+    try:
+        kept = {key: dict(values) for key, values in json_of(storage.folder.read(HASHES) or b"{}").items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        kept = {}  # damaged: hashed again
     if kept.get(name, {}).get("stamp") != stamp:
         digest = hashlib.sha256()
         for i, path in enumerate(paths):

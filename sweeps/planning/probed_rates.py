@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sweeps.table.cells import Trial
 from vit_trainer.errors import InputError, reason_of
-from vit_trainer.files.schema import instance_of
+from vit_trainer.files.schema import instance_of, json_of
 from vit_trainer.files.storage import PROBES, Storage
 from vit_trainer.loop.accelerator import for_trials
 from vit_trainer.loop.probe import ProbeResult
@@ -82,14 +82,14 @@ def _key(workload: Workload, device: str) -> str:
 
 def _read(storage: Storage) -> dict[str, ProbeResult]:
     try:
-        kept = json.loads(storage.folder.read(PROBES) or b"{}")
+        kept = json_of(storage.folder.read(PROBES) or b"{}")
         results = {key: instance_of(ProbeResult, value) for key, value in kept.items()}
         if not all(
             min(each.train_images_per_second, each.evaluation_images_per_second) > 0 for each in results.values()
         ):
             raise ValueError("a rate that is not above 0")
         return results
-    except (ValueError, AttributeError, RecursionError, IsADirectoryError) as error:
+    except (ValueError, AttributeError, IsADirectoryError) as error:
         raise InputError(
             f"{storage.location}/{PROBES} is damaged ({reason_of(error)}): delete it to measure anew"
         ) from error

@@ -1,7 +1,6 @@
 """Unpacked: a bundle of evidence as the storage that it was packed from."""
 
 import hashlib
-import json
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from vit_trainer.errors import InputError, reason_of
+from vit_trainer.files.schema import json_of
 
 MANIFEST = "manifest.json"
 MAX_BYTES = 2**31
@@ -40,7 +40,7 @@ def unpacked(bundle: str | Path) -> Iterator[Path]:
                     if not parts or parts[0] == "/" or ".." in parts or "\\" in each.filename:
                         raise InputError(f"{bundle} would write outside of its folder: it is no bundle of evidence")
                 archive.extractall(folder)
-            manifest = json.loads((Path(folder) / MANIFEST).read_bytes())
+            manifest = json_of((Path(folder) / MANIFEST).read_bytes())
             is_whole = manifest["root"] == root_of(manifest["files"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             raise InputError(f"{bundle} is no bundle of evidence ({reason_of(error)}): give an evidence.zip") from error

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from vit_trainer.errors import cause_of
 from vit_trainer.files.folder import Folder
 from vit_trainer.files.run_dir import STOP
+from vit_trainer.files.schema import json_of
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Requests:
             if content is None:
                 return []
             self._folder.remove(STOP)
-            return [str(each) for each in json.loads(content)]
+            return [str(each) for each in json_of(content)]
         except (OSError, ValueError, TypeError) as error:  # an outage, or not of ours
             log.warning("request not read: %s", cause_of(error))
             return []

@@ -6,7 +6,6 @@ what a grid has left. Optuna is imported only here, and Ray isn't.
 """
 
 import hashlib
-import json
 import math
 import os
 import warnings
@@ -34,6 +33,7 @@ from vit_trainer.errors import DamagedError, InputError, reason_of
 from vit_trainer.files.location import local_path
 from vit_trainer.files.outgoing import hide_secrets
 from vit_trainer.files.run_dir import Row
+from vit_trainer.files.schema import json_of
 
 NUM_STARTUP_TRIALS = 4
 """Proposals are random until this many trials have ended: Optuna's own 10 would leave all of the usual 8 to chance.
@@ -451,7 +451,7 @@ def _open(storage: str) -> BaseStorage:
         if rest:
             raise ValueError("its last line is torn, and the next one would be glued to it")
         for line in lines:  # Optuna itself would pass over a last one that is damaged, and write behind it
-            json.loads(line)
+            json_of(line)
         return JournalStorage(JournalFileBackend(str(path)))
     except IsADirectoryError as error:
         raise _damaged(storage) from error

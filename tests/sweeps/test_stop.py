@@ -30,9 +30,10 @@ def test_a_request_is_given_once_and_what_an_earlier_session_was_asked_is_forgot
     assert not (tmp_path / STOP).exists()
     now[0] = 20.0
     assert requests.look() == []
-    (tmp_path / STOP).write_text("[")
-    now[0] = 30.0
-    assert requests.look() == []
+    for rubbish in ("[", "3", "[" * 100_000):
+        (tmp_path / STOP).write_text(rubbish)
+        now[0] += 10.0
+        assert requests.look() == []
 
 
 def test_what_cannot_be_stopped_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,6 +138,7 @@ VALUES = {
     "evaluate --model ViT-B_32-mini --dataset digits-even --upstream digits --json /dev/null": "a device or pipe",
     "evaluate --model ViT-B_32-mini --dataset digits-even --upstream digits --json .": "cannot write .: it is a folder",
     # Other paths.
+    "explain --config deep.json": "deep.json can't be read (nested too deep)",
     "report --storage . --output s3:/bucket": "output s3:/bucket is no path",
     "report --storage . --output file/x": "output file/x cannot be a folder",
     "predict img.png --checkpoint ~nobody-9/x.npz": "--checkpoint ~nobody-9/x.npz cannot be used (Could not determine",
@@ -163,6 +164,7 @@ def app_of(name: str) -> tuple[App, list[str]]:
 def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "file").write_text("")
     (tmp_path / "own.json").write_text("{}")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
     shutil.copy(MINIATURES / "ViT-B_32-mini.npz", tmp_path / "own.npz")
     (tmp_path / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "pipe")

@@ -1,9 +1,9 @@
 """python -m vit_trainer score: what kept predictions say, without training or a GPU."""
 
-import json
 from pathlib import Path
 
 from vit_trainer.errors import InputError, reason_of
+from vit_trainer.files.schema import json_of
 
 
 def score(*predictions: Path, real: Path | None = None, worst: int = 5) -> None:
@@ -64,7 +64,7 @@ def score(*predictions: Path, real: Path | None = None, worst: int = 5) -> None:
 
 def _labels(path: Path) -> list[list[int]]:
     try:
-        labels = json.loads(path.read_bytes())
+        labels = json_of(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is no real.json ({error}): give ImageNet-ReaL's") from error
     if not isinstance(labels, list) or not all(isinstance(each, list) for each in labels):

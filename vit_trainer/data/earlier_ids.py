@@ -18,6 +18,7 @@ from vit_trainer.data.class_folders import VERSION, find_class_folders
 from vit_trainer.data.datasets import id_and_path, is_folder, listed_folder, version_of
 from vit_trainer.errors import DataError
 from vit_trainer.files.location import local_path
+from vit_trainer.files.schema import json_of
 from vit_trainer.files.storage import Storage
 
 
@@ -97,7 +98,7 @@ def _readable(folder_id: str) -> str:
 def _listing(folder_id: str, storage: Storage) -> dict[str, str]:
     """By path what each image was known by; empty where that wasn't kept, or is damaged."""
     with suppress(OSError, EOFError, ValueError, zlib.error, AttributeError):
-        return dict(json.loads(gzip.decompress(storage.listings.read(f"{folder_id}.json.gz") or b"")).items())
+        return dict(json_of(gzip.decompress(storage.listings.read(f"{folder_id}.json.gz") or b"")).items())
     return {}
 
 

@@ -59,6 +59,14 @@ _CONFIG |= {"dropout": _FRACTION, "base_lr": _Field((int, float), 1e-300, 1e300,
 _LEASE = {"host": _TEXT, "pid": _Field((int,), 1, 2**31, "a process id"), "time": _TIME}
 
 
+def json_of(content: bytes | str) -> Any:
+    """As `json.loads`; what is nested too deep is a ValueError too, as all else that is none."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
 def config_of(content: bytes | dict[str, Any]) -> dict[str, Any]:
     """What a config.json holds; raises ValueError if that is none, and says why in one line, as the others do."""
     values = _checked(content if isinstance(content, dict) else _object(content), _CONFIG, _CONFIG)
@@ -87,8 +95,8 @@ def lines_of(content: bytes) -> list[dict[str, Any]]:
     lines, parts = [], content.split(b"\n")
     for i, part in enumerate(parts):
         try:
-            values = json.loads(part)
-        except (ValueError, RecursionError):
+            values = json_of(part)
+        except ValueError:
             # A kill tears between braces, a power cut leaves zeros.
             if i == len(parts) - 1 or not part.strip(b"\0 \r") or part.count(b"{") > part.count(b"}"):
                 continue
@@ -144,8 +152,8 @@ def _value(hint: Any, value: Any, name: str) -> Any:
 
 def _object(content: bytes) -> dict[str, Any]:
     try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        values = json_of(content)
+    except ValueError as error:
         raise ValueError(f"no JSON: {error}" if content else "it is empty") from error
     if not isinstance(values, dict):
         raise ValueError("no object")

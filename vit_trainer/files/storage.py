@@ -12,7 +12,6 @@ optuna.log                the studies of --search optuna, unless they have a fil
 mlflow.db, mlflow-artifacts/   MLflow's, unless it has a server; of a bucket, in ./mlflow of the local machine
 """
 
-import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from vit_trainer.errors import DamagedError, InputError, reason_of
 from vit_trainer.files.folder import Folder, LocalFolder, open_folder
 from vit_trainer.files.outgoing import printable
 from vit_trainer.files.run_dir import Run, RunDir
+from vit_trainer.files.schema import json_of
 
 T = TypeVar("T")
 
@@ -147,8 +147,8 @@ class Storage:
         found, num_damaged = [], 0
         for line in filter(bytes.strip, content.split(b"\n")):
             try:
-                found.append(parse(json.loads(line)))
-            except (ValueError, RecursionError):
+                found.append(parse(json_of(line)))
+            except ValueError:
                 num_damaged += 1
         return found, num_damaged
 

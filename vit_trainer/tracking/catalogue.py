@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vit_trainer.files.folder import Folder
-from vit_trainer.files.schema import instance_of
+from vit_trainer.files.schema import instance_of, json_of
 from vit_trainer.files.storage import TABLE, TRACKING, Storage
 
 
@@ -40,11 +40,11 @@ class Catalogue:
         self.entries: dict[str, Membership] = {}
         self.is_damaged = False
         try:
-            content = json.loads(self._folder.read(TRACKING) or b"{}")
+            content = json_of(self._folder.read(TRACKING) or b"{}")
             self.entries = {trial_id: instance_of(Membership, values) for trial_id, values in content.items()}
         except NotADirectoryError:
             pass  # a file beside the sweeps' folders
-        except (ValueError, AttributeError, RecursionError, IsADirectoryError):
+        except (ValueError, AttributeError, IsADirectoryError):
             self.is_damaged = True
 
     def add(self, entries: Mapping[str, Membership]) -> None:
@@ -65,6 +65,6 @@ def catalogues(storage: Storage) -> dict[str, Catalogue]:
 def report_rows(report: Folder) -> list[dict[str, Any]]:
     """The rows of a report's table.json, a cell each; none where there is no such file, or a damaged one."""
     try:
-        return [dict(row) for row in json.loads(report.read(TABLE) or b"[]")]
+        return [dict(row) for row in json_of(report.read(TABLE) or b"[]")]
     except (OSError, ValueError, TypeError):
         return []
