@@ -60,8 +60,8 @@ def sample_files(root: Path, paths: Iterable[str]) -> Samples:
         for some in pool.map(lambda first: _read(root, names[first::NUM_READERS]), range(NUM_READERS)):
             samples.hashes.update(some.hashes)
             samples.unreadable.update(some.unreadable)
-    if changed:
-        entries = {path: (stamp, samples.hashes[path]) for path, stamp in kept.items() if path in samples.hashes}
+    entries = {path: (stamp, samples.hashes[path]) for path, stamp in kept.items() if path in samples.hashes}
+    if changed and entries:
         with suppress(OSError):  # nothing depends on it
             cache.parent.mkdir(parents=True, exist_ok=True)
             content = json.dumps(entries).encode()
