@@ -16,7 +16,7 @@ if not __package__:  # started as a script, from any folder
 
 from sweeps.records.left_states import IDLE_HOURS, left_states
 from vit_trainer.command_line import command_of, new_app, run
-from vit_trainer.errors import InputError, counted, reason_of
+from vit_trainer.errors import InputError, counted, plain, reason_of
 from vit_trainer.files.run_dir import CHECKPOINT
 from vit_trainer.files.storage import Storage
 
@@ -49,10 +49,10 @@ def clean(
                 opened.run_dir(state.trial_id).folder.remove(CHECKPOINT)
             age = (time.time() - state.written_at) / 3600
             ago = f"{age / 24:.0f} days" if age >= 48 else f"{age:.0f} hours"
-            print(f"{'removed' if yes else 'left'}: {state.trial_id}, {state.num_bytes / 1e9:.3g} GB, {ago} old")
+            print(f"{'removed' if yes else 'left'}: {state.trial_id}, {plain(state.num_bytes / 1e9)} GB, {ago} old")
     except OSError as error:
         raise InputError(f"storage {storage} refuses ({reason_of(error)}): give that of a sweep") from error
-    room = f"{sum(state.num_bytes for state in found) / 1e9:.3g} GB"
+    room = f"{plain(sum(state.num_bytes for state in found) / 1e9)} GB"
     if not found:
         print(f"no checkpoint in {opened.location} was left for {idle_hours:g} hours")
     elif yes:

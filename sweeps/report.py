@@ -14,8 +14,9 @@ from sweeps.reporting.comparison import comparison_lines, read_other
 from sweeps.reporting.statement import statement
 from sweeps.reporting.write import files_of, write_files
 from vit_trainer.command_line import command_of, new_app, run
-from vit_trainer.errors import InputError, one_of, reason_of
+from vit_trainer.errors import InputError, counted, one_of, reason_of
 from vit_trainer.files.folder import open_folder
+from vit_trainer.files.progress_bar import at_work
 from vit_trainer.files.storage import Storage
 
 app = new_app("Writes what the sweeps of a storage came to.", name=command_of("report"))
@@ -43,13 +44,15 @@ def report(
         names = opened.sweep_names()
         if sweep is not None and sweep not in names:
             raise one_of("sweep of this storage", sweep, names)
-        results = gather(opened, sweep)
+        with at_work("reading the run folders"):
+            results = gather(opened, sweep)
     except OSError as error:
         raise InputError(f"storage {storage} cannot be read ({reason_of(error)}): give that of a sweep") from error
     other = None if compare is None else read_other(compare)
     into = opened.report(sweep) if output is None else open_folder(output, "output")
     try:
-        write_files(files_of(results, other), into)
+        with at_work(f"drawing the report of {counted(len(results.trials), 'trial')}"):
+            write_files(files_of(results, other), into)
     except OSError as error:
         raise InputError(f"cannot write to {into.location} ({reason_of(error)}): give another --output") from error
     for complaint in results.complaints:

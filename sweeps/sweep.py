@@ -37,7 +37,7 @@ from vit_trainer.config import Execution
 from vit_trainer.data.datasets import dataset_info, is_folder
 from vit_trainer.data.earlier_ids import keep_listing
 from vit_trainer.data.load import require_dataset
-from vit_trainer.errors import InputError, cause_of, counted, reason_of
+from vit_trainer.errors import InputError, cause_of, counted, plain, reason_of
 from vit_trainer.files.location import folder_location
 from vit_trainer.files.storage import Storage
 from vit_trainer.loop.probe import ProbeResult
@@ -201,7 +201,7 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     left = counted(session.num_expected - session.num_done, "trial")
     if ended_early == "over budget":
         unit = "GPU-hours" if session.display.standing().on_gpus else "slot-hours"
-        used = f"{session.budget.used_hours:.3g} of {options.max_gpu_hours:g} {unit}"
+        used = f"{plain(session.budget.used_hours)} of {options.max_gpu_hours:g} {unit}"
         print(
             f"The budget is used up ({used}); waiting: {left}; all "
             "states are kept. To go on: the same command with a larger --max-gpu-hours or --max-dollars",
@@ -339,12 +339,12 @@ def _cost_lines(session: Session) -> list[str]:
     records, _ = with_predicted_hours(found, session.options.opened_storage)
     ended = [each for each in records if each.status in ("finished", "stopped")]
     known = [each.predicted_hours_so_far for each in ended if each.predicted_hours_so_far is not None]
-    predicted = f", {sum(known):.3g} predicted" if ended and len(known) == len(ended) else ""
-    parts = [f"{sum(each.hours for each in ended):.3g} hours of {counted(len(ended), 'trial')}{predicted}"]
+    predicted = f", {plain(sum(known))} predicted" if ended and len(known) == len(ended) else ""
+    parts = [f"{plain(sum(each.hours for each in ended))} hours of {counted(len(ended), 'trial')}{predicted}"]
     if any(each.holds for each in records):
-        parts.append(f"{sum(each.billed_hours for each in records):.3g} billed, starts and faults included")
+        parts.append(f"{plain(sum(each.billed_hours for each in records))} billed, starts and faults included")
     if saved := sum(each.saved_hours for each in records):
-        parts.append(f"early stopping saved at least {saved:.3g}")
+        parts.append(f"early stopping saved at least {plain(saved)}")
     if lost := sum(each.lost_hours for each in records):
-        parts.append(f"faults cost at least {lost:.3g}")
+        parts.append(f"faults cost at least {plain(lost)}")
     return ["; ".join(parts)]

@@ -1,5 +1,7 @@
 """What can go wrong, as a tree: the class says whose fault it is, the message what to do."""
 
+from decimal import Decimal
+
 
 class VitTrainerError(Exception):
     """Base of every error that this project raises on purpose."""
@@ -83,6 +85,15 @@ def cause_of(error: Exception) -> str:
     'ZeroDivisionError: division by zero'
     """
     return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def plain(value: float) -> str:
+    """Three digits, without an exponent.
+
+    >>> plain(6.5e-05), plain(1234.5), plain(0.5)
+    ('0.000065', '1230', '0.5')
+    """
+    return f"{Decimal(f'{value:.3g}'):f}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -21,7 +21,7 @@ from sweeps.display.standing import Standing, TrialProgress
 from sweeps.display.words import brief, candidate_name, header_of, own_name, percent, steps_of, time_left_of
 from sweeps.table.cells import Cell
 from sweeps.table.labels import Labels
-from vit_trainer.errors import counted
+from vit_trainer.errors import counted, plain
 from vit_trainer.files.outgoing import outgoing, printable
 
 SECONDS_PER_FRAME = 1.0
@@ -164,10 +164,10 @@ def summary_lines(standing: Standing) -> list[str]:
     kind, unit = ("GPUs", "GPU-hours") if standing.on_gpus else ("slots", "slot-hours")
     slots = f"{standing.num_slots_in_use}" + (f" of {standing.num_slots}" if standing.num_slots else "")
     to_come = standing.hours_to_come
-    hours = "to come not known yet" if to_come is None else f"about {to_come:.3g} to come"
+    hours = "to come not known yet" if to_come is None else f"about {plain(to_come)} to come"
     return [
         f"{line}; {time_left(standing)}",
-        f"{kind} in use: {slots}; {unit}: {standing.spent_hours:.3g} spent, {hours}",
+        f"{kind} in use: {slots}; {unit}: {plain(standing.spent_hours)} spent, {hours}",
     ]
 
 

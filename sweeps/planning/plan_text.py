@@ -10,7 +10,7 @@ from sweeps.planning.rates import ASSUMED_SHARE_OF_PEAK, REACHED_BY_OTHERS
 from sweeps.table.cells import Cell
 from sweeps.table.labels import Labels
 from vit_trainer.data.datasets import dataset_info, id_and_path, is_folder
-from vit_trainer.errors import counted
+from vit_trainer.errors import counted, plain
 
 CORES_ESTIMATED = "an estimate, by matrix products and a few of the images"
 
@@ -150,7 +150,7 @@ def _dollars(plan: Plan, *hours: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else plain(value)
 
 
 def _hours(hours: float) -> str:

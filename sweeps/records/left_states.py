@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sweeps.records.commands import read_commands
 from sweeps.table.cells import cell_of
 from vit_trainer.command_line import command_of
-from vit_trainer.errors import counted
+from vit_trainer.errors import counted, plain
 from vit_trainer.files.run_dir import CHECKPOINT, LEASE
 from vit_trainer.files.storage import Storage
 from vit_trainer.tracking.catalogue import catalogues
@@ -73,7 +73,7 @@ def left_behind(storage: Storage, wanted: Collection[str] = ()) -> str:
     states = [state for state in left_states(storage) if state.trial_id not in wanted]
     if not states:
         return ""
-    room = f"{sum(state.num_bytes for state in states) / 1e9:.3g} GB in {counted(len(states), 'checkpoint')}"
+    room = f"{plain(sum(state.num_bytes for state in states) / 1e9)} GB in {counted(len(states), 'checkpoint')}"
     command = f"{command_of('clean')} --storage {shlex.quote(storage.location)}"
     return f"{room} of trials that no sweep works at: {command} lists them, with --yes it gives their room back"
 

@@ -20,8 +20,9 @@ INK, RULE, GREY = "#24292f", "#d0d7de", "#8c959f"
 SERIES = ("#0072b2", "#c24e00", "#007a5a", "#b0528a", "#8a6500", "#6a5acd")
 """Colours that also the colour-blind tell apart (after Okabe and Ito), dark enough on white; lines differ too."""
 SERIES_ON_DARK = ("#56b4e9", "#ff9a4d", "#2fd0a2", "#e69fc7", "#e6c229", "#b3a8ff")
-LINES = ("--", ":", "-.")
-"""Styles of the curves of candidates that weren't chosen."""
+LINES: tuple[Any, ...] = ("--", ":", "-.", (0, (1, 3)), (0, (7, 3, 1, 3, 1, 3)))
+"""Styles of the curves of candidates that weren't chosen; as their number and that of colours have no common divisor,
+each pair is there once."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 ENDS = {"finished": "o", "stopped": "X", "failed": "v", "unfinished": "|"}
 """How a curve ends, by the status of its trial."""

@@ -210,6 +210,9 @@ class _CellStudy:
             sampler=optuna.samplers.RandomSampler(),  # never asked; see _draw
             load_if_exists=True,
         )
+        if self._study.metric_names is None:  # what optuna-dashboard calls its axis
+            with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+                self._study.set_metric_names([METRIC])
         self._study_id = storage.get_study_id_from_name(self.name)
         self._distributions = _distributions(space)
         self.num_trials = self.count()

@@ -1,20 +1,33 @@
-"""ProgressBar: how a download goes on."""
+"""How long work goes on: ProgressBar a download, `tracked` one thing after another, `at_work` the rest."""
 
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+    track,
+)
 
 from vit_trainer.files.outgoing import canvas
+
+T = TypeVar("T")
 
 
 class ProgressBar:
     """Shows a download on stderr: a bar in a terminal, nothing that moves elsewhere."""
 
     def __init__(self, title: str) -> None:
-        self._console = Console(file=canvas(sys.stderr), stderr=True)
+        self._console = _console()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -44,3 +57,21 @@ class ProgressBar:
             self._progress.start()
             self._progress.start_task(self._task)
         self._progress.update(self._task, completed=num_bytes, total=total_bytes)
+
+
+def tracked(items: Sequence[T], title: str) -> Iterator[T]:
+    """The items, with a bar on stderr where that is a terminal."""
+    console = _console()
+    yield from track(items, title, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def at_work(title: str) -> Iterator[None]:
+    """Says on stderr, where that is a terminal, what is being done."""
+    console = _console()
+    with console.status(title) if console.is_terminal else nullcontext():
+        yield
+
+
+def _console() -> Console:
+    return Console(file=canvas(sys.stderr), stderr=True)

@@ -165,7 +165,7 @@ class Storage:
 
     @property
     def event_files(self) -> Path:
-        """Where TensorBoard's files lie, a folder per trial; of a local storage only."""
+        """Where TensorBoard's files lie, a folder per cell and trial; of a local storage only."""
         return Path(self.location) / "tensorboard"
 
     @property

@@ -52,6 +52,7 @@ def write_onnx(weights: Weights, output: Path) -> str:
         expected = model(images).numpy()
     about = {"model": weights.model, "resolution": str(side), "class_names": json.dumps(classifier.names(weights))}
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".onnx-") as folder:
             made = Path(folder) / output.name
             _export(model, images, about, made)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vit_trainer.errors import InputError, StoreError
+from vit_trainer.files.progress_bar import tracked
 from vit_trainer.files.run_dir import RunDir
 from vit_trainer.files.storage import NO_RUN, Storage
 from vit_trainer.tracking.catalogue import Membership, catalogues, report_rows
@@ -40,7 +41,8 @@ def sync(storage: Storage, tracking_uri: str, experiment: str | None = None) -> 
     runs, left_out = storage.read_runs()
     synced.left_out += left_out.values()
     began = {trial_id: run.lines[0]["time"] if run.lines else math.inf for trial_id, run in runs.items()}
-    for trial_id in [*sorted(runs, key=began.__getitem__), *(each for each in left_out if each in places)]:
+    in_order = [*sorted(runs, key=began.__getitem__), *(each for each in left_out if each in places)]
+    for trial_id in tracked(in_order, "runs to MLflow"):
         try:
             for where, membership in places.get(trial_id) or [(experiment or DEFAULT_EXPERIMENT, Membership())]:
                 if where not in shippers:

@@ -47,6 +47,7 @@ def export_weights(weights: Weights, output: Path, *, resolution: int | None = N
         arrays[POSITION_EMBEDDING] = resize_position_embedding(table, architecture.grid(resolution)).numpy()
     contents = check_fits({name: array.shape for name, array in arrays.items()}, architecture, source=weights.source)
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         if output.suffix == ".npz":
             write_npz(output, arrays)
             return f"--checkpoint {output}"

@@ -80,10 +80,10 @@ def test_the_command_lists_and_gives_back_only_when_told_to(tmp_path: Path) -> N
     run_dir = RunDir(storage / "runs" / trial_id)
     rows = run_dir.rows()
     assert f"--storage '{storage}' lists them" in left_behind(Storage(storage))
-    assert said() == f"left: {trial_id}, 1e-06 GB, 3 days old\n1e-06 GB in 1 checkpoint; --yes removes them\n"
+    assert said() == f"left: {trial_id}, 0.000001 GB, 3 days old\n0.000001 GB in 1 checkpoint; --yes removes them\n"
     assert run_dir.folder.read(CHECKPOINT) is not None
     assert said("--idle-hours", "100") == f"no checkpoint in {storage} was left for 100 hours\n"
-    assert said("--yes") == f"removed: {trial_id}, 1e-06 GB, 3 days old\n1e-06 GB given back\n"
+    assert said("--yes") == f"removed: {trial_id}, 0.000001 GB, 3 days old\n0.000001 GB given back\n"
     assert run_dir.folder.read(CHECKPOINT) is None
     assert run_dir.rows() == rows
 

@@ -203,6 +203,7 @@ def test_what_somebody_else_queues_in_the_study_stays_there(file: str) -> None:
     search = Search(file)
     backend = optuna.storages.journal.JournalFileBackend(search.storage)
     study = optuna.load_study(study_name=study_name(EVEN, RATES), storage=optuna.storages.JournalStorage(backend))
+    assert study.metric_names == ["val/accuracy"]  # optuna-dashboard's axis
     search.run(peak(0.1), at_most=4)
     study.enqueue_trial({"base_lr": 0.05})
     trial = search.studies.ask()
