@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_trainer.architectures import MODELS
-from vit_trainer.config import require_resolution
+from vit_trainer.config import UPSTREAMS, require_resolution
 from vit_trainer.data.datasets import DATASETS, dataset_info, is_folder
 from vit_trainer.data.earlier_ids import under_id
 from vit_trainer.errors import InputError, one_of
@@ -116,14 +116,20 @@ class WeightsChoice:
 
     def _file(self) -> tuple[Path, str]:
         """The checkpoint, and which model's it is."""
-        from vit_trainer.weights.npz_files import model_of, require_weights
+        from vit_trainer.weights.npz_files import check_checkpoint, model_of, require_checkpoint
 
-        if self.checkpoint is None:
-            if self.model is None:
-                raise InputError(f"give --model too, such as ViT-B_16: several models have {self.upstream} weights")
-            return require_weights(self.model, upstream=self.upstream), self.model
-        model = self.model or model_of(self.checkpoint)
-        return require_weights(model, file=self.checkpoint), model
+        if self.checkpoint is not None:
+            model = self.model or model_of(self.checkpoint)
+            check_checkpoint(self.checkpoint, model)
+            return self.checkpoint, model
+        if self.model is None:
+            raise InputError(f"give --model too, such as ViT-B_16: several models have {self.upstream} weights")
+        known = [name for name in UPSTREAMS if name != "scratch"]
+        if self.upstream not in known:
+            raise one_of("upstream with weights", str(self.upstream), known)
+        path = require_checkpoint(self.model, self.upstream)
+        assert path is not None
+        return path, self.model
 
     def _finished(self) -> Mapping[str, Any]:
         """The config of the trial."""

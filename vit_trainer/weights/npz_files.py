@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_trainer.architectures import MODELS, Architecture
-from vit_trainer.config import UPSTREAMS
-from vit_trainer.errors import CheckpointError, InputError, one_of, reason_of
+from vit_trainer.errors import CheckpointError, reason_of
 from vit_trainer.files.folder import write_atomically
 from vit_trainer.files.location import user_cache
 from vit_trainer.files.outgoing import printable
@@ -104,28 +103,6 @@ def require_released(path: Path, model: str, upstream: str, *, source: str | Non
             "others' have none; take the released one, or give this one as --checkpoint, of which trials are called "
             f"{file_upstream(path)}"
         )
-
-
-def require_weights(model: str, *, upstream: str | None = None, file: Path | None = None) -> Path:
-    """The file that a command is to read: the upstream's or one's own, whichever was given.
-
-    Raises:
-        InputError: an unknown name, or both or neither were given.
-        CheckpointError: the file isn't there, or doesn't fit the model.
-    """
-    if model not in MODELS:
-        raise one_of("model", model, list(MODELS))
-    if (upstream is None) == (file is None):
-        raise InputError("give either an upstream, such as imagenet21k+imagenet2012, or a checkpoint file")
-    if file is not None:
-        check_checkpoint(file, model)
-        return file
-    known = [name for name in UPSTREAMS if name != "scratch"]
-    if upstream not in known:
-        raise one_of("upstream with weights", str(upstream), known)
-    path = require_checkpoint(model, upstream)
-    assert path is not None
-    return path
 
 
 def check_checkpoint(path: Path, model: str, *, source: str | None = None) -> Contents:

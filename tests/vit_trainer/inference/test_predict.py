@@ -304,6 +304,8 @@ def test_other_bad_input_is_one_line(
         (["--trial", trial.trial_id, *place, "--resolution", "30"], "resolution 30 does not fit ViT-B_32-mini: give a"),
         ([], "give one of --trial with a finished trial's id, --checkpoint with a file, or --model and --upstream"),
         (["--trial", "x", "--checkpoint", known], "give one of --trial with a finished trial's id, --checkpoint"),
+        (["--upstream", "scratch", "--model", "ViT-B_32-mini"], "unknown upstream with weights 'scratch'. Valid: imag"),
+        (["--upstream", "digits", "--model", "ViT-B32-mini"], "unknown model 'ViT-B32-mini'; did you mean 'ViT-B_32-m"),
         (["--upstream", "digits"], "give --model too, such as ViT-B_16: several models have digits weights"),
         (["--checkpoint", unnamed], f"{unnamed} looks like no Vision Transformer: give"),
         (["--checkpoint", f"{tmp_path}/none.npz"], f"no checkpoint at {tmp_path}/none.npz"),

@@ -7,7 +7,7 @@ import pytest
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.config import UPSTREAMS
-from vit_trainer.errors import CheckpointError, InputError
+from vit_trainer.errors import CheckpointError
 from vit_trainer.weights import fetch, npz_files
 from vit_trainer.weights.load import read_weights
 from vit_trainer.weights.npz_files import (
@@ -19,7 +19,6 @@ from vit_trainer.weights.npz_files import (
     read_npz,
     read_shapes,
     require_checkpoint,
-    require_weights,
     write_npz,
 )
 
@@ -170,19 +169,6 @@ def test_other_things_than_checkpoints_are_refused(tmp_path):
         check_checkpoint(tmp_path, MODEL)
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*nothing\.npz"):
         check_checkpoint(tmp_path / "nothing.npz", MODEL)
-
-
-def test_a_command_takes_one_source_of_weights(tmp_path, cache, make_arrays):
-    path = tmp_path / "own.npz"
-    write_npz(path, make_arrays(MODELS[MODEL]))
-    assert require_weights(MODEL, file=path) == path
-    for given in ({}, {"upstream": "digits", "file": path}):
-        with pytest.raises(InputError, match="give either an upstream"):
-            require_weights(MODEL, **given)
-    with pytest.raises(InputError, match="unknown upstream with weights 'scratch'"):
-        require_weights(MODEL, upstream="scratch")
-    with pytest.raises(InputError, match="unknown model 'ViT-B16-mini'; did you mean 'ViT-B_16-mini'"):
-        require_weights("ViT-B16-mini", upstream="digits")
 
 
 def test_what_nobody_asked_for_is_not_unpacked(tmp_path, make_arrays, monkeypatch):
