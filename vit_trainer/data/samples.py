@@ -1,4 +1,4 @@
-"""sample_files(): what files' contents are known by, without reading all of them. Standard library only.
+"""sample_files(): what files' contents are known by, without reading all of them. Imports no torch.
 
 A hash of each file's size and of its first and last 16 KB, where two images of one format differ. It is kept in the
 user's cache folder, so that a big folder is read once; a file whose times, size or place on the disk have changed is
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ SAMPLE_BYTES = 16 * 1024
 """How much of a file's start, and of its end, is read."""
 NUM_READERS = 8
 """Files read at a time: a network's file system answers each late, but many at once."""
+FILES_AT_ONCE = 20
+"""Files that one reader takes before it takes others."""
 SECONDS_TO_SETTLE = 2
 """A file this young may still change within the precision of its times, so it is read again the next time."""
 
@@ -55,11 +58,19 @@ def sample_files(root: Path, paths: Iterable[str]) -> Samples:
             changed[path] = stamp
         if max(status.st_mtime_ns, status.st_ctime_ns) < settled_before:
             kept[path] = stamp
-    names = list(changed)
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        for some in pool.map(lambda first: _read(root, names[first::NUM_READERS]), range(NUM_READERS)):
-            samples.hashes.update(some.hashes)
-            samples.unreadable.update(some.unreadable)
+    if changed:
+        from vit_trainer.files.progress_bar import ProgressBar  # which takes a tenth of a second
+
+        sizes = {path: min(int(stamp.split()[0]), 2 * SAMPLE_BYTES) for path, stamp in changed.items()}
+        names, total, arrived = list(changed), sum(sizes.values()), 0
+        parts = [names[first : first + FILES_AT_ONCE] for first in range(0, len(names), FILES_AT_ONCE)]
+        with ProgressBar(f"looking into {root.name}") as bar, ThreadPoolExecutor(NUM_READERS) as pool:
+            for part, some in zip(parts, pool.map(partial(_read, root), parts), strict=True):
+                samples.hashes.update(some.hashes)
+                samples.unreadable.update(some.unreadable)
+                arrived += sum(sizes[path] for path in part)
+                if len(names) > 2_000:  # fewer are soon done
+                    bar.received(arrived, total)
     entries = {path: (stamp, samples.hashes[path]) for path, stamp in kept.items() if path in samples.hashes}
     if changed and entries:
         with suppress(OSError):  # nothing depends on it
