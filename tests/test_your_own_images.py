@@ -48,18 +48,24 @@ def test_the_page_works_from_the_folder_to_the_server(tmp_path: Path) -> None:
     environment = os.environ | own | {"RAY_ADDRESS": "local", "CUDA_VISIBLE_DEVICES": ""}
 
     def bash(script: str) -> str:
-        done = subprocess.run(
+        process = subprocess.Popen(
             ["bash", "-euxo", "pipefail", "-c", script],
-            check=False,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
             env=environment,
-            timeout=500,
+            start_new_session=True,
         )
-        assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stdout
+        try:
+            out, err = process.communicate(timeout=500)
+        except BaseException:  # nothing is left running, Ray neither
+            os.killpg(process.pid, signal.SIGTERM)
+            process.communicate(timeout=60)
+            raise
+        assert process.returncode == 0, err
+        assert "Traceback" not in err
+        return out
 
     making, *commands, ask = blocks()
     bash(making)
