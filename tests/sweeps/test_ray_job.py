@@ -5,12 +5,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.stores import free_port
+from tests.sweeps.sweep_process import has_validated
 from vit_trainer.files.run_dir import RunDir
 
 ROOT = Path(__file__).parents[2]
@@ -77,3 +78,39 @@ def test_a_submitted_sweep_runs_with_the_code_that_was_sent(dashboard: str, tmp_
     result = RunDir(path).result()
     assert result is not None
     assert result["status"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ray_job_stop_keeps_the_states_and_the_same_command_goes_on(dashboard: str, tmp_path: Path) -> None:
+    ray = [str(Path(sys.executable).with_name("ray")), "job"]
+    environment = ENVIRONMENT | {"RAY_ADDRESS": dashboard}
+    grid = ["--models", "ViT-B_32-mini", "--datasets", "digits-even", "--dropouts", "0.0", "--base-lrs", "0.01"]
+    grid += ["--total-steps", "20000", "--warmup-steps", "8", "--num-evaluations", "2000"]
+    grid += ["--checkpoint-every-minutes", "0.01", "--storage", str(tmp_path / "storage")]
+    submit = [*ray, "submit", "--no-wait", "--submission-id", "stopped"]
+    command = [*submit, "--", sys.executable, str(ROOT / "sweeps" / "paper_grid.py"), *grid]
+    wait_for(lambda: subprocess.run(command, check=False, capture_output=True, env=environment).returncode == 0)
+    wait_for(lambda: any(has_validated(run_dir) for run_dir in run_dirs(tmp_path)))
+    subprocess.run([*ray, "stop", "stopped"], check=True, capture_output=True, env=environment, timeout=100)
+    (run_dir,) = run_dirs(tmp_path)
+    wait_for(lambda: run_dir.lease() is None)
+    assert run_dir.result() is None
+    last = run_dir.journal()[-1]["step"]
+    again = [*ray, "submit", "--no-wait", "--submission-id", "again", *command[len(submit) :]]
+    subprocess.run(again, check=True, capture_output=True, env=environment, timeout=100)
+    wait_for(lambda: len(run_dir.attempts()) == 2)
+    assert run_dir.attempts()[1]["from_step"] >= last
+    subprocess.run([*ray, "stop", "again"], check=True, capture_output=True, env=environment, timeout=100)
+    wait_for(lambda: run_dir.lease() is None)
+
+
+def run_dirs(folder: Path) -> list[RunDir]:
+    return [RunDir(path) for path in (folder / "storage" / "runs").glob("*")]
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 150) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
