@@ -134,7 +134,7 @@ VALUES = {
     "score file --real /dev/zero": "--real /dev/zero cannot be used",
     "explain --config /dev/zero": "--config /dev/zero cannot be used",
     f"{PLAN} --cluster /dev/zero": "--cluster /dev/zero cannot be used",
-    "train --model ViT-B_32-mini --dataset ./classes": "classes/val/b/x.png is a device or pipe, whose end",
+    "train --model ViT-B_32-mini --dataset ./classes": "/val/b (val/b/x.png: a link to /dev/zero: a device or",
     "evaluate --model ViT-B_32-mini --dataset digits-even --upstream digits --json /dev/null": "a device or pipe",
     "evaluate --model ViT-B_32-mini --dataset digits-even --upstream digits --json .": "cannot write .: it is a folder",
     # Other paths.

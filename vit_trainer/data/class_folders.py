@@ -260,7 +260,9 @@ def _list_part(folder: Path, version: int, walk: Walk) -> dict[str, tuple[str, .
     files = {name: tuple(sorted(listed(path))) for name, path in classes.items()}
     if empty := sorted(name for name, names in files.items() if not names):
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        beside = f" ({walk.passed_over} passed over)" if walk.passed_over else ""
+        what = [f"{path}: {reason}" for path, reason in sorted(walk.unreadable.items())[:1]]
+        what += [f"{walk.passed_over} passed over"] if walk.passed_over else []
+        beside = f" ({'; '.join(what)})" if what else ""
         raise DataError(f"no images in {folder / empty[0]}{beside}: put files there that end with {suffixes}")
     return files
 
