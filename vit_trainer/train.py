@@ -38,7 +38,7 @@ from vit_trainer.model.build import build_model, dropout_keys_of
 from vit_trainer.model.compiled import compile_forward, compiles
 from vit_trainer.weights.load import pretrained_model
 from vit_trainer.weights.npz_files import require_checkpoint
-from vit_trainer.weights.safetensors_files import metadata_of
+from vit_trainer.weights.safetensors_files import in_order, metadata_of
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ def _train(
         run_dir.write_predictions(replace(test.predictions, class_names=np.array(names)).to_bytes())
         if execution.save_weights:
             weights = {name: tensor.cpu().contiguous() for name, tensor in raw_model.state_dict().items()}
-            run_dir.write_weights(save(weights, metadata_of(config.to_dict(), names)))
+            run_dir.write_weights(in_order(save(weights, metadata_of(config.to_dict(), names))))
     return TrainResult("finished", progress.step, metrics)
 
 

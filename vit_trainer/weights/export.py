@@ -16,7 +16,7 @@ from vit_trainer.weights.layouts import Arrays, to_parameters
 from vit_trainer.weights.load import read_weights, resize_position_embedding
 from vit_trainer.weights.npz_files import write_npz
 from vit_trainer.weights.npz_layout import POSITION_EMBEDDING, check_fits
-from vit_trainer.weights.safetensors_files import FOLDED, metadata_of
+from vit_trainer.weights.safetensors_files import FOLDED, in_order, metadata_of
 
 STD_EPSILON, TIMM_VARIANCE_EPSILON = 1e-5, 1e-8
 """Epsilons of weight standardisation: officially added to the standard deviation, in timm to the variance."""
@@ -59,7 +59,7 @@ def export_weights(weights: Weights, output: Path, *, resolution: int | None = N
         config = {"model": weights.model, "dataset": weights.dataset, "resolution": side}
         metadata = metadata_of(config, weights.class_names) | {"timm": loads}
         metadata |= {FOLDED: "yes"} if architecture.resnet_stages else {}
-        write_atomically(output, safetensors.numpy.save(timm_parameters(arrays, architecture), metadata))
+        write_atomically(output, in_order(safetensors.numpy.save(timm_parameters(arrays, architecture), metadata)))
     except OSError as error:
         raise InputError(f"cannot write {output} ({reason_of(error)}): give another place") from error
     return loads if architecture.timm_name else f"a timm model of the shape of MODELS[{weights.model!r}]"

@@ -27,6 +27,16 @@ def metadata_of(config: Mapping[str, Any], class_names: Sequence[str] | None) ->
     return own | ({} if class_names is None else {"class_names": json.dumps(list(class_names))})
 
 
+def in_order(content: bytes) -> bytes:
+    """A .safetensors file whose metadata are in the order of their keys; safetensors writes them in any."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """What a weights file says of itself, empty for an .npz. Raises CheckpointError: as `kind_of`, or it is damaged."""
     if kind_of(path) == "npz":
