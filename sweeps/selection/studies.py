@@ -95,11 +95,19 @@ class Studies:
         try:
             self._studies = [_CellStudy(cell, space, seed, sweep, opened) for cell, space in spaces.items()]
             for study in self._studies:
+                study.require_whole()
                 for trial_id, (trial, state) in study.own().items():
+                    _ = trial.config  # raises for values that make no sense
                     self._trials[trial_id] = study, trial
                     if state == TrialState.RUNNING:
                         self._unfinished[trial_id] = trial
-        except (AttributeError, LookupError, TypeError, ValueError) as error:  # valid JSON, and none of Optuna's
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:  # valid JSON, and none of Optuna's
             if "://" in storage:
                 raise
             raise _damaged(storage) from error
@@ -229,6 +237,12 @@ class _CellStudy:
             for record in self._records()
             if record.user_attrs["seed"] == self._seed and not self._is_foreign(record)
         }
+
+    def require_whole(self) -> None:
+        """Raise ValueError, or what else comes of it, for a record that neither Optuna nor a sweep has written."""
+        for record in self._study.get_trials(deepcopy=False):
+            record._validate()
+            _ = record.user_attrs.get("trial_id")
 
     def trial_of(self, config: Mapping[str, Any]) -> Trial | None:
         """As `Space.trial_of`."""

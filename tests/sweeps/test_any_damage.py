@@ -241,3 +241,32 @@ def test_no_reader_stumbles_over_any_damage_or_counts_what_is_not_true(
     assert {name: (storage / name).read_bytes() for name in names} == {
         name: (original / name).read_bytes() for name in names
     }
+
+
+@pytest.mark.parametrize("num_examples", [30, pytest.param(500, marks=pytest.mark.slow)])
+def test_a_search_goes_on_whatever_has_become_of_its_log(original: Path, tmp_path: Path, num_examples: int) -> None:
+    storage = shutil.copytree(original, tmp_path / "storage")
+    options = SweepOptions(storage=str(storage), search="optuna", num_trials=3, quiet=True)
+
+    def searched() -> Session:
+        session = Session("search", CELLS[:1], options, Execution(), lambda _: None)
+        leg = session.ask(2)
+        assert leg is not None
+        assert leg.trial.config.total_steps == CELLS[0].schedule.total_steps
+        return session
+
+    assert searched().num_done == 2
+    log = storage / "optuna.log"
+    whole = log.read_bytes()
+
+    @settings(max_examples=num_examples, deadline=None, derandomize=True, database=None)
+    @given(damages([log.name]))
+    def damaged(chosen: Damage) -> None:
+        shutil.rmtree(log) if log.is_dir() else log.unlink(missing_ok=True)
+        log.write_bytes(whole)
+        inflict(storage, chosen)
+        assert searched().num_done == 2
+
+    damaged()
+    kept = list(storage.glob("optuna.log.damaged-*"))
+    assert kept
