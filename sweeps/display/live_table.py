@@ -38,6 +38,7 @@ VIEWS = tuple((detail, with_list) for with_list in (True, False) for detail in D
 """Details in the order tried, with a list of the running candidates below and without."""
 LEGEND = "running: step, validation %, time left; done: test %, difference to published"
 MARKS = {
+    " place ": "place: in its cell, by the latest validation of each",
     " paused": "paused: at a rung, best validation %",
     "silent ": "silent: for so long no sign of life",
     "@": "@: difference of the run with the published rate",

@@ -11,6 +11,7 @@ A run folder is the whole truth about a trial:
     environments/      packages, system and variables of its attempts, a file for each that differs
     predictions.npz    what the final model said of each test image, see `Predictions`
     profile/           what ten steps did, where asked for
+    stop.json          asks the trial's process to end, until it has
     damaged-1/         what stood here when something of it was damaged, and the trial had to start anew
 
 What is read has passed the schema of its file, or is a DamagedError, so that nobody else need check anything.
