@@ -143,16 +143,16 @@ VIEWS = {
     "cells": View(
         "Cells",
         "cell_run",
-        196,
+        216,
         (
             *(*RESULTS, "tags.verdict", "metrics.chosen_base_lr", *HOURS, *CONSTANTS),
             *("metrics.test/accuracy_deviation", "metrics.num_seeds", "metrics.num_trials"),
             *("params.resolution", "params.total_steps", "params.upstream"),
         ),
         (
-            *(ACCURACY, DIFFERENCE, _against("published/accuracy"), _against("gpu_hours")),
+            *(ACCURACY, DIFFERENCE),
             _parallel(("model", "dataset", "dropout"), ("chosen_base_lr", "test/accuracy")),
-            _against("runtime_hours"),
+            *(_against("gpu_hours"), _against("runtime_hours")),
         ),
     ),
     "trials": View(
@@ -162,7 +162,7 @@ VIEWS = {
         (*RESULTS, "metrics.val/accuracy", "tags.outcome", "params.base_lr", "params.seed", *HOURS, *CONSTANTS),
         (
             _parallel(("model", "dataset", "dropout", "base_lr"), ("test/accuracy",)),
-            *(_lines("val/accuracy"), _lines("train/loss"), _against("gpu_hours")),
+            *(_lines("val/accuracy"), _lines("train/loss"), _against("runtime_hours")),
         ),
     ),
 }
