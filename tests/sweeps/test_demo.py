@@ -75,7 +75,6 @@ def test_its_last_lines_lead_to_the_cells_in_mlflow(
         for model, dataset, dropout in product(MINI.models, MINI.datasets, MINI.dropouts):
             page.get_by_role("link", name=f"{model} {dataset} d{dropout:g}", exact=True).wait_for()
         page.screenshot(path=str(storage / "mlflow-cells.png"))
-        assert "20 matching runs" in page.inner_text("body")
         charts = opened(page, "cells", "CHART")
         charts.get_by_text("runtime_hours vs. test/accuracy").first.wait_for()
         charts.screenshot(path=str(storage / "mlflow-charts.png"), full_page=True)

@@ -191,6 +191,13 @@ def test_a_storage_without_run_folders_is_said(tmp_path: Path) -> None:
     assert done.stderr == f"error: there are no run folders in {tmp_path}: give the storage of a sweep or of train\n"
 
 
+def test_mlflows_own_variable_gives_its_address(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "a-trial").mkdir(parents=True)
+    done = sync("--storage", str(tmp_path), MLFLOW_TRACKING_URI="htp://host")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: tracking-uri htp://host is none of MLflow's")
+
+
 @pytest.mark.parametrize(
     ("uri", "reason", "advice"),
     [
