@@ -92,6 +92,11 @@ DAMAGES: dict[str, tuple[str, Damage, str]] = {
     "words among the rows": (JOURNAL, line(b"see my notes"), "line 2 is no JSON"),
     "a row of bytes": (JOURNAL, line(b'{"time": 1.0, "step": "\xff"}'), "line 2 is no JSON"),
     "an attempt from nowhere": (JOURNAL, line(b'{"time": 1.0, "attempt": 1}'), "line 2: from_step is missing"),
+    "weights without a name": (
+        JOURNAL,
+        lambda content: re.sub(rb'"weights_sha256": "\w+"', b'"weights_sha256": 3', content),
+        "line 1: weights_sha256 is 3, not text",
+    ),
     "a note that is none": (JOURNAL, line(b'{"time": 1.0, "note": 3}'), "line 2: note is 3, not text"),
     "an empty config": (CONFIG, b"", "it is empty"),
     "a torn config": (CONFIG, b'{"model": "ViT', "no JSON: "),
@@ -244,7 +249,7 @@ def readings(storage: Path) -> dict[str, Reading]:
     for what in SEEDS:
         files.update(Storage(storage).run_dir(trial(what).trial_id))
     files.close()
-    assert {path.name for path in (storage / "tensorboard").iterdir()} == whole()
+    assert {path.parent.name for path in (storage / "tensorboard").rglob("events*")} == whole()
     assert left_states(Storage(storage)) == []
     assert content(storage / "runs") == before
     return found
