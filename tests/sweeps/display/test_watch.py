@@ -330,7 +330,7 @@ def test_a_training_is_watched_from_another_terminal(tmp_path: Path, start_watch
     arguments = ["--total-steps", "4000", "--warmup-steps", "10", "--storage", str(tmp_path)]
     training = subprocess.Popen([*TRAIN, *arguments], env=environment, stdout=subprocess.DEVNULL, cwd=ROOT)
     try:
-        running = re.compile(r"lr0.003 [\d.k]+/4k \d+\.\d\d \S+ left")
+        running = re.compile(r" 0\.003 +1/1 +[\d.k]+/4k +\d+\.\d\d +\d")
         text = terminal.wait_for(lambda text: running.search(text) is not None, 120)
         assert "slots in use: 1; slot-hours: " in text
         terminal.resize(40, 20)

@@ -38,7 +38,7 @@ def test_everyone_is_told_and_the_best_model_is_served(
     assert told[0]["trials"] == {"finished": 2}
 
     for run_dir in sweep.run_dirs():
-        points = scalars(tmp_path / "tensorboard" / run_dir.trial_id)
+        points = scalars(next((tmp_path / "tensorboard").rglob(run_dir.trial_id)))
         rows = run_dir.journal()
         assert {step for name, step in points if name == "train/loss"} == {row["step"] for row in rows}
         assert all(row["system/memory_gb"] > 0.1 for row in rows)
