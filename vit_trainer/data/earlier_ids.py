@@ -87,7 +87,9 @@ def _change(now: str, hashes: Mapping[str, str], known: Iterable[str], storage: 
 def _ids_in(storage: Storage) -> set[str]:
     """What folders of classes are called in the ids of a storage's trials, as far as these tell where a name begins."""
     form = re.compile(r"(.+-[0-9a-f]{12})-d[\d.e-]+-lr.+-s\d+-[0-9a-f]{6}")
-    parts = (each.removeprefix(f"{name}-") for each in storage.trial_ids() for name in MODELS if each.startswith(name))
+    models = sorted(MODELS, key=len)  # of ViT-B_16 and ViT-B_16-mini the longer one is meant
+    named = ((each, [name for name in models if each.startswith(f"{name}-")]) for each in storage.trial_ids())
+    parts = (each.removeprefix(f"{names[-1]}-") for each, names in named if names)
     return {match[1] for part in parts if (match := form.fullmatch(part))}
 
 

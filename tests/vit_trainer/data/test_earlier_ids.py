@@ -48,8 +48,8 @@ def known(name: str | Path, storage: Storage) -> tuple[str, list[str]]:
     return as_known(str(name), storage, lines.append), lines
 
 
-def trial_of(name: str) -> str:
-    return FinetuneConfig.official("ViT-B_16", name).trial_id
+def trial_of(name: str, model: str = "ViT-B_16") -> str:
+    return FinetuneConfig.official(model, name).trial_id
 
 
 def test_a_new_folder_is_no_news(root: Path, tmp_path: Path) -> None:
@@ -79,14 +79,16 @@ def test_what_version_1_began_goes_on_by_its_rules(
     assert under_id(str(root), FIRST_ID.replace("3", "4")) is None
 
 
-def test_a_renamed_folder_goes_on_under_its_former_name(root: Path, tmp_path: Path) -> None:
-    storage = storage_with(tmp_path, trial_of(str(root)))
+@pytest.mark.parametrize("model", ["ViT-B_16", "ViT-B_16-mini"])
+def test_a_renamed_folder_goes_on_under_its_former_name(root: Path, tmp_path: Path, model: str) -> None:
+    storage = storage_with(tmp_path, trial_of(str(root), model))
     assert known(root, storage) == (str(root), [])
     renamed = root.rename(tmp_path / "ours")
     name, (line,) = known(renamed, storage)
     former = name.partition(":")[0]
+    assert former.startswith("mine-v2-")
     assert line == f"{renamed}: goes on as {former}, as it began here"
-    assert trial_of(name) in storage.trial_ids()
+    assert trial_of(name, model) in storage.trial_ids()
     (renamed / "val" / "3" / "1.png").write_bytes(b"another")
     listed_folder.cache_clear()
     with pytest.raises(DataError, match=f"{renamed} isn't {former} any more: its images have changed since"):
