@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vit_trainer.architectures import MODELS, MOST_PER_SIDE
-from vit_trainer.data.datasets import dataset_id, dataset_info, id_and_path, is_folder
+from vit_trainer.data.datasets import dataset_id, dataset_info, id_and_path, is_folder, with_id
 from vit_trainer.errors import DataError, InputError, one_of
 from vit_trainer.files.location import local_path
 from vit_trainer.files.schema import trial_id_of
@@ -134,6 +134,10 @@ class FinetuneConfig:
         """The fields as JSON values, equal for equal configs; a folder of classes by its id, not its path."""
         numbers = {"dropout": float(self.dropout), "base_lr": float(self.base_lr)}
         return dataclasses.asdict(self) | numbers | {"dataset": dataset_id(self.dataset)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which may begin when a folder has other images: it is to refuse these then."""
+        return vars(self) | {"dataset": with_id(self.dataset)}
 
     @property
     def num_evaluations(self) -> int:

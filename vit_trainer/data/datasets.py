@@ -201,6 +201,13 @@ def id_and_path(name: str) -> tuple[str | None, str]:
     return (match[1], match[2]) if match else (None, name)
 
 
+def with_id(name: str) -> str:
+    """A data set's name that is refused once it is another's: of a folder of classes `ID:/path`. Raises DataError."""
+    if not is_folder(name) or id_and_path(name)[0] is not None:
+        return name
+    return f"{dataset_id(name)}:{Path(name).resolve()}"
+
+
 def version_of(folder_id: str) -> int:
     """By which rules of `class_folders` a folder was read that has this id.
 

@@ -1,6 +1,7 @@
 """A storage that has trials of a folder of classes goes on with them, whatever has changed: rules, name or images."""
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +94,17 @@ def test_a_renamed_folder_goes_on_under_its_former_name(root: Path, tmp_path: Pa
     listed_folder.cache_clear()
     with pytest.raises(DataError, match=f"{renamed} isn't {former} any more: its images have changed since"):
         trial_of(name)
+
+
+def test_a_process_that_begins_after_a_folder_has_changed_refuses_it(root: Path) -> None:
+    config = FinetuneConfig.official("ViT-B_16-mini", str(root))
+    sent = pickle.dumps(config)
+    listed_folder.cache_clear()
+    assert pickle.loads(sent).to_dict() == config.to_dict()
+    (root / "val" / "3" / "1.png").write_bytes(b"another")
+    listed_folder.cache_clear()
+    with pytest.raises(DataError, match=f"{root} isn't mine-v2-.* any more: its images have changed since"):
+        pickle.loads(sent).to_dict()
 
 
 def test_it_is_said_how_a_folder_has_changed(root: Path, tmp_path: Path) -> None:
