@@ -17,7 +17,7 @@ from sweeps.table.published import published_base_lr
 from sweeps.table.search_space import Searched
 from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import EXECUTION, PLAN, SEARCH, WHAT, WHERE, TrackingUri
-from vit_trainer.data.datasets import dataset_info
+from vit_trainer.data.datasets import dataset_id, dataset_info
 from vit_trainer.data.earlier_ids import as_known
 from vit_trainer.errors import DamagedError, InputError, one_of
 from vit_trainer.files.location import folder_location, is_uri, local_path, split_uri
@@ -198,8 +198,11 @@ class SweepOptions:
 
     @cached_property
     def known_datasets(self) -> tuple[str, ...]:
-        """The data sets, see `as_known`."""
-        return tuple(self.as_known(name) for name in self.datasets)
+        """The data sets, see `as_known`; of folders with the same images under one id the first."""
+        known: dict[str, str] = {}
+        for name in map(self.as_known, self.datasets):
+            known.setdefault(dataset_id(name), name)
+        return tuple(known.values())
 
     def as_known(self, dataset: str) -> str:
         """A data set's name, of a folder of classes as the storage knows it; prints what is to say of that."""

@@ -64,6 +64,8 @@ def choose(
     if named:
         for name, value in options.values.items():
             raise InputError(f"{name} {value} for cells that are named: say it in their names, such as {FORM}")
+        for name in filter(is_folder, options.datasets):
+            raise InputError(f"dataset {name} beside cells that are named: say it in their names, as model/{name}/0.1")
         cells = [cell_named(name, options.as_known) for name in dict.fromkeys(named)]
         preset = "mini" if all(MODELS[cell.model].is_miniature for cell in cells) else "paper"
         if options.preset not in ("auto", preset):

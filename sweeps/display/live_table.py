@@ -224,7 +224,7 @@ def list_of(standing: Standing) -> Text:
         dropout = "" if cell.dropout is None else f" d{cell.dropout:g}"
         rest = "".join(f" {part}" for part in map(_shortened, labels.row(cell)[1:]))
         content = Text(", ").join(_cell_text(standing, cell, DETAILS[-2]).split("\n"))
-        lines.append(Text.assemble(f"{cell.model} {cell.dataset}{dropout}{rest}: ", content))
+        lines.append(Text.assemble(f"{cell.model} {labels.column(cell)[0]}{dropout}{rest}: ", content))
     if num_waiting := len(standing.cells) - len(begun):
         lines.append(Text(f"{counted(num_waiting, 'cell')} waiting", style="dim"))
     joined = Text("\n").join(lines)

@@ -30,7 +30,8 @@ def grid_of(options: SweepOptions, preset: Literal["paper", "mini"]) -> Grid:
     for kind, given, valid in (("model", options.models, models), ("dataset", options.known_datasets, datasets)):
         for name in given:
             if name not in valid:
-                raise one_of(f"{kind} of --preset {preset}", name, valid)
+                hint = f"; or the path of a folder of classes, as ./{name}" if kind == "dataset" else ""
+                raise InputError(f"{one_of(f'{kind} of --preset {preset}', name, valid)}{hint}")
     chosen = Grid(
         options.models or grid.models, options.known_datasets or grid.datasets, options.dropouts or grid.dropouts
     )

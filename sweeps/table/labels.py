@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeps.table.cells import Cell
+from vit_trainer.data.datasets import id_and_path
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Labels:
 
     def column(self, cell: Cell) -> tuple[str, str]:
         """The column that a cell is in: its data set and its dropout."""
-        return (cell.dataset, "dropout searched" if cell.dropout is None else f"dropout {cell.dropout:g}")
+        dropout = "dropout searched" if cell.dropout is None else f"dropout {cell.dropout:g}"
+        return id_and_path(cell.dataset)[1], dropout
 
     def name(self, cell: Cell) -> str:
         """The cell in a line: `ViT-B_16, cifar10, dropout 0.1, 224 px`."""

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from sweeps.selection.best_region import Region, importances_of
 from sweeps.selection.repeats import RepeatOptions
 from sweeps.sweep import choose, choose_preset
 from sweeps.table.cells import MINI, PAPER, Cell, Schedule, Trial, cell_named, cells_of, name_of_cell, official_cell
+from sweeps.table.labels import Labels
 from sweeps.table.published import TABLES, published_cells
 from tests.sweeps.storages import finished, write_run
 from vit_trainer.config import Execution, FinetuneConfig
@@ -286,6 +288,26 @@ def test_every_question_can_be_asked_of_a_folder(pets: str) -> None:
     ]
     with pytest.raises(InputError, match="no row for ViT-H_14"):
         narrowed(SweepOptions(datasets=(pets,), models=("ViT-H_14",)), resolution.PAPER)
+    with pytest.raises(InputError, match=f"dataset {pets} beside cells that are named: say it in their names"):
+        choose(SweepOptions(datasets=(pets,)), "seeds", paper=[], mini=[], named=("ViT-B_16/cifar10/0.1",))
+    with pytest.raises(InputError, match=r"of --preset mini 'my pets'.*; or the path .*, as \./my pets"):
+        grid_of(SweepOptions(datasets=("my pets",)), "mini")
+
+
+def test_a_folder_is_called_by_its_path_and_counted_once_though_it_goes_on_under_another_id(
+    pets: str, tmp_path: Path
+) -> None:
+    storage = tmp_path / "storage"
+    (storage / "runs" / FinetuneConfig.official("ViT-B_16-mini", pets).trial_id).mkdir(parents=True)
+    copy = str(shutil.copytree(pets, tmp_path / "copy"))
+
+    def column_of(*datasets: str) -> tuple[str, str]:
+        options = SweepOptions(models=("ViT-B_16-mini",), datasets=datasets, dropouts=(0.0,), storage=str(storage))
+        (cell,) = cells_asked_for(options, "mini")
+        return Labels.of([cell]).column(cell)
+
+    assert column_of(copy) == (copy, "dropout 0")
+    assert column_of(pets, copy) == (pets, "dropout 0")
 
 
 def test_without_a_gpu_a_folder_is_told_what_to_add(pets: str, monkeypatch: pytest.MonkeyPatch) -> None:
