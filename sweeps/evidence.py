@@ -5,12 +5,14 @@ Command: python sweeps/evidence.py --storage sweep-results --output evidence.zip
 
 import sys
 from pathlib import Path
+from typing import Annotated
 
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from sweeps.bundle.merge import merge
 from sweeps.bundle.pack import pack, sign
+from sweeps.options import SEVERAL
 from sweeps.reporting.write import write_report
 from vit_trainer.command_line import command_of, new_app, run
 from vit_trainer.errors import InputError, one_of
@@ -25,7 +27,7 @@ def evidence(
     storage: str = "sweep-results",
     sweep: str | None = None,
     output: Path = Path("evidence.zip"),
-    from_bundles: tuple[str, ...] = (),
+    from_bundles: Annotated[tuple[str, ...], SEVERAL] = (),
     sign_with: Path | None = None,
     hash_data: bool = False,
     author: str | None = None,
@@ -46,7 +48,7 @@ def evidence(
     """
     if from_bundles:
         print("\n".join(merge(from_bundles, storage)))
-        print(write_report(Storage(storage)))
+        print(write_report(Storage(storage))[0])
         return
     opened = Storage.existing(storage)
     if sweep is not None and sweep not in opened.sweep_names():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sweeps.bundle.pack import pack
-from sweeps.evidence import evidence
+from sweeps.evidence import app, evidence
 from sweeps.records.unpacked import unpacked
 from sweeps.reporting.comparison import read_other
 from tests.sweeps.storages import ATTEMPT, write_run
@@ -108,8 +108,9 @@ def test_bundles_of_several_sites_are_one_table(
             write_finished(site, config(), 0.985, 988)
         evidence(storage=str(site), output=Path(sites[-1]))
     capsys.readouterr()
-    evidence(storage=str(tmp_path / "merged"), from_bundles=tuple(sites))
+    app(["--from-bundles", *sites, "--storage", str(tmp_path / "merged")])
     said = capsys.readouterr().out
+    assert said.splitlines()[-1] == f"Report: {tmp_path / 'merged' / 'report' / 'report.html'}"
     assert f"repeated: {config().trial_id}: 99.00%, -0.20 points in {sites[2]}" in said
     table = json.loads((tmp_path / "merged" / "report" / "table.json").read_text())
     assert table[0]["accuracies"] == "0.99 0.989 0.991"
