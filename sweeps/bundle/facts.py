@@ -10,14 +10,13 @@ from typing import Any
 
 from sweeps.records.results import Results
 from sweeps.records.trial_record import TrialRecord
-from sweeps.table.published import is_published
-from sweeps.table.verdict import MARGINS
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.data.datasets import data_folder, family_of
 from vit_trainer.errors import InputError
 from vit_trainer.files.outgoing import hide_secrets
 from vit_trainer.files.schema import json_of
 from vit_trainer.files.storage import Storage
+from vit_trainer.tracking.catalogue import Catalogue
 from vit_trainer.weights.npz_files import file_sha256
 
 HASHES = "data-hashes.json"
@@ -55,9 +54,7 @@ def facts(storage: Storage, results: Results, *, hash_data: bool = False) -> dic
             of += [] if digest in of else [digest]
     return {
         "begun": [trial.trial_id for trial in results.trials],
-        "chosen": {str(i): [trial.trial_id for trial in each.chosen] for i, each in enumerate(results.cells)},
-        "certain": [trial.trial_id for trial in results.trials if is_published(trial.trial)],
-        "margins": MARGINS,
+        "not_here": _not_here(storage, results),
         "recipes": recipes,
         "datasets": {name: _dataset(storage, name, hash_data=hash_data) for name in datasets},
         "checkpoints": weights,
@@ -65,6 +62,13 @@ def facts(storage: Storage, results: Results, *, hash_data: bool = False) -> dic
         "deviations": [*BY_DECISION, *_own_deviations(results, recipes), *_by_hardware(results.trials)],
         "left_out": list(results.complaints),
     }
+
+
+def _not_here(storage: Storage, results: Results) -> list[str]:
+    """Trials that sweeps had planned and that haven't begun, or can't be read."""
+    names = storage.sweep_names() if results.sweep is None else [results.sweep]
+    planned = {trial_id for name in names for trial_id in Catalogue(storage, name).entries}
+    return sorted(planned - {trial.trial_id for trial in results.trials})
 
 
 def _own_deviations(results: Results, recipes: Mapping[str, Mapping[str, Any]]) -> list[str]:
