@@ -82,8 +82,8 @@ def same(there, value):
     if type(value) not in (int, float):
         return there in (None, "") if value is None else there in (value, str(value))
     try:
-        return abs(float(there) - value) <= 1e-9 * max(1.0, abs(value))
-    except (TypeError, ValueError):
+        return math.isfinite(value) and abs(float(there) - value) <= 1e-9 * max(1.0, abs(value))
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
@@ -136,6 +136,11 @@ def check_files(files):
 
 def hours_of(row):
     return number(row.get("gpu_hours") or row.get("runtime_hours") or 0.0, 0, 1e6)
+
+
+def goes_on(before, row):
+    """Whether hours are no fewer than before."""
+    return all(number(row.get(name) or 0.0) >= (before.get(name) or 0.0) for name in ("gpu_hours", "runtime_hours"))
 
 
 class Trial:
@@ -197,11 +202,11 @@ class Trial:
                 yield f"wrote at {now:.0f}, when it held no slots"
             if "attempt" in line:
                 attempt, num_attempts, before = line, num_attempts + 1, {"step": line["from_step"]}
-                part = line["num_processes"] * (line.get("micro_batch_size") or 1)
+                part = number(line["num_processes"], 1) * (line.get("micro_batch_size") or 1)
                 if line["attempt"] != num_attempts or self.config["global_batch_size"] % part:
                     yield f"attempt {num_attempts} has another number, or no part of the batch"
             if "step" in line:
-                is_after = line["step"] > before["step"] and hours_of(line) >= hours_of(before)
+                is_after = line["step"] > before["step"] and goes_on(before, line)
                 if not is_after or line["step"] > self.total or len(self.attempts) > 0 == num_attempts:
                     yield f"step {line['step']} is none of its attempt"
                 took = 3600 * (line.get("runtime_hours") or 0) - attempt.get("from_seconds", math.inf)
@@ -209,9 +214,10 @@ class Trial:
                     yield f"step {line['step']} took longer than there was time"
                 before = line
         step = self.last.get("step", 0)
-        is_last = self.result is None or (self.result["step"] == step and hours_of(self.result) >= hours_of(self.last))
+        has_last = self.status in ("unfinished", "failed")  # a fault may come between rows
+        has_last = has_last or (self.result["step"] == step and goes_on(self.last, self.result))
         is_whole = self.status != "finished" or (step == self.total and self.last["val/accuracy"] == self.validation)
-        if not (is_last and is_whole):
+        if not (has_last and is_whole):
             yield "has a result that isn't its journal's last row"
 
 
