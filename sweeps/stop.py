@@ -46,6 +46,8 @@ def stop(*what: str, storage: str = "sweep-results", sweep: str | None = None, w
     opened = Storage.existing(storage)
     try:
         names = opened.sweep_names()
+        if not names:
+            raise InputError(f"no sweep has begun in {opened.location}: give the --storage of one")
         if sweep is None and len(names) != 1:
             raise InputError(f"the storage has {counted(len(names), 'sweep')}: give --sweep, one of {', '.join(names)}")
         name = sweep or names[0]

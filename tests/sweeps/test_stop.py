@@ -38,8 +38,10 @@ def test_a_request_is_given_once_and_what_an_earlier_session_was_asked_is_forgot
 
 def test_what_cannot_be_stopped_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Storage(tmp_path).sweep("one").write("commands.jsonl", b"")
+    (tmp_path / "empty").mkdir()
     for arguments, said in (
         (["--storage", str(tmp_path / "none")], "none"),
+        (["--storage", str(tmp_path / "empty")], f"no sweep has begun in {tmp_path}/empty: give the --storage of one"),
         (["--storage", str(tmp_path), "--sweep", "two"], "unknown sweep of this storage 'two'"),
         (["--storage", str(tmp_path), "ViT-B_16/cifar10/0.1"], "unknown trial or cell of one 'ViT-B_16/cifar10/0.1'"),
         (["--storage", str(tmp_path), "--wait-seconds", "nan"], "wait_seconds nan is outside [10, 3600]"),
