@@ -213,6 +213,38 @@ def test_what_is_untouched_holds(published: Files, miniature: Files, tmp_path: P
     assert [row["num_stopped"] + row["num_failed"] + row["num_unfinished"] for row in table] == [4, 4]
 
 
+def test_a_rehearsals_decisions_cannot_be_checked(published: Files, tmp_path: Path) -> None:
+    trial = path_of(published, f"{WAITS}/config.json").split("/")[1]
+    line = {
+        "trial_id": trial,
+        "group": "cifar10",
+        "rung": 500,
+        "step": 500,
+        "value": 0.5,
+        "compared": [],
+        "cutoff": None,
+    }
+    line |= {"action": "goes on", "rule": "rehearsal of 500 steps: val/accuracy 0.5 is the best"}
+    files = published | {f"sweeps/rehearsal/{DECISIONS.rpartition('/')[2]}": (json.dumps(line) + "\n").encode()}
+    code, said = checked(written(files, tmp_path / "e.zip"))
+    assert (code, "1 decisions in sweeps/rehearsal/decisions.jsonl: can't be checked" in said) == (0, True)
+
+
+def test_an_attempt_goes_on_from_a_checkpoint_and_a_kill_tears_a_line(published: Files, tmp_path: Path) -> None:
+    name = path_of(published, f"{WAITS}/journal.jsonl")
+    begun, row = (json.loads(line) for line in published[name].splitlines())
+    again = begun | {"attempt": 2, "from_step": 100, "from_seconds": 100.0, "time": row["time"] + 5}
+    lines = [begun, row, again, row | {"time": row["time"] + 6}]
+    journal = "".join(json.dumps(line) + "\n" for line in lines) + '{"time": 17'
+    storage = tmp_path / "results"
+    for path, content in published.items():
+        if path.startswith(("runs/", "sweeps/")):
+            (storage / path).parent.mkdir(parents=True, exist_ok=True)
+            (storage / path).write_bytes(journal.encode() if path == name else content)
+    code, said = checked(written(packed(Storage(str(storage)), tmp_path / "e.zip"), tmp_path / "again.zip"))
+    assert code == 0, said
+
+
 def test_it_needs_python_and_numpy_alone(published: Files, tmp_path: Path) -> None:
     imports = [
         node for node in ast.walk(ast.parse(CHECKER.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
