@@ -5,6 +5,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -269,6 +270,9 @@ class Session:
 
     def started(self, trial_id: str) -> None:
         """A trial has begun, or goes on: it holds its slots."""
+        if trial_id not in self._to_end:
+            with suppress(OSError):
+                self.run_dir(trial_id).folder.remove(STOP)  # that nobody heard of in an earlier session
         self._growing.discard(trial_id)
         num_slots = self.slots_of(trial_id)
         self.budget.started(trial_id, num_slots)

@@ -82,10 +82,14 @@ def test_a_trial_and_then_the_sweep_end_with_their_states_kept_and_the_same_comm
     assert third.lease() is None
     assert not list(tmp_path.rglob(STOP))
 
+    for path in (tmp_path / "runs").iterdir():  # as of a session that was killed before they heard of it
+        (path / STOP).write_text("{}")
     again = start(tmp_path, *flags, address=two_slots)
     goes_on = again.wait_until(has_validated_in(2))
+    assert not (Path(goes_on.location) / STOP).exists()
     assert next(line for line in goes_on.lines() if line.get("attempt") == 2)["from_step"] > 0
     again.process.send_signal(signal.SIGTERM)  # as `ray job stop` does
     code, _, err = again.finish()
     assert code == 130, err
     assert all(RunDir(path).lease() is None for path in (tmp_path / "runs").iterdir())
+    assert goes_on.result() is None
