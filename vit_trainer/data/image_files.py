@@ -16,7 +16,8 @@ decoder is deprecated.
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -199,19 +200,19 @@ class ImageFileSplit:
             generator=torch.Generator(),  # it draws a seed for its workers, which nothing uses
         )
         compiled = self._compiled and device.type == "cuda"  # on a CPU that took twice as long
-        given = _unless_memory_runs_out(loader)
-        for first in given:
-            parts, places = under_way.popleft(), np.zeros(0, dtype=np.int64)
-            images = torch.empty(sum(len(part.indices) for part in parts), 3, resolution, resolution, device=device)
-            for cuts in chain([first], islice(given, len(parts) - 1)):
-                self._note(cuts.unreadable)
-                if len(cuts.indices):
-                    pixels, flip = cuts.pixels.to(device, non_blocking=True), to_device(cuts.flip, device)
-                    resized = resize_cuts(pixels, cuts.sizes, flip, resolution, compiled=compiled)
-                    images[len(places) : len(places) + len(resized)] = resized
-                    places = np.concatenate([places, cuts.indices])
-            if len(places):
-                yield images[: len(places)], to_device(self._labels[places], device), places
+        with closing(_unless_memory_runs_out(loader)) as given:  # workers end with it, not when garbage is collected
+            for first in given:
+                parts, places = under_way.popleft(), np.zeros(0, dtype=np.int64)
+                images = torch.empty(sum(len(part.indices) for part in parts), 3, resolution, resolution, device=device)
+                for cuts in chain([first], islice(given, len(parts) - 1)):
+                    self._note(cuts.unreadable)
+                    if len(cuts.indices):
+                        pixels, flip = cuts.pixels.to(device, non_blocking=True), to_device(cuts.flip, device)
+                        resized = resize_cuts(pixels, cuts.sizes, flip, resolution, compiled=compiled)
+                        images[len(places) : len(places) + len(resized)] = resized
+                        places = np.concatenate([places, cuts.indices])
+                if len(places):
+                    yield images[: len(places)], to_device(self._labels[places], device), places
 
     def _note(self, unreadable: list[tuple[str, str]]) -> None:
         if not unreadable:
@@ -246,7 +247,7 @@ def _in_parts(request: MicroBatch, resolution: int) -> list[MicroBatch]:
     ]
 
 
-def _unless_memory_runs_out(loader: Iterable[Cuts]) -> Iterator[Cuts]:
+def _unless_memory_runs_out(loader: Iterable[Cuts]) -> Generator[Cuts, None, None]:
     """What a loader gives; what it says where shared memory is used up, as an error in one line."""
     try:
         yield from loader
