@@ -11,10 +11,10 @@ from typing import Annotated
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from sweeps.options import SweepOptions
+from sweeps.options import SEVERAL, SweepOptions
 from sweeps.planning.candidates import cells_asked_for
-from sweeps.sweep import choose_preset, run_sweep
-from vit_trainer.command_line import HOW_RUN, command_of, new_app, run
+from sweeps.sweep import choose, choose_preset, run_sweep
+from vit_trainer.command_line import HOW_RUN, WHAT, command_of, new_app, run
 from vit_trainer.config import Execution
 
 app = new_app(
@@ -35,10 +35,18 @@ DEFAULTS, DEFAULT_EXECUTION = SweepOptions(), Execution()
 @app.default
 def paper_grid(
     *,
+    cells: Annotated[tuple[str, ...], SEVERAL, WHAT] = (),
     options: SweepOptions = DEFAULTS,
     execution: Annotated[Execution, HOW_RUN] = DEFAULT_EXECUTION,
 ) -> int:
-    """Run the models x data sets x dropouts of the published table, each with its candidate learning rates."""
+    """Run the models x data sets x dropouts of the published table, each with its candidate learning rates.
+
+    Args:
+        cells: These alone, such as ViT-B_16/cifar10/0.1, as reports name them: a share of the table.
+    """
+    if cells:
+        name, chosen = choose(options, "paper_grid", paper=(), mini=(), named=cells)
+        return run_sweep(name, chosen, options, execution)
     preset = choose_preset(options, "paper_grid")
     return run_sweep(f"paper_grid-{preset}", cells_asked_for(options, preset), options, execution)
 

@@ -191,15 +191,14 @@ class Tables(HTMLParser):
 def in_html(page: str) -> dict[Cell, Answer]:
     """From report.html, cell by cell."""
     names = {f"{cell.model}, {cell.dataset}, dropout {cell.dropout:g}": cell for cell in CELLS}
-    (table,) = (table for table in Tables(page).tables if {"accuracy", "seeds", "candidates"} <= set(table[0]))
+    (table,) = (table for table in Tables(page).tables if {"accuracy", "candidates"} <= set(table[0]))
     (rate,) = (i for i, text in enumerate(table[0]) if text.split() == ["chosen", "base_lr"])
-    accuracy, seeds = table[0].index("accuracy"), table[0].index("seeds")
+    accuracy = table[0].index("accuracy")
     rows = {names[row[0].strip()]: row for row in table[1:]}
+    chosen = {cell: row[rate].split() for cell, row in rows.items()}  # 0.003, or 0.003 2 seeds
     return {
-        cell: (float(row[rate]), row[accuracy].split()[0], int(row[seeds].split()[0]))
-        if row[seeds].strip()
-        else NOTHING
-        for cell, row in rows.items()
+        cell: (float(words[0]), rows[cell][accuracy].split()[0], int((words[1:] or ["1"])[0])) if words else NOTHING
+        for cell, words in chosen.items()
     }
 
 
