@@ -44,7 +44,10 @@ def read_other(given: str) -> Other:
         with unpacked(given) as folder:
             return replace(read_other(str(folder)), name=given)
     if not given.lower().endswith(".csv"):
-        results = gather(Storage.existing(given))
+        storage = Storage.existing(given)
+        if not storage.trial_ids():
+            raise InputError(f"no trial has begun in {given}: give a storage, an evidence.zip or a CSV file")
+        results = gather(storage)
         return Other(given, {each.cell: each.accuracies for each in results.cells if each.accuracies})
     try:
         with Path(given).open(newline="", encoding="utf-8-sig") as file:

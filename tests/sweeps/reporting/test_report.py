@@ -384,6 +384,8 @@ def test_a_table_that_cannot_be_compared_is_refused(content: str, message: str, 
     (tmp_path / "theirs.csv").write_text(content, errors="surrogateescape")
     with pytest.raises(InputError, match=re.escape(message)):
         report(storage=str(storage), compare=str(tmp_path / "theirs.csv"))
+    with pytest.raises(InputError, match="no trial has begun in "):
+        report(storage=str(storage), compare=str(tmp_path))
     assert not (storage / "report").exists()
 
 
