@@ -40,8 +40,8 @@ def evidence(
         storage: That of the sweeps: a folder, or a URI such as s3://bucket/folder.
         sweep: Name of one sweep, such as paper_grid-mini, to leave out what others of the storage came to.
         output: The file to write.
-        from_bundles: Instead of packing: lay the trials of these files into the storage, where they count as one
-            table; a seed that several have counts once, and how far they agree is said.
+        from_bundles: Instead of packing: lay the trials of these files into --storage, where they count as one
+            table, beside what is there; a seed that several have counts once, and how far they agree is said.
         sign_with: Private key of ssh-keygen to sign the manifest with.
         hash_data: Whether to read every file of the data sets that are here, for their hashes: once, then it is kept.
         author: Whose name the file has; unless given, nobody's.

@@ -1,10 +1,12 @@
 """Merge: bundles from elsewhere, several of them laid into one storage."""
 
+import json
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from sweeps.records.unpacked import unpacked
+from sweeps.records.unpacked import MANIFEST, unpacked
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import CONFIG, JOURNAL, RESULT
 from vit_trainer.files.storage import Storage
@@ -28,10 +30,11 @@ def merge(bundles: Sequence[str], into: str) -> list[str]:
     if not storage.is_local:
         raise InputError(f"storage {into} is no folder of this machine: give one to lay the trials into")
     root, lines = Path(storage.location), []
-    for bundle in bundles:
-        with unpacked(bundle) as folder:
-            trials = _folders(folder / "runs")
-            num_new = 0
+    with ExitStack() as stack:
+        opened = [(bundle, stack.enter_context(unpacked(bundle))) for bundle in bundles]  # all, before any is merged
+        for bundle, folder in opened:
+            name = f"{Path(bundle).stem}-{json.loads((folder / MANIFEST).read_bytes())['root'][:8]}"
+            trials, num_new = _folders(folder / "runs"), 0
             for trial in trials:
                 there = root / "runs" / trial.name
                 if not (there / CONFIG).exists():
@@ -40,10 +43,11 @@ def merge(bundles: Sequence[str], into: str) -> list[str]:
                 elif not _same(trial, there):
                     if (line := _repeated(there, trial, bundle)) is not None:
                         lines.append(line)
-                    _copy(trial, root / REPEATS / Path(bundle).stem / trial.name)
+                    _copy(trial, root / REPEATS / name / trial.name)
             for sweep in _folders(folder / "sweeps"):
                 there = root / "sweeps" / sweep.name
-                _copy(sweep, there if not there.exists() else there.with_name(f"{sweep.name}-{Path(bundle).stem}"))
+                is_same = all(_content(there / file.name) == file.read_bytes() for file in sweep.iterdir())
+                _copy(sweep, there if is_same or not there.exists() else there.with_name(f"{sweep.name}-{name}"))
             lines.insert(0, f"{bundle}: {len(trials)} trials, {num_new} of them new")
     return lines
 

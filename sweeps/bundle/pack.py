@@ -32,7 +32,7 @@ README = """# Evidence
 
 Unzip, and run `python check_evidence.py`: it needs Python and NumPy, no network and nothing of the project that made
 this. It computes again every accuracy, choice, decision and verdict from predictions, labels and journals, and prints
-a line for each claim. It is short enough to be read first. `report/report.html` is the report that it checks.
+a line for each claim. It is one file that can be read first. `report/report.html` is the report that it checks.
 """
 
 

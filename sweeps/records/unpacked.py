@@ -41,9 +41,12 @@ def unpacked(bundle: str | Path) -> Iterator[Path]:
                         raise InputError(f"{bundle} would write outside of its folder: it is no bundle of evidence")
                 archive.extractall(folder)
             manifest = json_of((Path(folder) / MANIFEST).read_bytes())
-            is_whole = manifest["root"] == root_of(manifest["files"])
+            hashes = {
+                name: hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest() for name in manifest["files"]
+            }
+            is_whole = hashes == manifest["files"] and manifest["root"] == root_of(hashes)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             raise InputError(f"{bundle} is no bundle of evidence ({reason_of(error)}): give an evidence.zip") from error
         if not is_whole:
-            raise InputError(f"{bundle}: its root hash isn't that of its files: python check_evidence.py says more")
+            raise InputError(f"{bundle}: its hashes aren't those of its files: python check_evidence.py says more")
         yield Path(folder)
