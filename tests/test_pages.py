@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES += [ROOT / folder / "README.md" for folder in ("clusters", "benchmarks", "results")]
+PAGES += [ROOT / folder / "README.md" for folder in ("clusters", "benchmarks", "results", "results/miniature")]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 

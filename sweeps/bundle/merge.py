@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sweeps.records.unpacked import MANIFEST, unpacked
 from vit_trainer.errors import InputError
-from vit_trainer.files.run_dir import CONFIG, JOURNAL, RESULT
+from vit_trainer.files.run_dir import CONFIG, ENVIRONMENTS, JOURNAL, RESULT
 from vit_trainer.files.storage import Storage
 
 REPEATS = "repeats"
@@ -39,6 +39,11 @@ def merge(bundles: Sequence[str], into: str) -> list[str]:
                 there = root / "runs" / trial.name
                 if not (there / CONFIG).exists():
                     _copy(trial, there)
+                    for attempt in storage.run_dir(trial.name).attempts():
+                        environment = folder / ENVIRONMENTS / f"{attempt.get('environment')}.json"
+                        if environment.is_file():
+                            (there / ENVIRONMENTS).mkdir(exist_ok=True)
+                            shutil.copy(environment, there / ENVIRONMENTS)
                     num_new += 1
                 elif not _same(trial, there):
                     if (line := _repeated(there, trial, bundle)) is not None:

@@ -9,7 +9,8 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -126,8 +127,9 @@ def _files(storage: Storage, results: Results, sweep: str | None, *, hash_data: 
     known = facts(storage, results, hash_data=hash_data)
     yield FACTS, (json.dumps(known, indent=1) + "\n").encode()
     yield "checklist.md", checklist(results, known).encode()
-    for name, content in files_of(results).items():
-        yield f"report/{name}", content
+    place, name_of_place = results.location.encode(), PurePosixPath(urlsplit(results.location).path).name.encode()
+    for name, content in files_of(results).items():  # where it lies is nobody's business
+        yield f"report/{name}", content if name.endswith(".png") else content.replace(place, name_of_place)
 
 
 def _labels(predictions: Predictions) -> bytes:

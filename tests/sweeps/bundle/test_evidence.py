@@ -1,5 +1,6 @@
 """Evidence of small storages, packed, checked by the checker that lies in it, and merged."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -18,12 +19,13 @@ from tests.sweeps.storages import ATTEMPT, write_run
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
 from vit_trainer.files.predictions import NUM_KEPT, Predictions
-from vit_trainer.files.run_dir import PREDICTIONS
+from vit_trainer.files.run_dir import PREDICTIONS, RunDir
 from vit_trainer.files.storage import Storage
 
 ROOT = Path(__file__).parents[3]
 CHECKER = ROOT / "sweeps" / "bundle" / "check_evidence.py"
 NUM_IMAGES = 1000
+ENVIRONMENT = hashlib.sha256(b'{\n "python": "3.11.9"\n}').hexdigest()[:16]
 
 
 def config(base_lr: float = 0.01, **values: object) -> FinetuneConfig:
@@ -35,7 +37,8 @@ def write_finished(storage: Path, trial: FinetuneConfig, validation: float, num_
     steps = [trial.total_steps * i // 4 for i in range(1, 5)]
     curve = [(step, validation - 0.01 * (steps[-1] - step) / steps[-1]) for step in steps]
     result = {"status": "finished", "val/accuracy": validation, "test/accuracy": num_correct / NUM_IMAGES}
-    run_dir = write_run(storage, trial, curve, result, attempt={**ATTEMPT, "environment": "0" * 16})
+    run_dir = write_run(storage, trial, curve, result, attempt={**ATTEMPT, "environment": ENVIRONMENT})
+    RunDir(run_dir.folder).write_environment({"python": "3.11.9"})
     labels = (np.arange(NUM_IMAGES) % 10).astype(np.uint16)
     classes = (labels[:, None] + np.arange(NUM_KEPT)) % 10
     classes[num_correct:] = np.roll(classes[num_correct:], 1, axis=1)
@@ -83,6 +86,16 @@ def test_a_bundle_holds_all_that_was_begun_and_its_checker_finds_it_right(storag
     pack(Storage(str(storage)), again)
     with zipfile.ZipFile(again) as archive:
         assert set(archive.namelist()) == set(names)
+        assert f"environments/{ENVIRONMENT}.json" in names
+        assert str(storage).encode() not in b"".join(map(archive.read, names)), "where it lies is nobody's business"
+
+
+@pytest.mark.parametrize("bundle", sorted((ROOT / "results").glob("*/evidence.zip")), ids=lambda path: path.parent.name)
+def test_what_was_achieved_is_borne_out(bundle: Path) -> None:
+    command = [sys.executable, "-I", str(CHECKER), str(bundle)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert bundle.stat().st_size < 1e7
 
 
 def test_what_one_digit_changes_is_found(storage: Path, tmp_path: Path) -> None:
@@ -116,6 +129,8 @@ def test_bundles_of_several_sites_are_one_table(
     assert table[0]["accuracies"] == "0.99 0.989 0.991"
     evidence(storage=str(tmp_path / "merged"), output=tmp_path / "whole.zip")
     assert check(tmp_path / "whole.zip").returncode == 0
+    with zipfile.ZipFile(tmp_path / "whole.zip") as archive:
+        assert f"environments/{ENVIRONMENT}.json" in archive.namelist()
     assert read_other(sites[1]).accuracies
     before = sorted(path.relative_to(tmp_path) for path in (tmp_path / "merged").rglob("*"))
     evidence(storage=str(tmp_path / "merged"), from_bundles=tuple(sites))
