@@ -426,6 +426,28 @@ def test_the_page_in_a_browser(storage: Path, width: int, scheme: str) -> None:
         browser.close()
 
 
+@pytest.mark.slow
+def test_the_whole_table_is_seen_at_1280_pixels(tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    for cell in cells_of(PAPER):
+        for seed in (0, 1):
+            own = FinetuneConfig.official(cell.model, cell.dataset, dropout=cell.dropout, seed=seed)
+            write_run(tmp_path, own, *finished(own, 0.9, 0.9 + seed / 1000))
+    report(storage=str(tmp_path))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto((tmp_path / "report" / "report.html").as_uri())
+        for summary in page.locator("summary").all():
+            summary.click()
+        cut = [table.inner_text()[:200] for table in page.locator(".wide").all() if table.evaluate(IS_CUT)]
+        browser.close()
+    assert not cut
+
+
 def test_the_mistakes_of_the_chosen_candidate_are_named(tmp_path: Path) -> None:
     cifar10 = config(seed=0)
     labels = np.repeat(np.arange(10, dtype=np.uint16), 10)
