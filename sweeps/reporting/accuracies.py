@@ -51,7 +51,6 @@ def the_table(results: Results) -> list[Block]:
     if results.has_published:
         explained += "; what was published, the difference in points and the verdict (docs/verdict.md)"
     explained += "; how long one run took, and on what."
-    explained += f" {BEST} is the best of its column." if best else ""
     if any(record.figure is not None and record.others for record in results.cells):
         explained += " Where several figures are published for a cell, the verdict is about the first."
     if any(record.judged not in ((), record.chosen) for record in results.cells):
@@ -62,6 +61,7 @@ def the_table(results: Results) -> list[Block]:
     recipes = dict.fromkeys(f"{record.cell.dataset}: {labels.recipe(record.cell)}." for record in results.cells)
     return [
         Heading("The table"),
+        *([Paragraph(f"Test accuracy in percent; {BEST} is the best of its column.")] if best else []),
         TextTable(header, texts, is_grid=True),
         Paragraph(explained),
         *map(Paragraph, recipes),
