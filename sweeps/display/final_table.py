@@ -12,7 +12,7 @@ from sweeps.display.standing import Standing
 from sweeps.display.words import brief, candidate_name, header_of
 from sweeps.records.cell_record import CellRecord
 from sweeps.table.cells import Cell
-from sweeps.table.labels import Labels
+from sweeps.table.labels import BEST, Labels
 from sweeps.table.verdict import MARKS, Status
 
 STYLES = {Status.REPRODUCED: "green", Status.ABOVE: "yellow", Status.BELOW: "red", Status.INCONCLUSIVE: "dim"}
@@ -20,6 +20,7 @@ SAID = {
     "±": "±: standard deviation of so many (x) seeds",
     "*": "*: of the seeds that early stopping left, the better ones",
     "@": "@: difference of the run with the published rate",
+    BEST: f"{BEST}: the best of its column",
     **{mark: f"{mark} {status}" for status, mark in MARKS.items()},
 }
 """What marks of the table mean; said where there are any."""
@@ -35,7 +36,15 @@ def final_table(standing: Standing, records: Iterable[CellRecord], console: Cons
         records: where verdicts and times are from; of cells that are missing here less is said.
     """
     labels, known = Labels.of(standing.cells), {record.cell: record for record in records}
-    cells = {cell: _parts(standing, cell, known.get(cell.as_recorded)) for cell in standing.cells}
+    columns: dict[tuple[str, str], list[float]] = {}
+    for cell in standing.cells:
+        if (chosen := standing.chosen(cell)) is not None:
+            columns.setdefault(labels.column(cell), []).append(chosen.accuracy)
+    best = {column: max(accuracies) for column, accuracies in columns.items() if len(accuracies) > 1}
+    cells = {
+        cell: _parts(standing, cell, known.get(cell.as_recorded), best.get(labels.column(cell)))
+        for cell in standing.cells
+    }
     tables = [_matrix(labels, cells, 0), _matrix(labels, cells, 2), _list(labels, cells)]
     unlimited = console.options.update(max_width=10_000)
     fitting = [each for each in tables if Measurement.get(console, unlimited, each).maximum <= console.width]
@@ -81,12 +90,12 @@ def _filled(parts: Parts, width: int) -> Text:
     return Text("\n").join(lines)
 
 
-def _parts(standing: Standing, cell: Cell, record: CellRecord | None) -> Parts:
+def _parts(standing: Standing, cell: Cell, record: CellRecord | None, best: float | None) -> Parts:
     """Of several seeds the mean, marked where early stopping left only the better ones."""
     if (chosen := standing.chosen(cell)) is None:
         statuses = {each.status for each in standing.by_cell[cell]}
         return [Text("failed", style="bold red") if "failed" in statuses and None not in statuses else Text("-")]
-    mark = "*" * bool(standing.num_stopped_beside(cell, chosen))
+    mark = "*" * bool(standing.num_stopped_beside(cell, chosen)) + BEST * (chosen.accuracy == best)
     parts = [Text(f"{100 * chosen.accuracy:.2f}{mark}", style="bold")]
     if chosen.deviation is not None:
         parts.append(Text(f"±{100 * chosen.deviation:.2f} x{len(chosen.trials)}"))

@@ -1,5 +1,6 @@
 """LiveTable: draws a Standing again and again in a terminal of any size; `picture` draws it once."""
 
+import math
 import os
 import re
 import threading
@@ -21,6 +22,7 @@ from sweeps.display.standing import Standing, TrialProgress
 from sweeps.display.words import brief, candidate_name, header_of, own_name, percent, steps_of, time_left_of
 from sweeps.table.cells import Cell
 from sweeps.table.labels import Labels
+from sweeps.table.verdict import MARGINS
 from vit_trainer.errors import counted, plain
 from vit_trainer.files.outgoing import outgoing, printable
 
@@ -36,11 +38,13 @@ DETAILS = range(5)
 """How much cells say: 0 to 2 have every running candidate on one line or two, 3 sums them up, 4 is one line a cell."""
 VIEWS = tuple((detail, with_list) for with_list in (True, False) for detail in DETAILS)
 """Details in the order tried, with a list of the running candidates below and without."""
+FAR = "!"
 LEGEND = "running: step, validation %, time left; done: test %, difference to published"
 MARKS = {
     " place ": "place: in its cell, by the latest validation of each",
     " paused": "paused: at a rung, best validation %",
     "silent ": "silent: for so long no sign of life",
+    FAR: f"{FAR}: further from the published than the margin",
     "@": "@: difference of the run with the published rate",
     "*": "*: of the seeds that early stopping left",
     " x": "x: seeds",
@@ -258,7 +262,8 @@ def _cell_text(standing: Standing, cell: Cell, detail: int, is_summed: bool = Fa
     texts = _running_lines(running, candidates, standing.now, detail, is_summed)
     lines = [Text(line, style="yellow") for line in texts]
     is_done = not running and not waiting and not paused and bool(candidates)
-    lines += [Text(line, style="bold green") for line in _finished_lines(standing, cell, detail, is_done=is_done)]
+    finished = _finished_lines(standing, cell, detail, is_done=is_done)
+    lines += [Text(line, style="bold red" if FAR in line else "bold green") for line in finished]
     num_stopped, num_failed = (sum(each.status == status for each in candidates) for status in ("stopped", "failed"))
     others = [Text(f"{num_failed} failed", style="bold red")] if num_failed else []
     others += [Text(f"{num_stopped} stopped", style="dim")] if num_stopped else []
@@ -313,6 +318,8 @@ def _finished_lines(standing: Standing, cell: Cell, detail: int, *, is_done: boo
         return []
     number = percent(chosen.accuracy, 2) + "*" * bool(standing.num_stopped_beside(cell, chosen))
     points = "" if difference is None else f"{100 * difference[0]:+z.2f}"
+    if difference is not None and abs(difference[0]) > MARGINS.get(cell.dataset, math.inf):
+        points += FAR
     if difference is not None and difference[1] != chosen.base_lr:
         points = f"{points}@{difference[1]:g}" if detail < DETAILS[-1] else ""
     name = f" {candidate_name(cell, chosen)}" if detail == 0 else ""

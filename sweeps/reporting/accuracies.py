@@ -18,15 +18,13 @@ from sweeps.reporting.texts import (
     verdict_text,
 )
 from sweeps.table.cells import Cell
+from sweeps.table.labels import BEST
 from sweeps.table.published import PublishedFigure
 from sweeps.table.spread import kind_of
 from sweeps.table.verdict import Status
 from vit_trainer.data.datasets import DATASETS
 from vit_trainer.errors import counted
 from vit_trainer.files.schema import STATUSES, UNFINISHED
-
-BEST = "★"
-"""Marks the best accuracy of a column."""
 
 
 def the_table(results: Results) -> list[Block]:

@@ -7,6 +7,9 @@ from typing import Any
 from sweeps.table.cells import Cell
 from vit_trainer.data.datasets import id_and_path
 
+BEST = "★"
+"""Marks the best accuracy of a column."""
+
 
 @dataclass(frozen=True)
 class Labels:

@@ -207,8 +207,11 @@ def test_a_mean_of_the_seeds_that_early_stopping_left_is_marked_and_their_spread
         board.add(trial)
         board.ended(trial.trial_id, result)
     lines = shown(board, 120)
-    assert f"97.00* done {100 * (0.9 - figure.accuracy):+.2f}@0.03" in lines_of(cell.model, lines)
-    legend = "@: difference of the run with the published rate; *: of the seeds that early stopping left; x: seeds"
+    assert f"97.00* done {100 * (0.9 - figure.accuracy):+.2f}!@0.03" in lines_of(cell.model, lines)
+    legend = (
+        "!: further from the published than the margin; @: difference of the run with the published rate; "
+        "*: of the seeds that early stopping left; x: seeds"
+    )
     assert legend in " ".join(" ".join(lines).split())
     board.console.print(board.table())
     assert "97.00*" in printed(board)
@@ -301,7 +304,7 @@ def test_the_last_table_fits_and_says_each_cell_s_accuracy_difference_verdict_an
     for said in (r"9\d\.\d\d|8\d\.\d\d", r"✓ \+0\.01|\? \+0\.01", r"lr0\.\d", r"\b7h00"):
         assert len(re.findall(said, text)) == len(CELLS), said
     legend = " ".join(text.split()).rpartition("test accuracy, %")[2]
-    assert legend.startswith("; difference to published; chosen candidate; time of one run of it; ✓ reproduced")
+    assert legend.startswith("; difference to published; chosen candidate; time of one run of it; ★: the best of its column; ✓ reproduced")
 
 
 # Without a terminal.
@@ -563,7 +566,7 @@ def test_the_last_table_has_them_too(clock: Clock) -> None:
         board.ended(trial.trial_id, finished(accuracy))
     board.console.print(board.table())
     rows = [" ".join(line.split()) for line in printed(board).splitlines() if "warm-up" in line]
-    assert rows == ["R50+ViT-B_16, warm-up 50 91.00 lr0.01", "R50+ViT-B_16, warm-up 100 92.00 lr0.01"]
+    assert rows == ["R50+ViT-B_16, warm-up 50 91.00 lr0.01", "R50+ViT-B_16, warm-up 100 92.00★ lr0.01"]
 
 
 def test_what_a_stranger_has_named_moves_no_cursor(clock: Clock) -> None:

@@ -103,7 +103,10 @@ def test_every_state_is_told_by_the_folders(tmp_path: Path) -> None:
 def test_what_the_board_would_show_of_a_done_cell(tmp_path: Path) -> None:
     write(tmp_path, FOURTH, attempt(), row(10_000, 0.98), result=FINISHED)
     text = shown(FolderWatch(str(tmp_path)).read())
-    assert "98.93 done +0.21" in text  # published: 98.72
+    assert "98.93 done +0.21!" in text  # published: 98.72, and the margin 0.20
+    assert "!: further from the published than the margin" in " ".join(text.split())
+    write(tmp_path, FOURTH, attempt(), row(10_000, 0.98), result={**FINISHED, "test/accuracy": 0.9891})
+    assert "98.91 done +0.19 " in shown(FolderWatch(str(tmp_path)).read())
 
 
 def test_a_trial_that_went_back_to_its_checkpoint(tmp_path: Path) -> None:
