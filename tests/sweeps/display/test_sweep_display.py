@@ -304,7 +304,9 @@ def test_the_last_table_fits_and_says_each_cell_s_accuracy_difference_verdict_an
     for said in (r"9\d\.\d\d|8\d\.\d\d", r"✓ \+0\.01|\? \+0\.01", r"lr0\.\d", r"\b7h00"):
         assert len(re.findall(said, text)) == len(CELLS), said
     legend = " ".join(text.split()).rpartition("test accuracy, %")[2]
-    assert legend.startswith("; difference to published; chosen candidate; time of one run of it; ★: the best of its column; ✓ reproduced")
+    assert legend.startswith(
+        "; difference to published; chosen candidate; time of one run of it; ★: the best of its column; ✓ reproduced"
+    )
 
 
 # Without a terminal.
