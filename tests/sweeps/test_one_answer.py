@@ -144,7 +144,7 @@ def in_terminal(output: str) -> dict[Cell, Answer]:
     end = next(i for i, line in enumerate(lines) if line.startswith("test accuracy, %"))
     answers = {}
     for cell, text in in_screen(lines[first - 1 : end]).items():
-        found = re.match(r"(\d+\.\d\d)\*?(?:\s±\d+\.\d\d x(\d+))?(?:\s.*)?\slr(\S+)(?:\s\S+)?$", text)
+        found = re.match(r"(\d+\.\d\d)[*★]*(?:\s±\d+\.\d\d x(\d+))?(?:\s.*)?\slr(\S+)(?:\s\S+)?$", text)
         answers[cell] = (float(found[3]), found[1], int(found[2] or 1)) if found else NOTHING
         assert found or text in ("-", "failed")
     return answers

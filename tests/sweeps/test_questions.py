@@ -552,7 +552,7 @@ def test_the_guide_s_question_has_a_plan(own_question: Path, tmp_path: Path) -> 
 def test_the_guide_s_question_runs(own_question: Path, tmp_path: Path, two_slots: str) -> None:
     done = command(own_question, "--preset", "mini", cwd=tmp_path, address=two_slots)
     assert done.returncode == 0, done.stderr
-    accuracies = re.findall(r"^ViT-B_16-mini, warm-up (\d) +(\d+\.\d\d) ", done.stdout, re.M)
+    accuracies = re.findall(r"^ViT-B_16-mini, warm-up (\d) +(\d+\.\d\d)★? ", done.stdout, re.M)
     assert [warmup_steps for warmup_steps, _ in accuracies] == ["0", "8"]
     assert min(float(accuracy) for _, accuracy in accuracies) > 95
 
