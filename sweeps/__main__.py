@@ -17,6 +17,7 @@ TOOLS = {
     "watch": "the live table of a sweep, in another terminal or on another machine",
     "stop": "ends a running sweep, a cell or a trial of it in good order",
     "report": "what the sweeps of a storage came to",
+    "evidence": "the same with all that shows it, for anyone to check",
     "doctor": "is everything there that a sweep needs?",
     "explain": "why may a result differ from the published one?",
     "clean": "gives back the room of checkpoints that no sweep works at",

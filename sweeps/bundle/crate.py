@@ -13,7 +13,8 @@ from sweeps.records.results import Results
 CRATE = "ro-crate-metadata.json"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 LICENCE = "https://spdx.org/licenses/Apache-2.0"
-SOFTWARE = "https://github.com/google-research/vision_transformer"
+ORIGINAL = "https://github.com/google-research/vision_transformer"
+"""The code whose protocol is followed."""
 
 
 def crate(results: Results, files: Iterable[str], author: str | None = None) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def crate(results: Results, files: Iterable[str], author: str | None = None) -> 
             "@type": "SoftwareApplication",
             "name": "vit-sweeps",
             "description": "fine-tunes Vision Transformers by the published protocol",
-            "url": SOFTWARE,
+            "isBasedOn": ORIGINAL,
             "softwareVersion": _version(results),
         },
     ]
