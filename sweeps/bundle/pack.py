@@ -104,7 +104,7 @@ def _files(storage: Storage, results: Results, sweep: str | None, *, hash_data: 
     here = Path(__file__).parent
     yield "README.md", README.encode()
     yield CHECKER, (here / CHECKER).read_bytes()
-    kept: dict[str, Predictions] = {}
+    kept: dict[str, bytes] = {}
     for trial in results.trials:
         folder = storage.run_dir(trial.trial_id).folder
         for name in (CONFIG, JOURNAL, RESULT, PREDICTIONS):
@@ -113,7 +113,7 @@ def _files(storage: Storage, results: Results, sweep: str | None, *, hash_data: 
                 continue
             yield f"runs/{trial.trial_id}/{name}", content
             if name == PREDICTIONS:
-                kept.setdefault(str(trial.config["dataset"]), Predictions.from_bytes(content))
+                kept.setdefault(str(trial.config["dataset"]), content)
         for name in folder.child(ENVIRONMENTS).names():
             yield f"{ENVIRONMENTS}/{name}", folder.read(f"{ENVIRONMENTS}/{name}") or b""
     for name in [sweep] if sweep else storage.sweep_names():
@@ -122,8 +122,8 @@ def _files(storage: Storage, results: Results, sweep: str | None, *, hash_data: 
                 yield f"sweeps/{name}/{file}", content
     for path in sorted(PUBLISHED.glob("*.csv")):
         yield f"published/{path.name}", path.read_bytes()
-    for dataset, predictions in kept.items():
-        yield f"labels/{dataset}.npz", _labels(predictions)
+    for dataset, content in kept.items():
+        yield f"labels/{dataset}.npz", _labels(Predictions.from_bytes(content))
     known = facts(storage, results, hash_data=hash_data)
     yield FACTS, (json.dumps(known, indent=1) + "\n").encode()
     yield "checklist.md", checklist(results, known).encode()

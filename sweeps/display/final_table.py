@@ -36,11 +36,8 @@ def final_table(standing: Standing, records: Iterable[CellRecord], console: Cons
         records: where verdicts and times are from; of cells that are missing here less is said.
     """
     labels, known = Labels.of(standing.cells), {record.cell: record for record in records}
-    columns: dict[tuple[str, str], list[float]] = {}
-    for cell in standing.cells:
-        if (chosen := standing.chosen(cell)) is not None:
-            columns.setdefault(labels.column(cell), []).append(chosen.accuracy)
-    best = {column: max(accuracies) for column, accuracies in columns.items() if len(accuracies) > 1}
+    chosen = {cell: standing.chosen(cell) for cell in standing.cells}
+    best = labels.best_of_columns((cell, each.accuracy if each else None) for cell, each in chosen.items())
     cells = {
         cell: _parts(standing, cell, known.get(cell.as_recorded), best.get(labels.column(cell)))
         for cell in standing.cells

@@ -1,7 +1,5 @@
 """Accuracies: what each cell achieved, beside what was published: the table, and the same cell by cell."""
 
-from collections.abc import Mapping
-
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.results import Results
 from sweeps.reporting.pages import Block, Heading, Paragraph, TextTable, foldable_table
@@ -29,14 +27,18 @@ from vit_trainer.files.schema import STATUSES, UNFINISHED
 
 def the_table(results: Results) -> list[Block]:
     """Models and what else varies as rows, (data set, dropout) as columns, as the published table has them."""
-    labels, best = labels_of(results), _best_of_columns(results)
+    labels = labels_of(results)
+    best = labels.best_of_columns((record.cell, record.accuracy) for record in results.cells)
     in_order = sorted(results.cells, key=lambda record: _column_place(record.cell))
     columns = list(dict.fromkeys(labels.column(record.cell) for record in in_order))
     rows: dict[tuple[str, ...], dict[tuple[str, str], CellRecord]] = {}
     for record in results.cells:
         rows.setdefault(labels.row(record.cell), {})[labels.column(record.cell)] = record
     texts = tuple(
-        ("\n".join(row), *(_cell_text(records[column], best) if column in records else "" for column in columns))
+        (
+            "\n".join(row),
+            *(_cell_text(records[column], best.get(column)) if column in records else "" for column in columns),
+        )
         for row, records in rows.items()
     )
     header = ("model", *map("\n".join, columns))
@@ -150,21 +152,15 @@ def _column_place(cell: Cell) -> tuple[object, ...]:
     return (dataset, cell.dataset, -1.0 if cell.dropout is None else cell.dropout)
 
 
-def _best_of_columns(results: Results) -> dict[tuple[str, float | None], float]:
-    """The best accuracy of each data set and dropout of which two cells have one."""
-    columns: dict[tuple[str, float | None], list[float]] = {}
-    for record in results.cells:
-        if record.accuracy is not None:
-            columns.setdefault((record.cell.dataset, record.cell.dropout), []).append(record.accuracy)
-    return {column: max(accuracies) for column, accuracies in columns.items() if len(accuracies) > 1}
+def _cell_text(record: CellRecord, best: float | None) -> str:
+    """A cell as the table shows it: its accuracy, or why there is none, and a line each for what else is known.
 
-
-def _cell_text(record: CellRecord, best: Mapping[tuple[str, float | None], float]) -> str:
-    """A cell as the table shows it: its accuracy, or why there is none, and a line each for what else is known."""
+    Args:
+        best: accuracy of its column, if that is marked.
+    """
     if record.accuracy is None:
         return UNFINISHED if record.count(UNFINISHED) else "failed" if record.count("failed") else "no result"
-    is_best = record.accuracy == best.get((record.cell.dataset, record.cell.dropout))
-    lines = [f"{BEST} " * is_best + percent(record.accuracy)]
+    lines = [f"{BEST} " * (record.accuracy == best) + percent(record.accuracy)]
     if record.choice is not None and record.choice.deviation is not None:
         lines.append(f"± {percent(record.choice.deviation)}, {len(record.chosen)} seeds")
     if count := record.num_stopped_beside(record.chosen):

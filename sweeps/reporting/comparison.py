@@ -4,13 +4,14 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from sweeps.records.results import Results, gather
 from sweeps.records.unpacked import unpacked
 from sweeps.reporting.pages import Block, Heading, Paragraph, TextTable
 from sweeps.reporting.texts import labels_of, percent, points, verdict_text
 from sweeps.table.cells import Cell, Schedule, official_cell
-from sweeps.table.spread import MIN_DEGREES_OF_FREEDOM, Spread, pooled, spread_for
+from sweeps.table.spread import MIN_DEGREES_OF_FREEDOM, Kind, Spread, kind_of, pooled, spread_for
 from sweeps.table.verdict import MARGINS, Verdict, judge
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.storage import Storage
@@ -68,20 +69,19 @@ def read_other(given: str) -> Other:
 def comparison(results: Results, other: Other) -> list[Block]:
     """The cells that both have, side by side."""
     labels, rows = labels_of(results), []
-    groups: dict[object, list[Sequence[float]]] = {}
+    groups: dict[Kind, list[Sequence[float]]] = {}
     shared = [each for each in results.cells if each.accuracies and each.cell in other.accuracies]
     for record in shared:
-        own = groups.setdefault((record.cell.dataset, record.cell.resolution, record.cell.schedule), [])
-        own += [record.accuracies, other.accuracies[record.cell]]
+        groups.setdefault(kind_of(record.cell), []).extend([record.accuracies, other.accuracies[record.cell]])
     for record in shared:
         cell, there = record.cell, other.accuracies[record.cell]
-        spread = _spread(cell, groups[cell.dataset, cell.resolution, cell.schedule])
-        mean = sum(there) / len(there)
+        spread = _spread(cell, groups[kind_of(cell)])
+        mean = fmean(there)
         verdict = None
         if spread is not None:
             margin = MARGINS.get(cell.dataset, NO_MARGIN)
             verdict = judge(record.accuracies, mean, len(there), spread, margin)
-        difference = points(sum(record.accuracies) / len(record.accuracies) - mean)
+        difference = points(fmean(record.accuracies) - mean)
         rows.append((labels.name(cell), _text(record.accuracies), _text(there), *_verdict_texts(difference, verdict)))
     said = f"{len(shared)} of {len(results.cells)} cells are in {other.name} too."
     if not shared:
@@ -123,7 +123,7 @@ def _spread(cell: Cell, groups: Sequence[Sequence[float]]) -> Spread | None:
 
 
 def _text(accuracies: Sequence[float]) -> str:
-    mean = percent(sum(accuracies) / len(accuracies))
+    mean = percent(fmean(accuracies))
     return f"{mean}\n{len(accuracies)} seeds" if len(accuracies) > 1 else mean
 
 

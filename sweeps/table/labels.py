@@ -64,6 +64,14 @@ class Labels:
         """What the labels leave out, in words: `from imagenet21k, 384 px, 512 images a step`."""
         return ", ".join(_said(cell, cell.values.keys() - self.varying))
 
+    def best_of_columns(self, accuracies: Iterable[tuple[Cell, float | None]]) -> dict[tuple[str, str], float]:
+        """The best accuracy of each column in which two cells have one; those without are passed over."""
+        columns: dict[tuple[str, str], list[float]] = {}
+        for cell, accuracy in accuracies:
+            if accuracy is not None:
+                columns.setdefault(self.column(cell), []).append(accuracy)
+        return {column: max(own) for column, own in columns.items() if len(own) > 1}
+
     def _rest(self, cell: Cell) -> list[str]:
         return _said(cell, self.varying)
 
