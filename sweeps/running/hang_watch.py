@@ -19,8 +19,8 @@ from vit_trainer.loop.liveness import announce_in
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_FOR_OTHER_NODES = 4.0
 """Until processes are killed, which others of the gang may notice: by then these have been found to hang too."""
-SECONDS_TO_ANSWER = 2.0
-"""How long a process then still has for writing its stack."""
+SECONDS_TO_ANSWER = 10.0
+"""How long a process then still has for writing its stack; on a machine that is busy, several seconds."""
 MOST_FRAMES = 12
 """Of a stack that is told; the innermost."""
 LOWEST = "in _run_process\n"

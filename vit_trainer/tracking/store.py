@@ -2,6 +2,7 @@
 
 import os
 import queue
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -57,7 +58,7 @@ def require_store(tracking_uri: str) -> None:
         advice = "start the server there or correct the address; leave --tracking-uri out for a local file"
         if isinstance(error, ModuleNotFoundError):
             advice = "install that driver, or psycopg2-binary and write postgresql+psycopg2://user@host/database"
-        elif any(sign in text for sign in ("401", "403", "password", "UNAUTHENTICATED", "PERMISSION_DENIED")):
+        elif re.search(r"\b40[13]\b|password|UNAUTHENTICATED|PERMISSION_DENIED", text):
             advice = "give it what it asks for, a server by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         raise StoreError(f"MLflow at {shown} can't be used ({reason[:200]}): {advice}") from error
 

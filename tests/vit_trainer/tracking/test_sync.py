@@ -204,6 +204,7 @@ def test_mlflows_own_variable_gives_its_address(tmp_path: Path) -> None:
         ("htp://host", "is none of MLflow's", "give http://host:port"),
         ("./mlruns", "is none of MLflow's", "sqlite:///folder/mlflow.db"),
         (f"http://127.0.0.1:{free_port()}", "Connection refused", "start the server there"),
+        ("http://127.0.0.1:40149", "Connection refused", "start the server there"),  # no 401
         ("http://no-such-host.invalid:5000", "can't be used", "correct the address"),
         ("sqlite:////no/such/folder/mlflow.db", "/no/such/folder is no folder", "correct the address"),
         (f"postgresql+psycopg2://me:secret@127.0.0.1:{free_port()}/mlflow", "me:***@", "start the server there"),
