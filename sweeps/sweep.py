@@ -1,7 +1,6 @@
 """run_sweep(): plan, skip what is done, run the rest on Ray, watch, summarise."""
 
 import sys
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -37,8 +36,9 @@ from vit_trainer.config import Execution
 from vit_trainer.data.datasets import dataset_info, is_folder
 from vit_trainer.data.earlier_ids import keep_listing
 from vit_trainer.data.load import require_dataset
-from vit_trainer.errors import InputError, cause_of, counted, plain, reason_of
+from vit_trainer.errors import InputError, cause_of, counted, plain
 from vit_trainer.files.location import folder_location
+from vit_trainer.files.mirror import require_writable
 from vit_trainer.files.storage import Storage
 from vit_trainer.loop.probe import ProbeResult
 from vit_trainer.tracking.catalogue import Catalogue
@@ -142,7 +142,7 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
         return 0
     if options.tracking_uri is not None:
         require_store(options.tracking_uri)
-    _check_storage(options)
+    require_writable(options.storage, "storage")
     if options.register:
         execution = replace(execution, save_weights=True)
     if rehearsal is None or not rehearsal.cells:
@@ -294,17 +294,6 @@ def _check_inputs(cells: list[Cell], storage: Storage, *, skip_unreadable: bool)
         keep_listing(dataset, storage)
         for caution in dataset_info(dataset).cautions:
             print(f"warning: {caution}", file=sys.stderr)
-
-
-def _check_storage(options: SweepOptions) -> None:
-    try:
-        probe = f".write-probe-{uuid.uuid4().hex[:8]}"
-        options.opened_storage.folder.write(probe, b"")
-        options.opened_storage.folder.remove(probe)
-    except OSError as error:
-        raise InputError(
-            f"storage {options.storage} cannot be written ({reason_of(error)}): give a writable folder or bucket"
-        ) from error
 
 
 def _summarise(session: Session, trackers: Trackers, report: str, records: Iterable[CellRecord]) -> int:

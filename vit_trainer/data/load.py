@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, Unpack, cast
@@ -13,6 +13,7 @@ from vit_trainer.errors import DataError, reason_of
 
 if TYPE_CHECKING:
     from vit_trainer.data.splits import Splits
+    from vit_trainer.files.published import PublishedFile
 
 
 class Reader(Protocol):
@@ -23,6 +24,9 @@ class Reader(Protocol):
 
     def load(self, name: str, **decoding: Unpack[Decoding]) -> Splits:
         """As `load_dataset`."""
+
+    def published(self, name: str) -> Mapping[str, PublishedFile]:
+        """As `published_files`; only where the family is downloaded."""
 
 
 def require_dataset(
@@ -39,6 +43,11 @@ def require_dataset(
     with _one_line(name):
         _reader(name).require(name, may_download=may_download, source=source)
         _require_readable(name, skip_unreadable=skip_unreadable)
+
+
+def published_files(name: str) -> Mapping[str, PublishedFile]:
+    """What a data set is downloaded as, by paths in `data_folder()`, and in a mirror; nothing if it isn't."""
+    return _reader(name).published(name) if dataset_info(name).family.is_downloaded else {}
 
 
 def load_dataset(name: str, **decoding: Unpack[Decoding]) -> Splits:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vit_trainer.errors import InputError, one_of
-from vit_trainer.files.download import Watcher, address_of, download
+from vit_trainer.files.download import Check, Watcher, address_of, download
 from vit_trainer.files.folder import write_atomically
 from vit_trainer.weights.npz_files import (
     OFFICIAL_SOURCE,
@@ -36,22 +36,32 @@ def fetch(model: str, upstream: str, *, watcher: Watcher, source: str | None = N
         CheckpointError: the file at the source is damaged or another model's; it isn't put in place.
         DownloadError: the source can't be reached; says which file to put where.
     """
+    require_upstream(model, upstream, source)
+    path = checkpoint_path(model, upstream)
+    address = file_address(OFFICIAL_SOURCE if source is None else source, model, upstream)
+    downloaded = download(address, path, check=check_of(model, upstream), watcher=watcher)
+    if downloaded and address.startswith(f"{OFFICIAL_SOURCE}/"):
+        write_atomically(_known_hash(path), file_sha256(path).encode())
+    return path, downloaded
+
+
+def require_upstream(model: str, upstream: str, source: str | None = None) -> None:
+    """Raise InputError if there can be no such file, at the source or (None) as it was released."""
     if upstream not in RELEASED:
         raise one_of("upstream to fetch", upstream, list(RELEASED))
     if source is None and model not in RELEASED[upstream]:
         raise InputError(f"no {upstream} file of {model} was released; valid: {', '.join(RELEASED[upstream])}")
+
+
+def check_of(model: str, upstream: str) -> Check:
+    """What decides whether a file is a model's official one: every byte of it is read."""
 
     def check(path: Path, name: str) -> None:
         check_checkpoint(path, model, source=name)
         check_whole(path, source=name)
         require_released(path, model, upstream, source=name)
 
-    path = checkpoint_path(model, upstream)
-    address = file_address(OFFICIAL_SOURCE if source is None else source, model, upstream)
-    downloaded = download(address, path, check=check, watcher=watcher)
-    if downloaded and address.startswith(f"{OFFICIAL_SOURCE}/"):
-        write_atomically(_known_hash(path), file_sha256(path).encode())
-    return path, downloaded
+    return check
 
 
 def doubt_of(model: str, upstream: str) -> str | None:

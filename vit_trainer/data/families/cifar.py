@@ -73,6 +73,11 @@ def require(name: str, *, may_download: bool, source: str | None = None) -> None
     fetch_published(files.archive.at(source), data_folder(), members, may_download=may_download)
 
 
+def published(name: str) -> dict[str, PublishedFile]:
+    """The archive, which lies beside what is unpacked of it."""
+    return {CIFAR[name].archive.name: CIFAR[name].archive}
+
+
 def load(name: str, **_: Unpack[Decoding]) -> Splits:
     """Read the images: 98% of train, the 2% that are held out of it, and test.
 

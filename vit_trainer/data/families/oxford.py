@@ -109,6 +109,11 @@ def require(name: str, *, may_download: bool, source: str | None = None) -> None
     _listed(name, may_download=may_download, source=source)
 
 
+def published(name: str) -> dict[str, PublishedFile]:
+    """The archives and lists, in a folder of the data set's name."""
+    return {f"{name}/{file.name}": file for file in (*OXFORD[name].labels, OXFORD[name].images)}
+
+
 def load(name: str, **decoding: Unpack[Decoding]) -> Splits:
     """Find all images, after `require`; 10% of train are held out."""
     (paths, labels), test = _listed(name, may_download=True)
