@@ -87,9 +87,10 @@ def evaluate(
         sums = result.sums
         if predictions is not None and sums.predictions is not None:
             write_atomically(predictions, sums.predictions.to_bytes())
+        top5 = f", top-5 {100 * sums.accuracy_top5:.2f}%" if dataset_info(dataset).num_classes > 5 else ""
         line = (
-            f"{result.model} at {result.resolution} px on {dataset} {split}: top-1 {100 * sums.accuracy:.2f}%, "
-            f"top-5 {100 * sums.accuracy_top5:.2f}% of {sums.num_images} images, "
+            f"{result.model} at {result.resolution} px on {dataset} {split}: top-1 {100 * sums.accuracy:.2f}%{top5} "
+            f"of {sums.num_images} images, "
             f"{result.images_per_second:.0f} images/s"
         )
         print(text if str(json_to) == "-" else "\n".join([line, *_beside_known(result)]))
