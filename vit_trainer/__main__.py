@@ -1,4 +1,4 @@
-"""python -m vit_trainer <command>: train, evaluate, predict, attention, probe, fetch, export, verify, sync, …"""
+"""python -m vit_trainer <command>: train, evaluate, predict, attention, probe, fetch, pack, export, verify, sync, …"""
 
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ from vit_trainer.commands.attention import attention
 from vit_trainer.commands.evaluate import evaluate
 from vit_trainer.commands.export import export
 from vit_trainer.commands.fetch import fetch
+from vit_trainer.commands.pack import pack
 from vit_trainer.commands.predict import predict
 from vit_trainer.commands.pretrain_mini import pretrain_mini
 from vit_trainer.commands.probe import probe
@@ -19,7 +20,7 @@ from vit_trainer.commands.verify import verify
 NAME = "vit-trainer" if Path(sys.argv[0]).name == "vit-trainer" else "python -m vit_trainer"
 app = new_app("Fine-tunes one Vision Transformer by the official protocol.", name=NAME)
 app.command(train, group_parameters=GROUPS[0])
-for command in (evaluate, predict, attention, probe, fetch, export, pretrain_mini, score, verify, sync):
+for command in (evaluate, predict, attention, probe, fetch, pack, export, pretrain_mini, score, verify, sync):
     app.command(command)
 
 

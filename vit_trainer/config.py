@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vit_trainer.architectures import MODELS, MOST_PER_SIDE
-from vit_trainer.data.datasets import dataset_id, dataset_info, id_and_path, is_folder, with_id
+from vit_trainer.data.datasets import dataset_id, dataset_info, id_and_path, is_folder, resolved, with_id
 from vit_trainer.errors import DataError, InputError, one_of
-from vit_trainer.files.location import local_path
 from vit_trainer.files.schema import trial_id_of
 
 UPSTREAMS = ("imagenet21k", "imagenet21k+imagenet2012", "imagenet21k+imagenet2012-224", "digits", "scratch")
@@ -112,7 +111,7 @@ class FinetuneConfig:
             raise one_of("model", model, list(MODELS))
         if is_folder(dataset):
             given_id, path = id_and_path(dataset)
-            path = str(local_path(path, "dataset").resolve())  # a trial's process may have another current folder
+            path = resolved(path)  # a trial's process may have another current folder
             dataset = path if given_id is None else f"{given_id}:{path}"
         info = dataset_info(dataset)
         total_steps = overrides.get("total_steps", info.total_steps)

@@ -6,6 +6,7 @@ predict         the most probable classes of image files
 attention       figures of what a model attends to
 probe           how fast a model is on this machine
 fetch           checkpoints and data sets from the web
+pack            a folder of classes as shards
 export          weights for other programs
 pretrain_mini   the checkpoints of the miniatures
 score           what kept predictions say

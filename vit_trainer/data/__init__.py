@@ -4,6 +4,7 @@ datasets        DATASETS: sizes and recipe of each, before any of it is read
 load            load_dataset(): its images as train, validation and test
 families/       a file per family of data sets: found or downloaded, checked and read
 class_folders   a listing of a folder of classes, and how many images are held out of each
+shards/         a folder of classes packed into few big files, read from a bucket
 earlier_ids     a folder of classes under the id that a storage knows it by
 samples         what files' contents are known by, without reading all of them
 image_files     images in files: decoded and cut by worker processes

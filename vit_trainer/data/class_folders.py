@@ -1,10 +1,11 @@
-"""ClassFolders: which images lie in a folder of classes, from its listing alone. Standard library only.
+"""ClassFolders: which images lie in a folder of classes, from its listing or, if it is packed, its index alone.
 
     root/train/<class>/<image>     root/val/<class>/<image>     root/test/<class>/<image>
 
 `val` or `test` must be there too. If both are, they are what they say. With one of them, that one is the test part
 (as ImageNet's val/ is), and validation is held out from train. Classes are numbered in the order of their names, in
-which 2 comes before 10. Names that begin with a dot and files that are no images are passed over.
+which 2 comes before 10. Names that begin with a dot and files that are no images are passed over. Of a packed folder,
+see `shards`, the same is known from its index.
 """
 
 import hashlib
@@ -12,14 +13,15 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 
+from vit_trainer.data.shards.packed import Packed, open_packed
 from vit_trainer.errors import DataError, counted, reason_of
-from vit_trainer.files.location import local_path
+from vit_trainer.files.location import is_uri, local_path
 
 FIRST_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp"})
 IMAGE_SUFFIXES = FIRST_SUFFIXES | {".jfif", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"}
@@ -58,6 +60,13 @@ class ClassFolders:
     """What lies there and is no image, in words."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """Path and reason of what can't be looked into, such as a link that leads nowhere; no part of `files`."""
+    packed: Packed | None = None
+    """The shards that the images are in."""
+
+    @property
+    def place(self) -> str:
+        """Where the images are: a path or a URI."""
+        return self.packed.place if self.packed else str(self.root)
 
     @property
     def validation(self) -> str:
@@ -96,11 +105,17 @@ class ClassFolders:
             hashes: as from `sample_files`; version 1 has no need of any.
         """
         digest = hashlib.sha256()
+        size_of: Callable[[str], int] = self._size_of
+        if self.packed and self.version == 1:
+            index = self.packed.index
+            size_of = dict(zip(map(os.fsdecode, index.paths.tolist()), index.sizes.tolist(), strict=True)).__getitem__
         for part in sorted(self.files):
             for path in self.paths(part):
-                known_by = self._size_of(path) if self.version == 1 else hashes.get(path)
+                known_by = size_of(path) if self.version == 1 else hashes.get(path)
                 digest.update(f"{path}\0{known_by}\0".encode(errors="surrogateescape"))
-        readable = re.sub(r"[^A-Za-z0-9._-]+", "_", self.root.resolve().name)
+        readable = re.sub(
+            r"[^A-Za-z0-9._-]+", "_", self.packed.header.name if self.packed else self.root.resolve().name
+        )
         return f"{readable}{'' if self.version == 1 else f'-v{self.version}'}-{digest.hexdigest()[:12]}"
 
     def _size_of(self, path: str) -> int:
@@ -171,10 +186,11 @@ class Walk:
         return f"{counts}: {', '.join(suffixes[:5])}{more}" if files else ""
 
 
-def find_class_folders(root: Path, test: str | None = None, version: int = VERSION) -> ClassFolders:
+def find_class_folders(root: Path | str, test: str | None = None, version: int = VERSION) -> ClassFolders:
     """List a folder of classes.
 
     Args:
+        root: its path, or the URI of a packed one.
         test: the only part to use beside `train`; unless given, whichever of `val` and `test` are there.
         version: by which rules.
 
@@ -182,16 +198,23 @@ def find_class_folders(root: Path, test: str | None = None, version: int = VERSI
         DataError: a part is missing or without classes, a class without images, there are fewer than two classes, or
             the parts differ in them.
     """
-    root = local_path(root, "dataset")
-    if not root.is_dir():
-        raise DataError(f"no folder of classes at {root}: {_LAYOUT}")
-    others = [part for part in ("val", "test") if (test is None or part == test) and (root / part).is_dir()]
-    if not (root / "train").is_dir() or not others:
+    if not is_uri(str(root)):
+        root = local_path(root, "dataset")
+        if not root.is_dir():
+            raise DataError(f"no folder of classes at {root}: {_LAYOUT}")
+    packed = open_packed(str(root))
+    root = packed.folder if packed else Path(root)
+    has_part = packed.header.num_images.__contains__ if packed else lambda part: (root / part).is_dir()
+    others = [part for part in ("val", "test") if (test is None or part == test) and has_part(part)]
+    if not has_part("train") or not others:
         missing = " or ".join(f"{part}/" for part in ((test,) if test else ("val", "test")))
-        raise DataError(f"no {missing if (root / 'train').is_dir() else 'train/'} in {root}: {_LAYOUT}")
+        raise DataError(f"no {missing if has_part('train') else 'train/'} in {root}: {_LAYOUT}")
     walk = Walk(root)
     try:
-        listed = {part: _list_part(root / part, version, walk) for part in ("train", *others)}
+        if packed:
+            listed = _list_packed(packed, version, ("train", *others))
+        else:
+            listed = {part: _list_part(root / part, version, walk) for part in ("train", *others)}
     except OSError as error:
         raise DataError(f"cannot list {error.filename}: {reason_of(error)}; make it readable") from error
     classes = sorted(listed["train"], key=None if version == 1 else _natural)
@@ -205,7 +228,8 @@ def find_class_folders(root: Path, test: str | None = None, version: int = VERSI
                 f"in {place}/ but not in {other}/; give all parts the same class folders"
             )
     files = {part: tuple(listed[part][name] for name in classes) for part in listed}
-    return ClassFolders(root, tuple(classes), files, version, walk.passed_over, dict(sorted(walk.unreadable.items())))
+    unreadable = dict(sorted(walk.unreadable.items()))
+    return ClassFolders(root, tuple(classes), files, version, walk.passed_over, unreadable, packed)
 
 
 def _place_of(folder: str | Path) -> _Place:
@@ -265,6 +289,16 @@ def _list_part(folder: Path, version: int, walk: Walk) -> dict[str, tuple[str, .
         beside = f" ({'; '.join(what)})" if what else ""
         raise DataError(f"no images in {folder / empty[0]}{beside}: put files there that end with {suffixes}")
     return files
+
+
+def _list_packed(packed: Packed, version: int, parts: Iterable[str]) -> dict[str, dict[str, tuple[str, ...]]]:
+    listed: dict[str, dict[str, list[str]]] = {part: {} for part in parts}
+    for path in map(os.fsdecode, packed.index.paths.tolist()):
+        part, name, file = path.split("/", 2)
+        is_old = "/" not in file and os.path.splitext(file)[1].lower() in FIRST_SUFFIXES
+        if part in listed and (version > 1 or is_old):
+            listed[part].setdefault(name, []).append(file)
+    return {part: {name: tuple(sorted(files)) for name, files in found.items()} for part, found in listed.items()}
 
 
 def _list_first_version(folder: str) -> list[str]:

@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from functools import lru_cache
-from pathlib import Path
 
 from vit_trainer.data.class_folders import VERSION, find_class_folders
 from vit_trainer.data.datasets import DATASETS, dataset_info, folder_of, id_and_path, is_folder, version_of
@@ -80,7 +79,7 @@ def names_as_trained(trained_on: str | None, dataset: str) -> tuple[str, ...]:
     """As `class_names`; of a folder in the order in which one of that id was read, which version 1 put as text."""
     if trained_on is None or trained_on in DATASETS or not is_folder(dataset) or version_of(trained_on) == VERSION:
         return class_names(dataset)
-    return _in_words(find_class_folders(Path(id_and_path(dataset)[1]), version=version_of(trained_on)).classes)
+    return _in_words(find_class_folders(id_and_path(dataset)[1], version=version_of(trained_on)).classes)
 
 
 def _in_words(folders: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """DATASETS: name -> what is known of a data set before any of it is read. Standard library only.
 
-A name with a slash is the path of a folder of classes; `dataset_info()` looks both kinds up. `ID:/path` is a folder
-that goes on under an id it has had: by the rules of the version that gave it, or from before it was renamed.
+A name with a slash is the path of a folder of classes, or the URI of a packed one; `dataset_info()` looks both kinds
+up. `ID:/path` is a folder that goes on under an id it has had: by the rules of the version that gave it, or from before
+it was renamed.
 """
 
 import os
@@ -20,7 +21,7 @@ from vit_trainer.data.class_folders import (
 )
 from vit_trainer.data.samples import sample_files
 from vit_trainer.errors import DataError, InputError, one_of
-from vit_trainer.files.location import user_cache
+from vit_trainer.files.location import is_uri, local_path, user_cache
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def id_and_path(name: str) -> tuple[str | None, str]:
     >>> id_and_path("pets-0123456789ab:/data/cats"), id_and_path("/data/cats")
     (('pets-0123456789ab', '/data/cats'), (None, '/data/cats'))
     """
-    match = re.fullmatch(r"([A-Za-z0-9._-]+-[0-9a-f]{12}):(/.*)", name, re.DOTALL)
+    match = re.fullmatch(r"([A-Za-z0-9._-]+-[0-9a-f]{12}):(/.*|[a-z0-9+.-]+://.*)", name, re.DOTALL)
     return (match[1], match[2]) if match else (None, name)
 
 
@@ -205,7 +206,12 @@ def with_id(name: str) -> str:
     """A data set's name that is refused once it is another's: of a folder of classes `ID:/path`. Raises DataError."""
     if not is_folder(name) or id_and_path(name)[0] is not None:
         return name
-    return f"{dataset_id(name)}:{Path(name).resolve()}"
+    return f"{dataset_id(name)}:{resolved(name)}"
+
+
+def resolved(path: str) -> str:
+    """A folder of classes by its absolute path, or as it is by its URI. Raises InputError: as `local_path`."""
+    return path if is_uri(path) else str(local_path(path, "dataset").resolve())
 
 
 def version_of(folder_id: str) -> int:
@@ -227,14 +233,19 @@ def listed_folder(name: str) -> ListedFolder:
     """
     given_id, path = id_and_path(name)
     version = VERSION if given_id is None else version_of(given_id)
-    folders = find_class_folders(Path(path), version=version)
+    folders = find_class_folders(path, version=version)
     paths = () if version == 1 else [path for part in folders.files for path in folders.paths(part)]
-    hashes, unreadable = sample_files(folders.root, paths)
+    if folders.packed and paths:
+        index = folders.packed.index
+        samples = zip(map(os.fsdecode, index.paths.tolist()), map(bytes.decode, index.samples.tolist()), strict=True)
+        hashes, unreadable = dict(samples), dict[str, str]()
+    else:
+        hashes, unreadable = sample_files(folders.root, paths)
     unreadable.update(folders.unreadable)
     own_id = folders.contents_id(hashes)
     if given_id is not None and given_id[-12:] != own_id[-12:]:
         raise DataError(
-            f"{folders.root} isn't {given_id} any more: its images have changed since; give the same command again"
+            f"{folders.place} isn't {given_id} any more: its images have changed since; give the same command again"
         )
     train_counts = folders.counts("train")
     num_train = sum(train_counts)

@@ -11,13 +11,11 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 
 from vit_trainer.architectures import MODELS
 from vit_trainer.data.class_folders import VERSION, find_class_folders
-from vit_trainer.data.datasets import id_and_path, is_folder, listed_folder, version_of
+from vit_trainer.data.datasets import id_and_path, is_folder, listed_folder, resolved, version_of
 from vit_trainer.errors import DataError
-from vit_trainer.files.location import local_path
 from vit_trainer.files.schema import json_of
 from vit_trainer.files.storage import Storage
 
@@ -33,7 +31,7 @@ def as_known(name: str, storage: Storage, say: Callable[[str], object] = lambda 
     """
     if not is_folder(name) or id_and_path(name)[0] is not None:
         return name
-    path = str(local_path(name, "dataset").resolve())
+    path = resolved(name)
     listed = listed_folder(path)
     known = sorted(_ids_in(storage), key=lambda each: _readable(each) != _readable(listed.id))
     if listed.id in known:
@@ -55,7 +53,7 @@ def under_id(name: str, earlier: str) -> str | None:
     """The name of a data set under an id that it has had; None if that is the id of another."""
     if not is_folder(name):
         return name if name == earlier else None
-    path = str(local_path(id_and_path(name)[1], "dataset").resolve())
+    path = resolved(id_and_path(name)[1])
     own = _id_by(path, version_of(earlier))
     if own is None or own[-12:] != earlier[-12:]:
         return None
@@ -66,7 +64,7 @@ def under_id(name: str, earlier: str) -> str | None:
 def _id_by(path: str, version: int) -> str | None:
     """What a folder is called by the rules of a version, if it can be read by these."""
     with suppress(DataError):
-        return find_class_folders(Path(path), version=1).contents_id({}) if version == 1 else listed_folder(path).id
+        return find_class_folders(path, version=1).contents_id({}) if version == 1 else listed_folder(path).id
     return None
 
 

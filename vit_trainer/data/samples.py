@@ -80,6 +80,12 @@ def sample_files(root: Path, paths: Iterable[str]) -> Samples:
     return samples
 
 
+def sample_of(content: bytes) -> str:
+    """What a file of this content is known by."""
+    end = max(SAMPLE_BYTES, len(content) - SAMPLE_BYTES)
+    return hashlib.sha256(b"%d " % len(content) + content[:SAMPLE_BYTES] + content[end:]).hexdigest()[:16]
+
+
 def _read(root: Path, paths: list[str]) -> Samples:
     samples = Samples({}, {})
     for path in paths:

@@ -6,6 +6,7 @@ from vit_trainer.data.class_folders import ClassFolders, find_class_folders
 from vit_trainer.data.datasets import DATASETS, data_folder
 from vit_trainer.data.decoding import Decoding
 from vit_trainer.data.families.folder import splits_of
+from vit_trainer.data.shards.packed import adopt
 from vit_trainer.data.shared_memory import too_small
 from vit_trainer.data.splits import Splits
 from vit_trainer.errors import DataError
@@ -16,12 +17,19 @@ HELD_OUT_PERCENT = 1
 
 
 def require(name: str, *, may_download: bool, source: str | None = None) -> None:
-    """List the folders, after they were copied from a source. Raises DataError: as `find_class_folders`, or `load`."""
+    """List the folders, after they were copied from a source, or what was packed there was adopted.
+
+    Raises:
+        DataError: as `find_class_folders`, or `load`; a shard is missing.
+    """
+    root = data_folder() / name
     if source is not None:
-        copy_tree(source, data_folder() / name, ("train", "val"))
+        if not adopt(source, root):
+            copy_tree(source, root, ("train", "val"))
         _whole(name)
-    else:
-        find_class_folders(data_folder() / name, test="val", version=1)
+    folders = find_class_folders(root, test="val", version=1)
+    if folders.packed:
+        folders.packed.require_shards()
 
 
 def load(name: str, **decoding: Unpack[Decoding]) -> Splits:
