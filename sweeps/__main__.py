@@ -19,6 +19,7 @@ TOOLS = {
     "report": "what the sweeps of a storage came to",
     "evidence": "the same with all that shows it, for anyone to check",
     "doctor": "is everything there that a sweep needs?",
+    "check-node": "is this machine whole? asked before it joins a cluster",
     "explain": "why may a result differ from the published one?",
     "clean": "gives back the room of checkpoints that no sweep works at",
 }

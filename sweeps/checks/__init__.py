@@ -6,4 +6,5 @@ before_launch          a cluster file, and whether it can be launched from here
 parity_on_nodes        whether nodes compute what the official code does
 explanations           why a result may differ from the published one
 on_nodes               a running cluster: versions, GPUs, weights, data, the storage
+new_node               a machine alone, before it joins a cluster
 """

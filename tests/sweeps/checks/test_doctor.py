@@ -21,7 +21,6 @@ from sweeps.checks.before_launch import check_launch
 from sweeps.checks.cluster_file_promises import broken, broken_in_kubernetes
 from sweeps.checks.on_nodes import _check_gpus, _check_storage, _missing_inputs, _open_ports, check_bucket
 from tests.stores import free_port
-from vit_trainer.machine import measure_all_reduce
 
 ROOT = Path(__file__).parents[3]
 CLUSTERS = ROOT / "clusters"
@@ -440,8 +439,3 @@ def test_a_port_that_all_of_the_network_reaches_is_noticed(address: str, is_noti
         said = [problem for _, problem in _open_ports() if port in problem]
         server.communicate("")
     assert [kind_of.startswith("MLflow listens on 0.0.0.0, port ") for kind_of in said] == [True] * is_noticed
-
-
-@pytest.mark.slow
-def test_an_all_reduce_has_a_bandwidth() -> None:
-    assert measure_all_reduce(2, dict(os.environ)) > 1e6
