@@ -237,7 +237,7 @@ def run_together(
         deadline = time.monotonic() + seconds
         codes: list[int | None] = [None]
         while time.monotonic() < deadline:
-            codes = [process and process.poll() for process in running]
+            codes = [process.poll() if process else None for process in running]
             if None not in codes or any(codes) or None in running:
                 break
             time.sleep(0.05)
@@ -268,7 +268,7 @@ def _measure(device_type: str) -> None:
     from torch import distributed
 
     rank, count, on_gpus = int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"]), device_type == "cuda"
-    device = torch.device(device_type, rank if on_gpus else None)
+    device = torch.device(device_type, rank if on_gpus else 0)
     if on_gpus:
         torch.cuda.set_device(device)
     print(json.dumps({"flops_per_second": _flops_per_second(device)}), flush=True)

@@ -37,6 +37,9 @@ def broken(config: dict[str, Any], text: str) -> Iterator[str]:
         yield "setup_commands must run clusters/setup.sh, which installs the versions of constraints.txt, and no other"
     if re.search(r"(?i)(secret|password|access_key|token)\S*:\s*[\"']?[A-Za-z0-9/+]{16,}|AKIA[0-9A-Z]{16}", text):
         yield "a secret seems to stand in the file: leave it to the machines' roles or the environment"
+    before, start, _ = commands(config, "worker_start_ray_commands").partition("ray start")
+    if start and "vit-sweeps check-node" not in before:
+        yield "worker_start_ray_commands lacks vit-sweeps check-node before ray start: broken nodes would join"
     if config.get("provider", {}).get("type") != "local":
         yield from _broken_in_a_cloud(config)
     if config.get("provider", {}).get("type") == "aws":

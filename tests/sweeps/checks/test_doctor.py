@@ -136,6 +136,10 @@ P4D = ("available_node_types", "p4d")
         (in_starts("clusters/watchdog.sh", "true"), "a forgotten head would run for ever"),
         (drop("file_mounts", "~/.ray/auth_token"), "nodes can't know the token"),
         (put(["pip install ray"], "setup_commands"), "which installs the versions of constraints.txt"),
+        (
+            put(["ray start --address=x", "vit-sweeps check-node"], "worker_start_ray_commands"),
+            "broken nodes would join",
+        ),
         (put(60, "idle_timeout_minutes"), "workers would outlive the sweep"),
         (
             put({"CPU": 4, "GPU": 0}, "available_node_types", "head", "resources"),
