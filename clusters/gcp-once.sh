@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Once per Google Cloud project, with an owner's credentials: what gcp-a100.yaml names. Not yet run against Google Cloud.
-#   bash clusters/gcp-once.sh PROJECT BUCKET ADDRESSES     ADDRESSES, such as 198.51.100.7/32, may reach the machines' SSH
+#   bash clusters/gcp-once.sh PROJECT ADDRESSES     ADDRESSES, such as 198.51.100.7/32, may reach the machines' SSH
 set -euo pipefail
-project=$1 bucket=$2 addresses=$3
+project=$1 addresses=$2
+bucket=$(sed 's,^gs://,,' "$(dirname "$0")/bucket")
 account() { echo "vit-sweeps-$1@$project.iam.gserviceaccount.com"; }
 
 gcloud services enable --project "$project" compute.googleapis.com iam.googleapis.com cloudresourcemanager.googleapis.com

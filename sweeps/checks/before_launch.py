@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+import re
 import shutil
 import stat
 import subprocess
@@ -14,15 +15,21 @@ from typing import Any
 
 import yaml
 
-from sweeps.checks.cluster_file_promises import broken, broken_in_kubernetes
+from sweeps.checks.cluster_file_promises import broken, broken_in_kubernetes, commands
 from sweeps.checks.finding import Finding, fail, ok, skip, warn
 from vit_trainer.errors import InputError
 
 SSH_SECONDS = 10
 SPOT_QUOTAS = dict.fromkeys(("p2", "p3", "p4"), ("L-7212CCBC", "All P4, P3 and P2 Spot Instance Requests"))
-SPOT_QUOTAS["p5"] = ("L-C4BD4855", "All P5 Spot Instance Requests")
+SPOT_QUOTAS |= {
+    "p5": ("L-C4BD4855", "All P5 Spot Instance Requests"),
+    **dict.fromkeys(("g4", "g5", "g6"), ("L-3819A6DF", "All G and VT Spot Instance Requests")),
+}
 """Code and name of AWS's quota, in vCPUs, by the family of the machine."""
-ON_DEMAND_QUOTAS = dict.fromkeys(("p2", "p3", "p4", "p5"), ("L-417A185B", "Running On-Demand P instances"))
+ON_DEMAND_QUOTAS = {
+    **dict.fromkeys(("p2", "p3", "p4", "p5"), ("L-417A185B", "Running On-Demand P instances")),
+    **dict.fromkeys(("g4", "g5", "g6"), ("L-DB2E81BA", "Running On-Demand G and VT instances")),
+}
 PRIVATE = [ipaddress.ip_network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")]
 
 
@@ -51,6 +58,8 @@ def check_launch(path: Path) -> Iterator[Finding]:
         yield from _promises(broken(config, text))
     yield from _check_tools("rsync", "ssh")
     yield _check_token(Path.home() / ".ray" / "auth_token")
+    if not refused and "clusters/inputs.sh" in commands(config):
+        yield _check_bucket_name(path.parent / "bucket")
     if not refused:
         checks: dict[str, Callable[[dict[str, Any]], Iterator[Finding]]] = {
             "aws": _check_aws,
@@ -96,6 +105,13 @@ def _check_token(path: Path) -> Finding:
     if mode & 0o077:
         return fail("token", f"{path} has mode {mode:o}, others can read it: chmod 600 {path}")
     return ok("token", f"{path}, mode {mode:o}")
+
+
+def _check_bucket_name(path: Path) -> Finding:
+    name = path.read_text().strip() if path.exists() else ""
+    if not re.fullmatch(r"(s3|gs)://[^/\s]\S*", name):
+        return fail("bucket", f"{path} holds no bucket's name, for clusters/inputs.sh: echo s3://my-bucket > {path}")
+    return ok("bucket", f"{name}, of which the machines have their inputs")
 
 
 def _check_hosts(config: dict[str, Any]) -> Iterator[Finding]:
@@ -148,7 +164,10 @@ def _check_google(config: dict[str, Any]) -> Iterator[Finding]:
         yield fail("credentials", "none for Google Cloud: gcloud auth application-default login")
         return
     yield ok("credentials", "found; whether they suffice shows when machines are asked for")
-    yield warn("quota", f"not asked: it must allow {_num_gpus(config)} preemptible A100 GPUs in that region")
+    yield warn(
+        "quota",
+        f"not asked: it must allow {_num_gpus(config)} GPUs of the kind, preemptible ones if on spot, in that region",
+    )
 
 
 def _num_gpus(config: dict[str, Any]) -> int:
@@ -241,14 +260,18 @@ def _image(client: Callable[[str], Any], image: str) -> Finding:
 
 def _quota_needed(config: dict[str, Any]) -> tuple[str, str, int]:
     """In words, AWS's code of it, and the number of vCPUs."""
-    workers = [kind for kind in config["available_node_types"].values() if kind.get("resources", {}).get("GPU", 0)]
-    if not workers:
+    kinds = {
+        name: kind for name, kind in config["available_node_types"].items() if kind.get("resources", {}).get("GPU", 0)
+    }
+    if not kinds:
         return "no quota for GPUs is needed", "", 0
     of_all = int(config.get("max_workers", 0))
     number = sum(
-        int(kind["resources"].get("CPU", 0)) * min(int(kind.get("max_workers", of_all)), of_all) for kind in workers
+        int(kind["resources"].get("CPU", 0))
+        * (1 if name == config["head_node_type"] else min(int(kind.get("max_workers", of_all)), of_all))
+        for name, kind in kinds.items()
     )
-    node = workers[0]["node_config"]
+    node = next(iter(kinds.values()))["node_config"]
     quotas = SPOT_QUOTAS if "InstanceMarketOptions" in node else ON_DEMAND_QUOTAS
     code, name = quotas.get(node["InstanceType"][:2], ("", f"of {node['InstanceType']}"))
     return f'{number} vCPUs of quota "{name}" are needed', code, number

@@ -67,11 +67,13 @@ def _seconds_to_notice(settings: dict[str, str]) -> float:
 def _broken_in_a_cloud(config: dict[str, Any]) -> Iterator[str]:
     kinds = dict(config.get("available_node_types") or {})
     head = kinds.pop(config.get("head_node_type"), {})
-    if (head.get("resources") or {}).get("GPU", 0) or (head.get("resources") or {}).get("CPU", 1):
+    is_alone = not config.get("max_workers", 0)
+    slots = head.get("resources") or {}
+    if not is_alone and (slots.get("GPU", 0) or slots.get("CPU", 1)):
         yield "the head's resources must be CPU: 0 and GPU: 0: trials would run where the driver does"
     if any(kind.get("min_workers", 0) for kind in kinds.values()):
         yield "min_workers above 0: GPUs would cost money without a sweep"
-    if not 0 < config.get("idle_timeout_minutes", 0) <= IDLE_MINUTES:
+    if not is_alone and not 0 < config.get("idle_timeout_minutes", 0) <= IDLE_MINUTES:
         yield f"idle_timeout_minutes above {IDLE_MINUTES}, or none: workers would outlive the sweep"
     if "clusters/watchdog.sh" not in commands(config, "head_start_ray_commands"):
         yield "head_start_ray_commands lacks clusters/watchdog.sh: a forgotten head would run for ever"

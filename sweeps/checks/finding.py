@@ -8,8 +8,7 @@ from rich.console import Console
 
 from vit_trainer.files.outgoing import outgoing
 
-STYLES = {"FAIL": "bold red", "warn": "yellow", "skip": "dim", "ok": "green"}
-"""By kind, the first to read first."""
+STYLES = {"ok": "green", "FAIL": "bold red", "warn": "yellow", "skip": "dim"}
 
 
 @dataclass(frozen=True)

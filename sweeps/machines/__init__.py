@@ -2,5 +2,6 @@
 
 cards       which GPU to plan for, by our names and Ray's
 node_types  the kinds of nodes that a cluster's file names, and those that may still come
+offers      clouds' machines and images, with the sources of their prices and drivers
 prices      what a GPU-hour costs, and how many hours some dollars buy
 """

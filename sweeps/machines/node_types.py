@@ -6,7 +6,7 @@ that has none.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ NODE_TYPE = "ray.io/node-group"
 
 @dataclass(frozen=True)
 class NodeType:
-    """One kind of worker in a cluster's file."""
+    """One kind of node for trials in a cluster's file."""
 
     name: str
     num_cpus: int
@@ -36,7 +36,7 @@ class NodeType:
 
 
 def node_types(path: Path) -> list[NodeType]:
-    """The kinds of workers that a cluster's file names; none if it is about one's own hosts.
+    """The kinds of nodes for trials that a cluster's file names: workers, and a head with GPUs; none for own hosts.
 
     Raises:
         InputError: the file can't be read.
@@ -46,9 +46,12 @@ def node_types(path: Path) -> list[NodeType]:
         if "available_node_types" not in content and content["provider"]["type"] == "local":
             return []
         of_all = int(content.get("max_workers", 0))
-        kinds = dict(content["available_node_types"])
-        kinds.pop(content.get("head_node_type"), None)
-        return [_node_type(name, values, of_all) for name, values in kinds.items()]
+        kinds = {
+            name: _node_type(name, values, of_all) for name, values in dict(content["available_node_types"]).items()
+        }
+        if head := kinds.pop(content.get("head_node_type"), None):
+            kinds |= {head.name: replace(head, max_workers=1, max_of_all=None)} if head.num_gpus else {}
+        return list(kinds.values())
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         raise InputError(
@@ -85,7 +88,9 @@ def nodes_to_come(kinds: Iterable[NodeType], nodes: Iterable[Mapping[str, Any]])
     living = Counter(_type_of(node) for node in nodes if node["Alive"])
     coming = [kind for kind in kinds for _ in range(kind.max_workers - living[kind.name])]
     limits = [
-        kind.max_of_all - sum(living[each.name] for each in kinds) for kind in kinds if kind.max_of_all is not None
+        kind.max_of_all - sum(living[each.name] for each in kinds if each.max_of_all is not None)
+        for kind in kinds
+        if kind.max_of_all is not None
     ]
     return coming[: max(0, min([len(coming), *limits]))]
 

@@ -4,30 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sweeps.machines.node_types import NodeType
+from sweeps.machines.offers import MACHINES
 from vit_trainer.cards import CARDS, Card
 from vit_trainer.errors import InputError
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A cloud's machine with GPUs."""
-
-    num_gpus: int
-    card: str
-    """A key of CARDS."""
-    dollars_per_hour: float
-    """On demand, for Linux."""
-
-
-MACHINES = {
-    "p4d.24xlarge": Machine(8, "A100-40GB", 21.96),
-    "p4de.24xlarge": Machine(8, "A100-80GB", 27.45),
-    "p5.48xlarge": Machine(8, "H100", 55.04),
-    "a2-highgpu-8g": Machine(8, "A100-40GB", 29.39),
-    "a2-ultragpu-8g": Machine(8, "A100-80GB", 40.55),
-}
-"""List prices of 2025: AWS in us-east-1 (p4 and p5 as reduced in June), GCP in us-central1. Spot costs less, by a share
-that changes from day to day, so that a sum of these is an upper bound."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +27,18 @@ def price_of(given: float | None, types: Iterable[NodeType]) -> Price | None:
     """
     if given is not None:
         return Price(given, "as given")
-    known = {kind.machine: MACHINES[kind.machine] for kind in types if kind.machine in MACHINES}
-    if not known:
+    listed = [
+        (machine.price.dollars_per_hour / machine.num_gpus, kind.machine, machine.price)
+        for kind in types
+        if (machine := MACHINES.get(kind.machine)) and machine.price
+    ]
+    if not listed:
         return None
-    name, machine = max(known.items(), key=lambda item: item[1].dollars_per_hour / item[1].num_gpus)
+    dollars, name, price = max(listed, key=lambda each: each[0])
     return Price(
-        machine.dollars_per_hour / machine.num_gpus,
-        f"{name} at its list price of ${machine.dollars_per_hour:g} per hour on demand (2025): spot costs less; "
-        "head, idle minutes and disks come on top",
+        dollars,
+        f"{name} at its list price of ${price.dollars_per_hour:g} per hour on demand ({price.read_on}): spot costs "
+        "less; head, idle minutes and disks come on top",
     )
 
 

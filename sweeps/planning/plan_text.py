@@ -42,6 +42,8 @@ def _answer(plan: Plan) -> list[str]:
         lines.append(f"cost: {whole}")
     if plan.hours is not None and plan.price is not None:
         lines.append(f"price: ${plan.price.dollars:.3g} per GPU-hour, {plan.price.source}")
+    elif plan.hours and plan.on_gpus:
+        lines.append("price: none is known here: --price-per-gpu-hour says what a GPU-hour costs, in dollars")
     if plan.wall is not None:
         wall, kind = plan.wall, "GPU" if plan.on_gpus else "CPU core"
         where = f"on {counted(wall.num_slots, kind)}" + (", for example: there is none here" if wall.is_example else "")

@@ -10,11 +10,15 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from sweeps.checks.cluster_file_promises import broken, commands
+from sweeps.machines.offers import IMAGES, MACHINES, NEEDED_DRIVER
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
-FILES = sorted(path for path in CLUSTERS.glob("*.yaml") if path.name != "kuberay.yaml")
-"""Those for `ray up`; test_kuberay.py has the other."""
+FILES = sorted(path for path in CLUSTERS.glob("*.yaml") if path.name not in ("kuberay.yaml", "skypilot.yaml"))
+"""Those for `ray up`; test_kuberay.py and test_skypilot.py have the others."""
 CLOUD = [path for path in FILES if path.name != "local.yaml"]
+AWS = [path for path in CLOUD if not path.name.startswith("gcp")]
+GROWING = [path for path in CLOUD if path.name != "one-gpu.yaml"]
+"""With a head that has no GPU, and workers that come and go."""
 
 
 def content(path: Path) -> dict[str, Any]:
@@ -49,26 +53,67 @@ def test_no_command_of_rays_own_brings_other_versions(path: Path) -> None:
     assert not re.search(r"pip install|ray==", commands(prepare_config(content(path))))
 
 
-@pytest.mark.parametrize("path", CLOUD, ids=lambda path: path.name)
-def test_in_a_cloud_the_head_is_cheap_and_workers_come_and_go(path: Path) -> None:
+@pytest.mark.parametrize("path", GROWING, ids=lambda path: path.name)
+def test_in_a_cloud_the_head_is_cheap_and_has_no_data_and_workers_come_and_go(path: Path) -> None:
     config = content(path)
     types = dict(config["available_node_types"])
     head = types.pop(config["head_node_type"])
     assert head["resources"]["GPU"] == 0
-    assert "watchdog.sh 60" in commands(config)
-    assert "vit_trainer fetch" in commands(config, "setup_commands")  # on the head too: a sweep looks there first
+    assert "inputs.sh cifar10 " in commands(config, "worker_setup_commands")
+    assert not re.search("inputs.sh|vit_trainer", commands(config, "setup_commands", "head_setup_commands"))
     for worker in types.values():
         assert worker["min_workers"] == 0
         assert 0 < worker["max_workers"] <= config["max_workers"]
         assert worker["resources"]["GPU"] == 8
 
 
-def test_on_aws_each_kind_has_its_role_and_workers_are_spot() -> None:
-    config = content(CLUSTERS / "a100.yaml")
+@pytest.mark.parametrize("path", CLOUD, ids=lambda path: path.name)
+def test_in_a_cloud_machines_have_as_many_gpus_as_asked_for_and_a_driver_for_the_pinned_pytorch(path: Path) -> None:
+    config = content(path)
+    assert "watchdog.sh 60" in commands(config, "head_start_ray_commands")
+    for kind in config["available_node_types"].values():
+        if not (num_gpus := kind["resources"]["GPU"]):
+            continue
+        node = kind["node_config"]
+        assert MACHINES[node.get("InstanceType") or node["machineType"]].num_gpus == num_gpus
+        assert f"check-node --gpus {num_gpus}" in commands(config)
+        (name,) = (name for name in IMAGES if name in str(node))
+        assert int(IMAGES[name].driver.partition(".")[0]) >= NEEDED_DRIVER
+
+
+def test_the_driver_that_is_needed_is_that_of_the_cuda_that_pytorch_brings() -> None:
+    (runtime,) = re.findall(r"^nvidia-cuda-runtime==(\d+)", (CLUSTERS.parent / "constraints.txt").read_text(), re.M)
+    assert (runtime, NEEDED_DRIVER) == ("13", 580)  # another CUDA needs another: see where offers.py has it from
+
+
+@pytest.mark.parametrize("path", CLOUD, ids=lambda path: path.name)
+def test_the_bucket_stands_in_one_place(path: Path) -> None:
+    text = path.read_text()
+    assert re.findall(r"(?:s3|gs)://\S+", text) == [f"{'gs' if path.name.startswith('gcp') else 's3'}://my-bucket"]
+    assert "BUCKET" not in text
+    assert "clusters/bucket" in (CLUSTERS.parent / ".gitignore").read_text().split()
+
+
+def test_h100_is_a100_on_other_machines() -> None:
+    lines = [(CLUSTERS / f"{name}.yaml").read_text() for name in ("a100", "h100")]
+    bodies = [text[text.index("cluster_name") :].splitlines() for text in lines]
+    differing = [new for old, new in zip(*bodies, strict=True) if old != new]
+    words = ("cluster_name: vit-h100", "p5:", 'resources: {"CPU": 192, "GPU": 8}', "InstanceType: p5.48xlarge")
+    assert [line.strip().startswith(word) for line, word in zip(differing, words, strict=True)] == [True] * 4
+
+
+@pytest.mark.parametrize("path", AWS, ids=lambda path: path.name)
+def test_on_aws_each_kind_has_its_role_and_workers_are_spot(path: Path) -> None:
+    config = content(path)
     for name, node_type in config["available_node_types"].items():
-        node = node_type["node_config"]
-        assert node["IamInstanceProfile"]["Name"] == ("vit-sweeps-head" if name == "head" else "vit-sweeps-worker")
-        assert ("InstanceMarketOptions" in node) == (name != "head")
+        node, is_head = node_type["node_config"], name == config["head_node_type"]
+        starts_others = is_head and config["max_workers"]
+        role = "head" if starts_others else "worker"
+        assert node["IamInstanceProfile"]["Name"] == f"vit-sweeps-{role}"
+        assert ("InstanceMarketOptions" in node) == (not is_head)
+        assert node["InstanceInitiatedShutdownBehavior"] == ("stop" if is_head else "terminate")
+        (disk,) = node["BlockDeviceMappings"]
+        assert starts_others or disk["Ebs"]["Throughput"] > 125  # gp3's own
 
 
 def test_on_google_cloud_machines_are_shielded_have_little_to_say_and_workers_are_spot() -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 import boto3
 import pytest
+import yaml
 from moto import mock_aws
 
 TEMPLATE = Path(__file__).parents[2] / "clusters" / "aws-iam.template"
+CLUSTERS = ["vit-a100", "vit-h100", "vit-one-gpu"]
 NOT_LIMITED = {  # looking, and making what is not there yet, can't be limited to this cluster's own
     "ec2:Describe*", "ec2:DescribeInstances", "ec2:DescribeInstanceTypes", "ec2:DescribeImages",
     "ec2:RunInstances", "ec2:CreateTags", "ec2:CreateKeyPair", "ec2:CreateSecurityGroup",
@@ -39,6 +41,11 @@ def statements(iam: Any, role: str) -> list[dict[str, Any]]:
     return [statement for policy in policies for statement in policy["Statement"]]
 
 
+def test_it_speaks_of_all_clusters_on_aws() -> None:
+    files = [yaml.safe_load(path.read_text()) for path in TEMPLATE.parent.glob("*.yaml") if path.name != "kuberay.yaml"]
+    assert sorted(each["cluster_name"] for each in files if each.get("provider", {}).get("type") == "aws") == CLUSTERS
+
+
 def test_the_profiles_of_the_cluster_file_are_there_each_with_its_role(iam: Any) -> None:
     for name in ("vit-sweeps-head", "vit-sweeps-worker"):
         (role,) = iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Roles"]
@@ -63,7 +70,7 @@ def test_only_machines_of_this_cluster_can_be_stopped_and_no_role_but_the_worker
         actions = set(listed(statement["Action"]))
         assert not any(action.endswith(":*") or action == "*" for action in actions)
         if "ec2:TerminateInstances" in actions:
-            assert statement["Condition"] == {"StringEquals": {"aws:ResourceTag/ray-cluster-name": "vit-a100"}}
+            assert statement["Condition"] == {"StringEquals": {"aws:ResourceTag/ray-cluster-name": CLUSTERS}}
         elif statement["Resource"] == "*":
             assert actions <= NOT_LIMITED
     (passed,) = (each for each in of_head if "iam:PassRole" in listed(each["Action"]))

@@ -43,6 +43,13 @@ def test_the_workers_of_a_cluster_file(launched_with: Path) -> None:
     assert node_types(launched_with) == [replace(kind, max_of_all=4) for kind in kinds]
 
 
+def test_a_head_with_gpus_is_one_of_them_and_lives_already_where_a_sweep_runs() -> None:
+    kinds = node_types(Path(__file__).parents[3] / "clusters" / "one-gpu.yaml")
+    assert kinds == [NodeType("gpu", 8, 1, 1, "g5.2xlarge")]
+    assert nodes_to_come(kinds, []) == kinds
+    assert nodes_to_come(kinds, [HEAD | {"Labels": {"ray.io/node-group": "gpu"}}]) == []
+
+
 def test_a_file_of_own_hosts_names_no_kinds() -> None:
     assert node_types(Path(__file__).parents[3] / "clusters" / "local.yaml") == []
 

@@ -1,11 +1,13 @@
 """Dollars, from the machines that a cluster's file names."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 
-from sweeps.machines.node_types import NodeType, node_types
-from sweeps.machines.prices import MACHINES, cards_of, limit_in_hours, price_of
+from sweeps.machines.node_types import NodeType
+from sweeps.machines.offers import MACHINES
+from sweeps.machines.prices import cards_of, limit_in_hours, price_of
 from sweeps.paper_grid import app
 from vit_trainer.cards import CARDS
 from vit_trainer.command_line import run
@@ -43,10 +45,10 @@ def test_dollars_are_hours_and_the_smaller_limit_counts() -> None:
         limit_in_hours(None, 10, price_of(None, [UNKNOWN]))
 
 
-def test_the_machines_of_the_cluster_files_have_prices() -> None:
-    for name in ("a100.yaml", "gcp-a100.yaml"):
-        (kind,) = node_types(CLUSTERS / name)
-        assert kind.machine in MACHINES
+def test_every_price_has_its_day() -> None:
+    for machine in MACHINES.values():
+        if machine.price:
+            assert date(2025, 1, 1) < date.fromisoformat(machine.price.read_on) <= date.today()
 
 
 def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -61,8 +63,20 @@ def test_a_plan_for_a_cluster_that_is_not_launched_yet(capsys: pytest.CaptureFix
     assert code == 0
     assert " on 32 GPUs" in text
     assert "; 731 GPU-hours ($2,007." in text
-    assert "price: $2.75 per GPU-hour, p4d.24xlarge at its list price of $21.96 per hour" in text
+    assert "price: $2.75 per GPU-hour, p4d.24xlarge at its list price of $21.96 per hour on demand (2026-11-09)" in text
     assert "A100-40GB" in text
+
+
+def test_a_machine_without_a_price_is_planned_and_the_price_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--plan", "--cluster", str(CLUSTERS / "one-gpu.yaml"), "--datasets", "cifar10", "--models", "ViT-B_32")
+    code, text = plan(capsys, *arguments)
+    assert code == 0
+    assert " on 1 GPU" in text
+    assert "A10G" in text
+    assert "price: none is known here: --price-per-gpu-hour" in text
+    assert "$" not in text
+    _, text = plan(capsys, *arguments, "--price-per-gpu-hour", "1.2")
+    assert "price: $1.2 per GPU-hour, as given" in text
 
 
 @pytest.mark.parametrize(
