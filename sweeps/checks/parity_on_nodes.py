@@ -100,11 +100,9 @@ def _verify(device: str, card: str) -> NodeParity:
     except subprocess.TimeoutExpired:
         return NodeParity(address, "", "no answer", (f"it took more than {SECONDS} s",))
     lines = done.stdout.strip().splitlines()
-    if done.returncode == 0:
-        return NodeParity(address, lines[0], lines[-1])
     failures = tuple(line.split("  ")[0].strip() for line in lines if "  FAIL" in line)
-    if failures:
-        return NodeParity(address, lines[0], lines[-1], failures)
+    if failures or done.returncode == 0:
+        return NodeParity(address, lines[0], lines[-1], failures, tuple(lines[1:-1]))
     cause = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     return NodeParity(address, "", "no answer", (cause,))
 

@@ -21,6 +21,8 @@ class NodeParity:
     """Its last line, such as `30 of 30 rungs hold, 0 skipped`."""
     failures: tuple[str, ...] = ()
     """Names of the rungs that don't hold; what else went wrong, if it didn't come to an end."""
+    rungs: tuple[str, ...] = ()
+    """All that it said between the first line and the last: each rung with its error and bound."""
 
 
 def record_parity(storage: Storage, sweep: str, found: Iterable[NodeParity]) -> None:

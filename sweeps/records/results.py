@@ -1,7 +1,7 @@
 """Results: what the run folders of a storage hold, as the cells of a table. Reads, and writes nothing."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from sweeps.records.cell_record import CellRecord
@@ -11,6 +11,7 @@ from sweeps.records.parity import NodeParity, read_parity
 from sweeps.records.predicted_hours import with_predicted_hours
 from sweeps.records.slots import read_slots, slot_lines
 from sweeps.records.trial_record import SPEEDS, TrialRecord, record_of
+from sweeps.records.unpacked import Packed, read_data_hashes, read_packed
 from sweeps.table.cells import Cell, place_in_table
 from sweeps.table.published import figures_for, is_left_open, published_for
 from sweeps.table.spread import Kind, kind_of, spread_for
@@ -36,6 +37,10 @@ class Results:
     """What nodes came to that were compared with the official code."""
     sweep: str | None = None
     """Whose results these are; None: of the whole storage."""
+    packed: tuple[Packed, ...] = ()
+    """The bundles of evidence that were made of these, in the order of time."""
+    data_hashes: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of data sets whose files were read for it."""
 
     @property
     def trials(self) -> list[TrialRecord]:
@@ -96,7 +101,9 @@ def gather(storage: Storage, sweep: str | None = None) -> Results:
     complaints += [unknown] if unknown else []
     if own is not None:
         decisions = [decision for decision in decisions if decision.trial_id in own]
-    return Results(storage.location, tuple(cells), tuple(decisions), tuple(complaints), tuple(parity), sweep)
+    packed = tuple(each for each in read_packed(storage) if each.sweep == sweep)
+    found = (tuple(cells), tuple(decisions), tuple(complaints), tuple(parity))
+    return Results(storage.location, *found, sweep, packed, read_data_hashes(storage))
 
 
 def damaged_lines(storage: Storage, sweep: str) -> list[str]:

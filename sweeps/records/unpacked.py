@@ -1,19 +1,57 @@
-"""Unpacked: a bundle of evidence as the storage that it was packed from."""
+"""Unpacked: a bundle of evidence as the storage that it was packed from; and what storages note of their bundles."""
 
 import hashlib
+import json
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from vit_trainer.errors import InputError, reason_of
-from vit_trainer.files.schema import json_of
+from vit_trainer.files.schema import instance_of, json_of
+from vit_trainer.files.storage import DATA_HASHES, PACKED, Storage, lines_as
 
 MANIFEST = "manifest.json"
 MAX_BYTES = 2**31
 """Unpacked; 30 cells take 0.1 GB."""
 MAX_FILES = 200_000
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A bundle that was made of a storage."""
+
+    time: float
+    """When, Unix seconds."""
+    root: str
+    """The root hash of its manifest."""
+    file: str
+    """Name of the file."""
+    num_trials: int
+    sweep: str | None = None
+    """Whose trials these are; None: all of the storage."""
+
+
+def note_packed(storage: Storage, packed: Packed) -> None:
+    """Write down that a bundle was made; raises OSError for what the storage refuses."""
+    storage.folder.append(PACKED, (json.dumps(asdict(packed)) + "\n").encode())
+
+
+def read_packed(storage: Storage) -> list[Packed]:
+    """The bundles that were made of a storage; damaged lines say of none."""
+    return lines_as(storage.folder.read(PACKED) or b"", partial(instance_of, Packed))[0]
+
+
+def read_data_hashes(storage: Storage) -> dict[str, str]:
+    """SHA-256 of the data sets that were read for it, by name; a damaged file knows of none."""
+    try:
+        kept = json_of(storage.folder.read(DATA_HASHES) or b"{}")
+        return {str(name): str(values["sha256"]) for name, values in kept.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
 
 
 def root_of(hashes: Mapping[str, str]) -> str:

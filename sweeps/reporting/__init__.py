@@ -6,7 +6,7 @@ comparison   two results side by side
 charts       which charts are drawn of which cells
 outcomes     what became of trials: mistakes, stopped, failed, and the hours of all
 trial_pages  every trial by itself
-origin       what the results were made with, and the commands that make them again
+origin       what the results were made with, what differs from the official protocol, the reproducibility checklist
 rows         the table for other tools
 texts        how numbers, times, verdicts, cards and cells are said
 draw_charts  draws them with matplotlib

@@ -13,7 +13,7 @@ from sweeps.records.results import Results, gather
 from sweeps.reporting.accuracies import cell_by_cell, the_table
 from sweeps.reporting.charts import accuracy_against_hours, accuracy_over_rate, chart_files, learning_curves
 from sweeps.reporting.comparison import Other, comparison
-from sweeps.reporting.origin import commands, environment
+from sweeps.reporting.origin import CHECKLIST, checklist_page, commands, environment
 from sweeps.reporting.outcomes import early_stopping, failures, hours, mistakes, speed
 from sweeps.reporting.pages import Block, Heading, Page, Paragraph, TextTable, foldable_table, html, markdown
 from sweeps.reporting.rows import rows_of, trial_rows_of
@@ -62,6 +62,7 @@ def files_of(results: Results, other: Other | None = None) -> dict[str, bytes]:
         "report.html": html(content),
         "trials.csv": _csv(trial_rows_of(results)),
         TRIALS: html(trials_page(results)),
+        CHECKLIST: html(checklist_page(results)),
     }
     return {name: outgoing(text).encode() for name, text in texts.items()} | chart_files(results)
 

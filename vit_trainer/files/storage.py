@@ -31,6 +31,8 @@ TRACKING = "tracking.json"
 TABLE = "table.json"
 """A report's table, a row per cell."""
 PROBES = "probes.json"
+PACKED, DATA_HASHES = "evidence.jsonl", "data-hashes.json"
+"""Which bundles of evidence were made of a storage; hashes of data sets, which take long."""
 NO_RUN = "no config.json: not a run folder, or its process was killed at once"
 NUM_READERS = 8
 """How many run folders are read at a time."""
@@ -144,13 +146,7 @@ class Storage:
             return [], 0  # a file beside the sweeps' folders
         except IsADirectoryError:
             return [], 1
-        found, num_damaged = [], 0
-        for line in filter(bytes.strip, content.split(b"\n")):
-            try:
-                found.append(parse(json_of(line)))
-            except ValueError:
-                num_damaged += 1
-        return found, num_damaged
+        return lines_as(content, parse)
 
     def report(self, sweep: str | None = None) -> Folder:
         """Where the report of a sweep lies; None: that of the whole storage."""
@@ -197,6 +193,17 @@ class Storage:
                 "MLflow a server by --tracking-uri"
             )
         return f"sqlite:///{self.mlflow_database}"
+
+
+def lines_as(content: bytes, parse: Callable[[Any], T]) -> tuple[list[T], int]:
+    """What a file holds, a JSON value a line, and the number of lines that can't be read; parse as in `sweep_lines`."""
+    found, num_damaged = [], 0
+    for line in filter(bytes.strip, content.split(b"\n")):
+        try:
+            found.append(parse(json_of(line)))
+        except ValueError:
+            num_damaged += 1
+    return found, num_damaged
 
 
 def in_parallel(call: Callable[[str], T], names: Iterable[str]) -> list[T]:

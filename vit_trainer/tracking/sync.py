@@ -1,7 +1,7 @@
 """sync(): ships every run folder of a storage to MLflow; what is there already is left as it is."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,6 +79,12 @@ def sync_files(storage: Storage, tracking_uri: str, run_dir: RunDir, files: Iter
         shipper.ship(run_dir, membership)
         shipper.summarise_cells()
         shipper.ship_trial_files(run_dir.trial_id, files, folder)
+
+
+def tag_sweeps(storage: Storage, tracking_uri: str, sweeps: Iterable[str], tags: Mapping[str, str]) -> None:
+    """Put tags on the sweeps' own runs; raises whatever MLflow raises where the store can't be reached or refuses."""
+    for name in sweeps:
+        Shipper(tracking_uri, name, storage.mlflow_artifacts, {"sweep": name}).tag_sweep(tags)
 
 
 def _shipper(storage: Storage, tracking_uri: str, experiment: str, membership: Membership) -> Shipper:

@@ -149,6 +149,12 @@ class Shipper:
         run, _ = self._experiment.find_or_create("sweep_run", sweep, self._tags, None, f"{sweep} (sweep)")
         return str(run.info.run_id)
 
+    def tag_sweep(self, tags: Mapping[str, str]) -> None:
+        """Put tags on the run of the sweep."""
+        run_id = self.sweep_run()
+        self._experiment.log(run_id, [], tags)
+        self._experiment.client.set_terminated(run_id, "FINISHED")
+
     def run_of(self, trial_id: str) -> str | None:
         """Id of a trial's run, or None if there is none."""
         return next((str(run.info.run_id) for run in self._experiment.runs("trial_id", trial_id)), None)

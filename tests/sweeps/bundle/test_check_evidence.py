@@ -656,7 +656,7 @@ UNCLAIMED_COLUMNS = [
     "published_card",
 ]
 """Speeds and costs, words, and what others than the figure compared with have published."""
-TEXTS = ("README.md", "checklist.md", "ro-crate-metadata.json", "report/*.md", "report/*.html", "report/*.png")
+TEXTS = ("README.md", "ro-crate-metadata.json", "report/*.md", "report/*.html", "report/*.png")
 """Files for reading and for archives."""
 VALUES: list[Any] = [
     None,

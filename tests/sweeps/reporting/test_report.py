@@ -143,7 +143,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows(storage: Path) ->
     report(storage=str(storage))
     page = Elements((storage / "report" / "report.html").read_text())
     assert not {"script", "iframe", "object", "img"} & set(page.tags)
-    assert all(address.startswith(("data:", "#", "trials.html#")) for address in page.addresses)
+    assert all(address.startswith(("data:", "#", "trials.html#", "./checklist.html")) for address in page.addresses)
     assert "<script>alert('no')</script> | a_b" in page.text
     assert page.tags.count("svg") == 3  # a chart per cell, and one of accuracy against hours
     markdown = (storage / "report" / "report.md").read_text()
@@ -183,7 +183,7 @@ def test_the_same_storage_makes_the_same_report_elsewhere(storage: Path, tmp_pat
     elsewhere = tmp_path / "elsewhere"
     report(storage=str(storage), output=str(elsewhere))
     assert {path.name for path in elsewhere.iterdir()} == {
-        *("report.md", "report.html", "trials.html", "table.csv", "trials.csv", "table.json"),
+        *("report.md", "report.html", "trials.html", "checklist.html", "table.csv", "trials.csv", "table.json"),
         *("learning-curves.png", "accuracy-against-hours.png"),
     }
     assert not (storage / "report").exists()
