@@ -18,3 +18,10 @@ setsid nohup bash -c 'while :; do
         --backend-store-uri "$BACKEND" --artifacts-destination "$ARTIFACTS"
     sleep 5
 done' < /dev/null >> server.log 2>&1 &
+# A sweep may come as soon as this ends, and wants an answer.
+for _ in $(seq 240); do
+    (: < /dev/tcp/127.0.0.1/5000) 2> /dev/null && exit
+    sleep 0.5
+done
+echo "MLflow's server doesn't answer within two minutes: see ~/mlflow/server.log" >&2
+exit 1

@@ -14,6 +14,7 @@ QUESTIONS = {
     "seeds": "is a result the published one, or chance?",
 }
 TOOLS = {
+    "launch": "brings a sweep to a cluster, from the cluster's file",
     "watch": "the live table of a sweep, in another terminal or on another machine",
     "stop": "ends a running sweep, a cell or a trial of it in good order",
     "report": "what the sweeps of a storage came to",

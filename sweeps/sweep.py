@@ -86,7 +86,8 @@ def choose_preset(options: SweepOptions, question: str) -> Literal["paper", "min
         return "mini"
     from sweeps.cluster.join import count_gpus
 
-    if num_gpus := count_gpus():
+    kinds = node_types(options.cluster) if options.cluster is not None else []
+    if num_gpus := sum(kind.num_gpus * kind.max_workers for kind in kinds) or count_gpus():
         print(
             f"{counted(num_gpus, 'GPU')} in the Ray cluster: running the paper's grid. For the miniature: --preset mini"
         )

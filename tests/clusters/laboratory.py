@@ -1,8 +1,8 @@
 """What a user does with hosts of their own; run on the laptop of lab.sh, which has made the hosts.
 
 Arguments: a folder for what is left: `job.txt`, what the submitted sweep printed, and `findings.json`; and the name of
-one of `SWEEPS`. On two hosts nothing happens to the small one; on three a cable is pulled in the middle of the whole
-one, a watchdog looks on, and MLflow's server is killed.
+one of `SWEEPS`. The small one is brought to two hosts by launch.py, and nothing happens to it; on three a cable is
+pulled in the middle of the whole one, a watchdog looks on, and MLflow's server is killed.
 """
 
 import json
@@ -64,10 +64,11 @@ class Laboratory:
         self.findings: dict[str, Any] = {}
         self.cluster = f"{os.environ['HOME']}/local.yaml"
         self.storage = Storage(Path(os.environ["LAB"]) / "shared" / "vit-sweeps")
-        self.token = ""
+        self.token, self.job = "", "grid"
+        self.sweep = [*SWEEPS[name], "--storage", STORAGE]
 
-    def begin(self) -> None:
-        """`ray up`, as clusters/local.yaml says."""
+    def prepare(self) -> None:
+        """Hosts as a user has them, and a file that names them."""
         for host in range(1, self.num_hosts + 1):  # with the tested versions: nothing can be downloaded here
             on(host, "cp", str(ROOT / "constraints.txt"), str(VENV / ".constraints"))
             on(host, "ln", "-s", str(VENV), "/home/ubuntu/vit-venv")
@@ -76,6 +77,32 @@ class Laboratory:
         config["provider"] |= {"head_ip": head, "worker_ips": workers}
         config["auth"]["ssh_private_key"] = f"{os.environ['LAB']}/key"
         Path(self.cluster).write_text(yaml.safe_dump(config))
+
+    def launch(self) -> None:
+        """The whole way with one command, which changes nothing where it is typed again."""
+        launch = ["python", "sweeps/launch.py", self.cluster, "--yes", "--", "paper_grid.py", *self.sweep]
+        start = time.monotonic()
+        said = run(*launch, seconds=300)
+        self.findings["seconds_to_launch"] = time.monotonic() - start
+        print(said)
+        self.job, self.token = "paper_grid-1", (Path(os.environ["HOME"]) / ".ray" / "auth_token").read_text().strip()
+        assert self.token not in said
+        assert "2 cells, 2 trials" in said
+        assert f"{self.job} is sent to vit-sweeps" in said
+        again = run(*launch)
+        assert f"{self.job} runs already; nothing was sent" in again, again
+        refused = run(*launch, "--seeds", "1", check=False)
+        assert f"error: {self.job} runs there with other flags" in refused, refused
+
+    def launch_again(self) -> None:
+        """Once the sweep has ended, on the cluster that is up."""
+        said = run("python", "sweeps/launch.py", self.cluster, "--yes", "--", "paper_grid.py", *self.sweep)
+        assert "is up and used as it is" in said, said
+        assert "2 trials, 2 of them done" in said, said
+        assert "paper_grid-2 is sent to vit-sweeps" in said, said
+
+    def begin(self) -> None:
+        """`ray up`, as clusters/local.yaml says."""
         run("bash", "-c", "umask 077; ray get-auth-token --generate > /dev/null")
         self.token = (Path(os.environ["HOME"]) / ".ray" / "auth_token").read_text().strip()
         start = time.monotonic()
@@ -107,8 +134,8 @@ class Laboratory:
             assert "submission_id" not in refused
             assert "invalid" in refused.lower() or "unauthorized" in refused.lower(), refused
             job = ["ray", "job", "submit", "--address", ADDRESS, "--working-dir", ".", "--no-wait", "--submission-id"]
-            script = ["python", "sweeps/paper_grid.py", *SWEEPS[self.name], "--storage", STORAGE]
-            said = run(*job, "grid", "--", *script, "--tracking-uri", "http://127.0.0.1:5000", **TOKEN)
+            script = ["python", "sweeps/paper_grid.py", *self.sweep]
+            said = run(*job, self.job, "--", *script, "--tracking-uri", "http://127.0.0.1:5000", **TOKEN)
             assert self.token not in said
             tunnel.terminate()
 
@@ -158,10 +185,10 @@ class Laboratory:
     def wait_for_job(self, folder: Path) -> None:
         wait_for(lambda: len(self.results()) == NUM_TRIALS[self.name], 240, "all results")
         try:
-            ask = "ray job status grid --address http://127.0.0.1:8265"
+            ask = f"ray job status {self.job} --address http://127.0.0.1:8265"
             wait_for(lambda: "succeeded" in self.on_head(ask), 120, "the job's end")
         finally:
-            output = self.on_head("ray job logs grid --address http://127.0.0.1:8265")
+            output = self.on_head(f"ray job logs {self.job} --address http://127.0.0.1:8265")
             (folder / "job.txt").write_text(output)
         assert self.token not in output
         wait_for(self.mlflow_has_runs, 30, "MLflow")
@@ -197,15 +224,20 @@ class Laboratory:
 def main(folder: Path, name: str) -> None:
     os.environ["PATH"] = f"{VENV / 'bin'}:{os.environ['PATH']}"
     laboratory = Laboratory(name)
-    laboratory.begin()
-    laboratory.submit()
-    if name == "whole":
+    laboratory.prepare()
+    if name == "small":
+        laboratory.launch()
+    else:
+        laboratory.begin()
+        laboratory.submit()
         laboratory.begin_watchdog()
         laboratory.pull_a_cable()
     laboratory.wait_for_job(folder)
     if name == "whole":
         wait_for(lambda: "shutdown -h now" in laboratory.watchdog_asked(), 60, "the watchdog")
         laboratory.kill_mlflow()
+    else:
+        laboratory.launch_again()
     laboratory.end()
     (folder / "findings.json").write_text(json.dumps(laboratory.findings))
 
