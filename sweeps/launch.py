@@ -130,11 +130,13 @@ class _Way:
                 if jobs is not None:
                     print(f"{launched.name} is up and used as it is; after a change of code or file: ray up {path}")
                     return self._send(tunnel, jobs, has_agreed=False)
-        if not launched.has_own_hosts and not self._agrees(self._plan(), f"Launch {path} and run this there?"):
+            if not launched.has_own_hosts:
+                self.standing = f"a head is there whose dashboard doesn't answer; {self._costs}"
+        if not launched.has_own_hosts and not self._agrees(f"Launch {path} and run this there?"):
             return 1
         self.standing = f"`ray up` has begun; {self._costs}; the same command goes on"
         launched.up()
-        self.standing = f"{launched.name} is up, and no sweep was sent; {self._costs}; the same command goes on"
+        self.standing = f"`ray up` has ended; {self._costs}; the same command goes on"
         with launched.tunnel() as tunnel:
             jobs = tunnel.jobs(SECONDS_TO_START, is_up=True)
             if jobs is None:
@@ -154,8 +156,8 @@ class _Way:
                     )
                 self._say_how_to_go_on(f"{job['submission_id']} runs already; nothing was sent", job["submission_id"])
                 return 0
-        if not has_agreed and not self._agrees(self._plan(), f"Run this on {launched.name}?"):
-            print(f"no sweep was sent; {self._costs}")
+        self.standing = f"{launched.name} is up, and no sweep was sent; {self._costs}; the same command goes on"
+        if not has_agreed and not self._agrees(f"Run this on {launched.name}?"):
             return 1
         taken, number = {job["submission_id"] for job in jobs}, 1
         while (name := f"{self.name}-{number}") in taken:
@@ -196,13 +198,18 @@ class _Way:
             raise InputError(f"the head plans nothing: {reason.removeprefix('error: ')}")
         return done.stdout
 
-    def _agrees(self, plan: str, question: str) -> bool:
-        """Show what a plan comes to and ask; nothing but y and yes is one."""
-        print(plan.partition("\n\n")[0])
+    def _agrees(self, question: str) -> bool:
+        """Show what the plan comes to and ask; only y and yes are one, after all else it is said how things stand."""
+        print(self._plan().partition("\n\n")[0])
         print(
             f"all of it: {self.entry} --plan" + f" --cluster {self.launched.path}" * (not self.launched.has_own_hosts)
         )
-        return self.yes or input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        if self.yes:
+            return True
+        print(f"{question} [y/N] ", end="", flush=True)
+        agrees = sys.stdin.readline().strip().lower() in ("y", "yes")
+        print("" if agrees else self.standing)
+        return agrees
 
     @property
     def _costs(self) -> str:
@@ -212,9 +219,11 @@ class _Way:
         return f"a head costs money until `ray down {path}`"
 
     def _tool(self, name: str) -> str:
+        storage = shlex.quote(self.storage)
         if is_uri(self.storage):
-            return f"{command_of(name)} --storage {self.storage}"
-        return f"ray exec {self.launched.path} 'python vit-sweeps/sweeps/{name}.py --storage {self.storage}'"
+            return f"{command_of(name)} --storage {storage}"
+        inside = f"python vit-sweeps/sweeps/{name}.py --storage {storage}"
+        return f"ray exec {self.launched.path} {shlex.quote(inside)}"
 
     def _say_how_to_go_on(self, first: str, job: str) -> None:
         path = self.launched.path

@@ -54,7 +54,7 @@ class Launched:
                 f"{path} is no file for `ray up` ({reason_of(error)}): give one such as clusters/a100.yaml; those of "
                 "Kubernetes, Slurm and SkyPilot open with commands of their own"
             ) from error
-        return cls(path, config)
+        return cls(path if Path.cwd() == ROOT else path.resolve(), config)  # commands run in the project's folder
 
     @property
     def name(self) -> str:
@@ -128,7 +128,8 @@ class Launched:
             try:
                 yield Tunnel(f"http://127.0.0.1:{port}", process)
             finally:
-                os.killpg(process.pid, signal.SIGTERM)  # with the ssh that `ray dashboard` started
+                with suppress(ProcessLookupError):  # it has ended by itself
+                    os.killpg(process.pid, signal.SIGTERM)  # with the ssh that `ray dashboard` started
 
     @property
     def _ssh(self) -> list[str]:

@@ -39,6 +39,7 @@ def home_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     token = home / ".ray" / "auth_token"
     token.parent.mkdir()
     token.write_text("0" * 64)
+    token.chmod(0o600)
     for name, value in {"HOME": str(home), "RAY_TMPDIR": str(home), "RAY_AUTH_MODE": "token"}.items():
         monkeypatch.setenv(name, value)
     try:

@@ -1,16 +1,19 @@
 """clusters/a100.yaml with `ray up` and Ray's autoscaler against an AWS of our own: what they ask EC2 for."""
 
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.clusters.heads import end, home_of_its_own, own_address, ray, running_head
+from tests.clusters.heads import end, home_of_its_own, own_address, running_head
+from tests.sweeps.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 SSH = """#!/bin/sh
@@ -48,6 +51,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             program.chmod(0o755)
         account = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_EC2_METADATA_DISABLED": "true"}
         account |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+        account |= {"BUCKET": f"s3://vit/sweeps?endpoint_override={host}%3A{port}&scheme=http&region=us-east-1"}
         for name, value in {**account, "PATH": f"{home / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(home)}.items():
             monkeypatch.setenv(name, value)
         yield home
@@ -75,6 +79,29 @@ def assert_guarded(instance: dict[str, Any], profile: str, gigabytes: int) -> No
     assert (volume["Encrypted"], volume["Size"], volume["VolumeType"]) == (True, gigabytes, "gp3")
 
 
+def publish_images() -> None:
+    """What AWS and Canonical publish, and moto doesn't."""
+    from moto.core import DEFAULT_ACCOUNT_ID as account
+    from moto.ssm.models import Parameter, ssm_backends
+
+    known = ssm_backends[account]["us-east-1"]._parameters
+    for name in re.findall(r"ImageId: resolve:ssm:(\S+)", (ROOT / "clusters" / "a100.yaml").read_text()):
+        known[name].append(Parameter(account, name, "ami-0", "String", None, None, None, datetime.now(), 1, "text"))
+
+
+def answered_no(command: list[str], standing: str) -> bool:
+    """Whether a command asks with hours and dollars, and says how things stand to who doesn't agree."""
+    terminal = Terminal(command, 250, 100)
+    try:
+        text = terminal.wait_for(lambda text: "[y/N]" in text or "error" in text)
+        terminal.type("\n")
+        code, text = terminal.end()
+        assert "731 GPU-hours ($2,007.57)" in text, text
+        return code == 1 and standing in text
+    finally:
+        terminal.close()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_ray_up_makes_a_small_head_and_a_demand_for_gpus_a_spot_p4d(
@@ -84,9 +111,23 @@ def test_ray_up_makes_a_small_head_and_a_demand_for_gpus_a_spot_p4d(
 
     for name in ("head", "worker"):  # once per account, as the file says
         boto3.client("iam").create_instance_profile(InstanceProfileName=f"vit-sweeps-{name}")
-    command = ray("up", "--yes", "--no-config-cache", "clusters/a100.yaml")
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200, cwd=ROOT)
-    assert done.returncode == 0, done.stdout + done.stderr
+    boto3.client("s3").create_bucket(Bucket="vit")
+    publish_images()
+    monkeypatch.chdir(ROOT)
+    script = [sys.executable, "sweeps/launch.py", "clusters/a100.yaml"]
+    sweep = ["--", "paper_grid.py", "--storage", os.environ["BUCKET"]]
+    assert answered_no([*script, *sweep], "nothing was started")
+    assert instances("head") == []
+
+    done = subprocess.run(
+        [*script, "--yes", *sweep], check=False, capture_output=True, text=True, timeout=200, cwd=ROOT
+    )
+    costs = "a head costs money until `ray down clusters/a100.yaml`"
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert (
+        f"the tunnel to its dashboard has ended, or nothing answers there; `ray up` has ended; {costs}" in done.stderr
+    )
+    assert answered_no([*script, *sweep], f"a head is there whose dashboard doesn't answer; {costs}")
 
     (head,) = instances("head")
     assert (head["InstanceType"], head.get("InstanceLifecycle")) == ("m7i.xlarge", None)
