@@ -96,12 +96,12 @@ def readers(paths: list[Path], resolution: int) -> dict[str, Callable[[int], obj
     import torch
     from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, RandomResizedCrop, ToTensor, v2
 
-    from vit_trainer.data.image_files import CutReader, ImageFileSplit
+    from vit_trainer.data.image_files import CutReader, Files, ImageFileSplit
     from vit_trainer.data.splits import MicroBatch
 
     root, count = paths[0].parent, len(paths)
     names, labels = np.array([os.fsencode(path.name) for path in paths]), np.zeros(count, dtype=np.int64)
-    reader = CutReader(root, names, seed=0, resolution=resolution, replaces=False)
+    reader = CutReader(Files(root, names), count, seed=0, resolution=resolution, replaces=False)
     split = ImageFileSplit(root, names, labels, num_workers=0)
     cpu = torch.device("cpu")
 

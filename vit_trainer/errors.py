@@ -43,6 +43,10 @@ class RunInterruptedError(VitTrainerError):
     """The run was asked to end: its state is kept, and whoever calls it again goes on from there."""
 
 
+class DataOutageError(RunInterruptedError):
+    """The bucket that images are read from doesn't answer, or refuses."""
+
+
 class RunPausedError(RunInterruptedError):
     """A run has come to where it was to wait; its state is kept."""
 

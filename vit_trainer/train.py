@@ -198,7 +198,7 @@ def _train(
 
     # Loop.
     evaluated = partial(
-        evaluate,
+        ledger.kept_in_outage()(evaluate),
         model,
         accelerator=accelerator,
         resolution=config.resolution,
@@ -228,7 +228,8 @@ def _train(
             break
 
         # Step.
-        loss = gradients.compute(progress.step)
+        with ledger.kept_in_outage():
+            loss = gradients.compute(progress.step)
         if loss is None:  # out of memory: the same step again
             if execution.deterministic and progress.step > 0:
                 raise InputError(

@@ -35,24 +35,24 @@ def read_image(path: Path, *, as_stored: bool = False) -> Image.Image:
     Raises:
         DataError: it can't be read; the message is the reason alone.
     """
-    return decoded(read_header(path), as_stored=as_stored)
+    return decode_image(content_of(path), as_stored=as_stored)
 
 
-def read_header(path: Path) -> Image.Image:
-    """An image file of which nothing is decoded yet, for `decoded`; raises as `read_image`."""
+def content_of(path: Path) -> bytes:
+    """An image file's content; raises as `read_image`."""
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DataError(reason_of(error)) from error
-    return _opened(content)
 
 
-def decode_image(content: bytes) -> Image.Image:
-    """Decode an image file's content to RGB; raises as `read_image`."""
-    return decoded(_opened(content))
+def decode_image(content: bytes, *, as_stored: bool = False) -> Image.Image:
+    """Decode an image file's content to RGB; as `read_image`."""
+    return decoded(header_of(content), as_stored=as_stored)
 
 
-def _opened(content: bytes) -> Image.Image:
+def header_of(content: bytes) -> Image.Image:
+    """An image of which nothing is decoded yet, for `decoded`; raises as `read_image`."""
     with _reasons():
         image = Image.open(BytesIO(content))
         most = os.environ.get(LIMIT) or str(MOST_PIXELS)

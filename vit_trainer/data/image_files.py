@@ -1,4 +1,4 @@
-"""ImageFileSplit: images in files, decoded and cut by worker processes, resized on the device.
+"""ImageFileSplit: images in files or shards, decoded and cut by worker processes, resized on the device.
 
 Workers give crops as uint8, each in its own size: a fraction of the bytes of finished images. Of large ones they give
 the pixels that count in the result, and batches come in parts, so that the bytes under way have a bound whatever the
@@ -21,7 +21,7 @@ from contextlib import closing
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -31,14 +31,51 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vit_trainer.data.crops import kept_sides, most_bytes, random_crops, resize_cuts, thinned, whole_images
-from vit_trainer.data.decoding import decoded, read_header, read_image, size_of
+from vit_trainer.data.decoding import content_of, decode_image, decoded, header_of, size_of
 from vit_trainer.data.shared_memory import ADVICE, FOLDER, WORKER_BYTES
 from vit_trainer.data.splits import MicroBatch
-from vit_trainer.errors import DataError
+from vit_trainer.errors import DataError, DataOutageError
 from vit_trainer.machine import num_cores, to_device
 
 _PREFETCHED = 2
 """Requests that each worker has."""
+
+
+class Contents(Protocol):
+    """Where the contents of images come from, which are known by their places."""
+
+    is_remote: bool
+    """Whether threads of this process read them from a bucket, so that it must not be forked."""
+
+    def name(self, place: int) -> str:
+        """What to call an image in errors."""
+
+    def ahead(self, places: Iterable[int]) -> None:
+        """These are read next."""
+
+    def read(self, place: int) -> bytes:
+        """An image's content. Raises DataError with the reason alone, or DataOutageError."""
+
+
+class Files:
+    """A file each."""
+
+    is_remote = False
+
+    def __init__(self, root: Path, paths: NDArray[np.bytes_]) -> None:
+        self._root, self._paths = root, paths
+
+    def name(self, place: int) -> str:
+        return str(self._path(place))
+
+    def ahead(self, places: Iterable[int]) -> None:
+        pass
+
+    def read(self, place: int) -> bytes:
+        return content_of(self._path(place))
+
+    def _path(self, place: int) -> Path:
+        return self._root / os.fsdecode(self._paths[place])
 
 
 class Cuts(NamedTuple):
@@ -54,6 +91,8 @@ class Cuts(NamedTuple):
     """(count,): which images they are."""
     unreadable: list[tuple[str, str]]
     """Path and reason of each image that could not be read."""
+    outage: str = ""
+    """Why there are none: what they are read from doesn't answer."""
 
 
 class CutReader(Dataset[Cuts]):
@@ -61,8 +100,8 @@ class CutReader(Dataset[Cuts]):
 
     def __init__(
         self,
-        root: Path,
-        paths: NDArray[np.bytes_],
+        contents: Contents,
+        num_images: int,
         *,
         seed: int | None,
         resolution: int,
@@ -70,21 +109,25 @@ class CutReader(Dataset[Cuts]):
         as_stored: bool = False,
     ) -> None:
         """seed: of random crops, None: whole images; replaces: what can't be read; others as in `ImageFileSplit`."""
-        self._root, self._paths, self._seed = root, paths, seed
+        self._contents, self._num_images, self._seed = contents, num_images, seed
         self._resolution, self._replaces, self._as_stored = resolution, replaces, as_stored
 
     def __getitem__(self, request: MicroBatch) -> Cuts:
         try:
-            cuts = self._cuts(request, read_header)  # sizes first, so that no more than one image lies decoded
+            cuts = self._cuts(request, header_of)  # sizes first, so that no more than one image lies decoded
         except DataError:  # behind its header one is damaged; of what replaces it, the size decides about the crop
             cuts = self._cuts(request, partial(_read_through, as_stored=self._as_stored))
+        except DataOutageError as error:
+            none = np.zeros((0, 2), dtype=np.int64)
+            return Cuts(torch.zeros(0, dtype=torch.uint8), none, none[:, 0] > 0, none[:, 0], [], str(error))
         if get_worker_info() is not None:
             cuts.pixels.share_memory_()  # or else a thread does it, whose errors nobody hears of: the loader would wait
         return cuts
 
-    def _cuts(self, request: MicroBatch, read: Callable[[Path], Image.Image]) -> Cuts:
+    def _cuts(self, request: MicroBatch, read: Callable[[bytes], Image.Image]) -> Cuts:
         """Raises DataError: an image is damaged behind its header, or has another size than that says."""
         unreadable: list[tuple[str, str]] = []
+        self._contents.ahead(request.indices.tolist())
         tried = (self._read(index, read, unreadable) for index in request.indices.tolist())
         found = deque(pair for pair in tried if pair is not None)  # each image is let go once it is cut
         places = [place for place, _ in found]
@@ -105,16 +148,15 @@ class CutReader(Dataset[Cuts]):
         return Cuts(torch.from_numpy(pixels), sizes, crops.flip, indices, unreadable)
 
     def _read(
-        self, index: int, read: Callable[[Path], Image.Image], unreadable: list[tuple[str, str]]
+        self, index: int, read: Callable[[bytes], Image.Image], unreadable: list[tuple[str, str]]
     ) -> tuple[int, Image.Image] | None:
         """The image, or else (if it has to be replaced) the first readable one after it: (its index, image)."""
-        for candidate in range(index, index + (len(self._paths) if self._replaces else 1)):
-            place = candidate % len(self._paths)
-            path = self._root / os.fsdecode(self._paths[place])
+        for candidate in range(index, index + (self._num_images if self._replaces else 1)):
+            place = candidate % self._num_images
             try:
-                return place, read(path)
+                return place, read(self._contents.read(place))
             except DataError as error:
-                unreadable.append((str(path), str(error)))
+                unreadable.append((self._contents.name(place), str(error)))
         return None
 
     def _cut(self, image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
@@ -125,9 +167,9 @@ class CutReader(Dataset[Cuts]):
         return image.crop(box)
 
 
-def _read_through(path: Path, *, as_stored: bool) -> Image.Image:
+def _read_through(content: bytes, *, as_stored: bool) -> Image.Image:
     """An image that can be decoded, as its header where that tells its size, so that many can be held."""
-    image, header = read_image(path, as_stored=as_stored), read_header(path)
+    image, header = decode_image(content, as_stored=as_stored), header_of(content)
     return header if size_of(header, as_stored=as_stored) == image.size else image
 
 
@@ -140,18 +182,19 @@ class ImageFileSplit:
         paths: NDArray[np.bytes_],
         labels: NDArray[np.int64],
         *,
+        shards: Contents | None = None,
         as_stored: bool = False,
         num_workers: int | None = None,
         skip_unreadable: bool = False,
         compiled: bool = False,
     ) -> None:
-        """paths: (num_images,) relative to the root; labels: (num_images,); as_stored: see `decoded`; the others as in
-        `Decoding`.
+        """paths: (num_images,) relative to the root; labels: (num_images,); shards: which the images are in, if they
+        aren't files; as_stored: see `decoded`; the others as in `Decoding`.
 
         Bytes in one array, because workers would copy a list of a million strings by counting references to them.
         """
         assert len(paths) == len(labels)
-        self._root, self.names, self._labels = root, paths, labels
+        self._contents, self.names, self._labels = shards or Files(root, paths), paths, labels
         self._num_workers = num_cores() if num_workers is None else num_workers
         self._skips, self._compiled, self._as_stored = skip_unreadable, compiled, as_stored
         self.unreadable: dict[str, str] = {}
@@ -184,8 +227,8 @@ class ImageFileSplit:
 
         loader = DataLoader(
             CutReader(
-                self._root,
-                self.names,
+                self._contents,
+                len(self),
                 seed=seed,
                 resolution=resolution,
                 replaces=self._skips and seed is not None,
@@ -198,6 +241,7 @@ class ImageFileSplit:
             collate_fn=_as_it_is,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # it draws a seed for its workers, which nothing uses
+            **(_from_a_process_without_threads() if self._contents.is_remote and self._num_workers else {}),
         )
         compiled = self._compiled and device.type == "cuda"  # on a CPU that took twice as long
         with closing(_unless_memory_runs_out(loader)) as given:  # workers end with it, not when garbage is collected
@@ -205,6 +249,8 @@ class ImageFileSplit:
                 parts, places = under_way.popleft(), np.zeros(0, dtype=np.int64)
                 images = torch.empty(sum(len(part.indices) for part in parts), 3, resolution, resolution, device=device)
                 for cuts in chain([first], islice(given, len(parts) - 1)):
+                    if cuts.outage:
+                        raise DataOutageError(cuts.outage)
                     self._note(cuts.unreadable)
                     if len(cuts.indices):
                         pixels, flip = cuts.pixels.to(device, non_blocking=True), to_device(cuts.flip, device)
@@ -229,6 +275,17 @@ class ImageFileSplit:
             if path not in self.unreadable:
                 self.unreadable[path] = reason
                 print(f"skipped unreadable image {path} ({reason}): {len(self.unreadable)} so far", file=sys.stderr)
+
+
+def _from_a_process_without_threads() -> dict[str, Any]:
+    """What has DataLoader fork its workers from a process of their own."""
+    from multiprocessing import get_context
+
+    from vit_trainer.data.shards.reading import obey
+
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["vit_trainer.data.shards.preloaded"])
+    return {"multiprocessing_context": context, "worker_init_fn": obey}
 
 
 def _as_it_is(cuts: Any) -> Any:

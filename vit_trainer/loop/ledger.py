@@ -3,7 +3,8 @@
 import math
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vit_trainer.config import Execution
-from vit_trainer.errors import CheckpointError, GangRestartError, NonFiniteLossError, RunInterruptedError
+from vit_trainer.errors import (
+    CheckpointError,
+    DataOutageError,
+    GangRestartError,
+    NonFiniteLossError,
+    RunInterruptedError,
+)
 from vit_trainer.files.run_dir import Row, RunDir
 from vit_trainer.loop.liveness import START_SECONDS, Pace, expect, wait_for_all
 from vit_trainer.loop.state import TrainState, sealed
@@ -209,6 +216,17 @@ class Ledger:
         if self._writes and self._interrupted():
             self._save_now()
             raise RunInterruptedError(f"interrupted after step {self.state.progress.step}; its state is kept")
+
+    @contextmanager
+    def kept_in_outage(self) -> Iterator[None]:
+        """Keep the state where what images are read from doesn't answer; if that can't be either, the one before."""
+        try:
+            yield
+        except DataOutageError:
+            with suppress(OSError):
+                if self._writes:
+                    self._save_now()
+            raise
 
     def _save(self) -> None:
         """Copy the state, and begin to write it; the one before must be finished."""

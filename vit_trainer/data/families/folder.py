@@ -10,13 +10,19 @@ from vit_trainer.data.class_folders import ClassFolders
 from vit_trainer.data.datasets import folder_of
 from vit_trainer.data.decoding import Decoding, read_image
 from vit_trainer.data.image_files import ImageFileSplit
+from vit_trainer.data.shards.cache import fill
+from vit_trainer.data.shards.reading import Shards, rows_of
 from vit_trainer.data.splits import Splits, held_out
 from vit_trainer.errors import DataError
+from vit_trainer.files.location import is_uri
 
 
 def require(name: str, *, may_download: bool, source: str | None = None) -> None:
     """List the folder. Raises DataError: as `find_class_folders`, or no image of a part can be read."""
     folders = folder_of(name)
+    if folders.packed:
+        folders.packed.require_shards()
+        return
     for part in folders.files:
         reason = ""
         for path in folders.paths(part):
@@ -39,11 +45,13 @@ def splits_of(folders: ClassFolders, percent: int | None, **decoding: Unpack[Dec
     """The parts of a folder of classes; of train `held_out_per_class` are held out where no part is for validation."""
 
     def split(part: str, chosen: NDArray[np.int64] | slice = slice(None)) -> ImageFileSplit:
-        paths = np.array([os.fsencode(path) for path in folders.paths(part)])
-        return ImageFileSplit(
-            folders.root, paths[chosen], _labels(folders, part)[chosen], as_stored=folders.version == 1, **decoding
-        )
+        paths = np.array([os.fsencode(path) for path in folders.paths(part)])[chosen]
+        shards = Shards(folders.packed, rows_of(folders.packed, paths)) if folders.packed else None
+        labels, as_stored = _labels(folders, part)[chosen], folders.version == 1
+        return ImageFileSplit(folders.root, paths, labels, shards=shards, as_stored=as_stored, **decoding)
 
+    if folders.packed and is_uri(folders.place):
+        fill(folders.packed)
     if folders.validation == "train":
         train, validation = held_out(_labels(folders, "train"), percent)
         return Splits(split("train", train), split("train", validation), split(folders.test))

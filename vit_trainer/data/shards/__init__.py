@@ -12,4 +12,6 @@ packed    a packed folder: its header and index, found and copied
 packing   pack(): a folder of classes into shards
 cache     the shards of a bucket on this node's fastest disk, fetched once for all its processes
 reading   the images of a packed folder, from shards that are here or by range from the bucket
+remote    a packed folder in a bucket
+preloaded what the process imports that forks those who read from a bucket
 """

@@ -1,0 +1,180 @@
+"""Shards: the images of a packed folder, one by one: of a shard that is here from the disk, else by range."""
+
+import os
+import random
+import signal
+import time
+import zlib
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NoAnswer
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from vit_trainer.data.shards.cache import cache_folder, cached_path, set_aside
+from vit_trainer.data.shards.packed import HEADER, Index, Packed
+from vit_trainer.data.shards.remote import SILENCE_SECONDS, forget, remote
+from vit_trainer.errors import DataError, DataOutageError, reason_of
+from vit_trainer.files.location import is_uri
+
+PATIENCE_VARIABLE = "VIT_SHARD_PATIENCE"
+PATIENCE_SECONDS = 120.0
+"""How long a bucket may not answer before the run keeps its state and ends, unless the environment says otherwise."""
+NUM_REQUESTS = 32
+"""Images that a process reads at a time: a bucket answers each after some 30 ms."""
+_asked_to_end = Event()
+
+
+class Shards:
+    """Some images of a packed folder, by their places. Every content is compared with its CRC."""
+
+    def __init__(self, packed: Packed, index: Index) -> None:
+        """index: of these images."""
+        self._packed, self._index = packed, index
+        self.is_remote = is_uri(packed.place)
+        """Whether the shards are in a bucket; threads read from it, so processes must not be forked from this one."""
+        self._folder = cache_folder() if self.is_remote else Path(packed.place)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._descriptors = dict[int, int]()
+        self._damaged = set[int]()
+        self._files = dict[int, Any]()
+        self._pool: ThreadPoolExecutor | None = None
+        self._coming = dict[int, Future[bytes]]()
+
+    def __getstate__(self) -> tuple[Packed, Index, bool, Path]:
+        return self._packed, self._index, self.is_remote, self._folder
+
+    def __setstate__(self, state: tuple[Packed, Index, bool, Path]) -> None:
+        self._packed, self._index, self.is_remote, self._folder = state
+        self._begin()
+
+    def name(self, place: int) -> str:
+        """What to call an image in errors."""
+        return f"{self._packed.place}/{os.fsdecode(bytes(self._index.paths[place]))}"
+
+    def ahead(self, places: Iterable[int]) -> None:
+        """Begin to read images that are asked for next."""
+        if not self.is_remote:
+            return
+        self._pool = self._pool or ThreadPoolExecutor(NUM_REQUESTS, "range")
+        missing = [place for place in places if self._descriptor(int(self._index.shards[place])) is None]
+        self._coming = {place: self._pool.submit(self._from_bucket, place) for place in missing}
+
+    def read(self, place: int) -> bytes:
+        """An image's content.
+
+        Raises:
+            DataError: it is damaged, or its shard missing; the message is the reason alone.
+            DataOutageError: the bucket doesn't answer.
+        """
+        if (content := self._from_disk(place)) is not None:
+            return content
+        if (coming := self._coming.pop(place, None)) is None:
+            return self._from_bucket(place)
+        try:
+            return coming.result(_patience() + 6 * SILENCE_SECONDS)
+        except NoAnswer as error:
+            raise self._outage("a request that never ends") from error
+
+    def _descriptor(self, number: int) -> int | None:
+        """Of a shard that is here."""
+        if number in self._descriptors or number in self._damaged:
+            return self._descriptors.get(number)
+        shard = self._packed.header.shards[number]
+        path = cached_path(self._folder, shard) if self.is_remote else self._folder / shard.name
+        try:
+            self._descriptors[number] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if not self.is_remote:
+                raise DataError(f"{shard.name}: {reason_of(error)}") from error
+            return None
+        return self._descriptors[number]
+
+    def _from_disk(self, place: int) -> bytes | None:
+        number = int(self._index.shards[place])
+        if (descriptor := self._descriptor(number)) is None:
+            return None
+        shard = self._packed.header.shards[number]
+        try:
+            content = os.pread(descriptor, int(self._index.sizes[place]), int(self._index.offsets[place]))
+        except OSError as error:
+            if not self.is_remote:
+                raise DataError(f"{shard.name}: {reason_of(error)}") from error
+            content = b""
+        if zlib.crc32(content) == self._index.crcs[place]:
+            return content
+        if not self.is_remote:
+            raise DataError(f"its bytes in {shard.name} aren't those that were packed")
+        os.close(self._descriptors.pop(number))
+        self._damaged.add(number)
+        set_aside(cached_path(self._folder, shard))
+        return None
+
+    def _from_bucket(self, place: int) -> bytes:
+        number, num_bytes = int(self._index.shards[place]), int(self._index.sizes[place])
+        name, location = self._packed.header.shards[number].name, self._packed.place
+        deadline, pause, was_damaged = time.monotonic() + _patience(), 0.25, False
+        while True:
+            try:
+                if (file := self._files.get(number)) is None:
+                    file = self._files[number] = remote(location).open(name)
+                content = bytes(file.read_at(num_bytes, int(self._index.offsets[place])))
+                if zlib.crc32(content) == self._index.crcs[place]:
+                    return content
+                if was_damaged:
+                    raise DataError(f"its bytes in {name} at {location} aren't those that were packed")
+                was_damaged, reason = True, "other bytes than those that were packed"
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) and _has_header(location):
+                    raise DataError(f"{name} is missing at {location}") from error
+                reason = reason_of(error)
+            self._files.pop(number, None)  # opened again, with credentials that may be new
+            forget()
+            if time.monotonic() + pause > deadline or _asked_to_end.is_set():
+                raise self._outage(reason)
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, 10.0)
+
+    def _outage(self, reason: str) -> DataOutageError:
+        return DataOutageError(
+            f"images can't be read from {self._packed.place} ({reason}): the state is kept; see to the bucket, the "
+            "network and the credentials"
+        )
+
+
+def rows_of(packed: Packed, paths: "NDArray[Any]") -> Index:
+    """The index of some images, by their paths."""
+    import numpy as np
+
+    all_paths = packed.index.paths
+    order = np.argsort(all_paths)
+    return packed.index.rows(order[np.searchsorted(all_paths, paths, sorter=order)])
+
+
+def _has_header(location: str) -> bool:
+    """Whether a bucket answers and has a packed folder still."""
+    try:
+        remote(location).open(HEADER)
+    except OSError:
+        return False
+    return True
+
+
+def _patience() -> float:
+    return float(os.environ.get(PATIENCE_VARIABLE) or PATIENCE_SECONDS)
+
+
+def obey(worker: int) -> None:
+    """In a process that reads for another: what ends a run ends with it, which may have a step to finish first."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        _asked_to_end.set()
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end)
