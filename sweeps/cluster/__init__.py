@@ -7,5 +7,6 @@ launched  a cluster that `ray up` makes of a file, from another machine
 loss      whether it is still there
 gpus      which cards the nodes have
 nodes     the living nodes, and a call on every node
+leaving   a node that its cloud takes back
 versions  what must be alike on all nodes
 """

@@ -9,6 +9,7 @@ import ray
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from sweeps.cluster.leaving import leaving_nodes
 from sweeps.planning.capacity import Resources
 from sweeps.running.session import Session
 from sweeps.selection.asha_scheduler import trial_id_of
@@ -59,10 +60,11 @@ class GrowingGangs(FIFOScheduler):
         work = {own: session.slots_of(own) * (rest or 0.0) for own, rest in rests.items()}
         sizes = {own: session.sizes_of(own) for own in work}
         kind = "GPU" if self._resources.has_gpus else "CPU"
-        free = {name: int(own.get(kind, 0)) for name, own in ray._private.state.available_resources_per_node().items()}
+        leaving, there = leaving_nodes(), ray._private.state.available_resources_per_node()
+        free = {name: int(own.get(kind, 0)) for name, own in there.items() if name not in leaving}
         claimed, size = session.num_claimed, sizes[trial_id][0]
         wanted = fair_sizes(work, sizes, sum(free.values()) - claimed + sum(own[0] for own in sizes.values()))[trial_id]
-        room = max(count + (size if name == node else 0) for name, count in free.items()) - claimed
+        room = max((count + (size if name == node else 0) for name, count in free.items()), default=0) - claimed
         larger = max((each for each in sizes[trial_id] if each <= min(wanted, room)), default=size)
         saved = work[trial_id] / size - work[trial_id] / larger
         return larger if saved > STARTS_WORTH * session.seconds_to_start(trial_id) else None

@@ -64,6 +64,17 @@ class LauncherClient:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    @property
+    def runs(self) -> bool:
+        """Whether the trial has processes."""
+        return bool(self._pids)
+
+    def ask_to_end(self) -> None:
+        """Have the trial keep its state and end; `receive` then returns its end."""
+        for pid in self._pids[:1]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
     def end(self) -> None:
         """End the trial if one runs, which keeps its state first, and wait for that."""
         while self._pids and self._launcher is not None:
@@ -72,8 +83,7 @@ class LauncherClient:
                 with suppress(OSError):
                     self._connection.send(End())
             else:
-                with suppress(ProcessLookupError):
-                    os.kill(self._pids[0], signal.SIGTERM)
+                self.ask_to_end()
             self.receive()
 
     def close(self) -> None:

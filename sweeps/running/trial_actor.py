@@ -19,6 +19,7 @@ from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sweeps.checks.parity_on_nodes import ParityCheck
+from sweeps.cluster.leaving import call_when_taken_back, wait_until_taken_back
 from sweeps.cluster.nodes import threads_per_process
 from sweeps.cluster.versions import differences, package_versions, refusal
 from sweeps.records.parity import NodeParity
@@ -69,6 +70,10 @@ class Helper:
         """As `ParityCheck.here`, of its node."""
         return check.here()
 
+    def wait_until_taken_back(self) -> str:
+        """As the function, of its node."""
+        return wait_until_taken_back()
+
     def kill(self, attempt: int) -> None:
         """End an attempt, also one that is just about to start."""
         self._ended_attempt = attempt
@@ -82,9 +87,10 @@ class TrialActor(tune.Trainable):
     The trial begins with the first step, not before: Tune may give it to another actor while this one starts.
 
     A result is a row of the journal with `node` and `host` of the first process, or `note` with a line for whoever
-    watches (and `starts_again` if the trial's processes do), or `stepped` once they have taken their first step, or
-    `parity` with what nodes came to that are new to the sweep, or `cause` with the failure's, or `refused` with why
-    nothing may run here, or `paused`: its state is kept and its slot is free.
+    watches (and `starts_again` if the trial's processes do, `moves` if the trial is about to go on elsewhere), or
+    `stepped` once they have taken their first step, or `parity` with what nodes came to that are new to the sweep, or
+    `cause` with the failure's, or `refused` with why nothing may run here, or `paused`: its state is kept and its slot
+    is free.
     """
 
     _launcher: LauncherClient | None = None
@@ -96,6 +102,8 @@ class TrialActor(tune.Trainable):
     _begun = False
     """Whether the trial has begun here."""
     _lost_a_part = False
+    _leaves = ""
+    """Why the trial has to go on elsewhere, once a cloud takes one of the nodes back."""
 
     def setup(self, config: dict[str, Any]) -> None:
         assignment = config["assignment"]
@@ -112,16 +120,19 @@ class TrialActor(tune.Trainable):
                 .options(
                     num_cpus=bundle["CPU"],
                     num_gpus=bundle["GPU"],
-                    max_concurrency=2,
+                    max_concurrency=3,
                     scheduling_strategy=PlacementGroupSchedulingStrategy(group, i),
                 )
                 .remote(assignment.has_gpus)
                 for i, bundle in enumerate(assignment.bundles)
                 if i > 0
             )
+            call_when_taken_back(self._leave, self._helpers)
 
     def step(self) -> dict[str, Any]:
         assert self._launcher is not None
+        if self._leaves and not self._launcher.runs:
+            raise ConnectionError(self._leaves)  # Tune starts it elsewhere
         if not self._begun:
             self._begun = True
             if refused := self._refused():
@@ -130,12 +141,17 @@ class TrialActor(tune.Trainable):
                 self._begun = False
                 return {"done": any(each.failures for each in found), "parity": [asdict(each) for each in found]}
             self._begin()
+            if self._leaves:
+                self._launcher.ask_to_end()
         message = self._launcher.receive()
         if isinstance(message, Reported):
             return dict(message.row) | {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname()}
         if isinstance(message, Stepped):
             return {"stepped": True}
-        exited = self._exit_of_gang(message)
+        return self._ended(self._exit_of_gang(message))
+
+    def _ended(self, exited: Exited) -> dict[str, Any]:
+        """The result of a gang's end, and what follows from it."""
         if exited.status in (FINISHED, PAUSED):
             return {"done": True} | ({"paused": True} if exited.status == PAUSED else {})
         if exited.status == LEASE_LOST:
@@ -146,6 +162,8 @@ class TrialActor(tune.Trainable):
             return {"done": True, "cause": exited.cause}
         if exited.status == INTERRUPTED and (cause := self._end_as_asked()):
             return {"done": True, "cause": cause}
+        if self._leaves:
+            return {"note": f"{self._leaves}: its state is kept, and it goes on elsewhere", "moves": True}
         if exited.status == INTERRUPTED or exited.micro_batch_size is not None:
             if exited.micro_batch_size is not None:
                 self._execution = replace(self._execution, micro_batch_size=exited.micro_batch_size)
@@ -227,6 +245,11 @@ class TrialActor(tune.Trainable):
                 self._lost_a_part = True
                 launcher.kill()
                 return
+
+    def _leave(self, why: str) -> None:
+        self._leaves = why
+        if self._launcher is not None:
+            self._launcher.ask_to_end()
 
     def _exit_of_gang(self, mine: Exited) -> Exited:
         """How the gang of all nodes ended: where one part was killed, the others' errors are about losing it."""

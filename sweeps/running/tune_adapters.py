@@ -91,7 +91,11 @@ class Follower(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         with _logged():
-            self._session.moves(trial_id_of(trial))
+            trial_id = trial_id_of(trial)
+            if "moves" in self._last_words.pop(trial_id, {}):
+                self._session.released(trial_id)  # it was said why
+            else:
+                self._session.moves(trial_id)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         with _logged():
