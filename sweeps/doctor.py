@@ -1,4 +1,4 @@
-"""Doctor: is everything there that a sweep needs? A line per check; what has failed also says what to do.
+"""Doctor: is everything there that a sweep needs? A line per check, what has failed first and with what to do.
 
 With a cluster file it looks at what launching that needs, from a laptop. Without one it looks at each node of the
 running Ray cluster (as a job, or on its head), or at this machine if there is none. It starts nothing and changes
@@ -18,7 +18,7 @@ from cyclopts import Parameter
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from sweeps.checks.finding import Finding, fail, print_finding, warn
+from sweeps.checks.finding import STYLES, Finding, fail, print_finding, warn
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import grid_of
 from sweeps.records.left_states import left_behind
@@ -26,6 +26,7 @@ from sweeps.table.cells import cells_of
 from vit_trainer.command_line import TrackingUri, command_of, new_app, run
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.location import folder_location
+from vit_trainer.files.progress_bar import at_work
 
 app = new_app("Checks what a sweep needs: a line per check, exit code 1 if one has failed.", name=command_of("doctor"))
 
@@ -50,21 +51,23 @@ def doctor(
         A cluster file such as clusters/a100.yaml: is it safe, and can it be launched from here?
     preset
         Whose checkpoints and data sets must be in place on nodes; auto: the paper's if there are GPUs.
-    models, datasets
-        Only these, as for the sweep.
+    models
+        Only the checkpoints of these, such as ViT-B_16.
+    datasets
+        Only these, such as cifar10, or the paths of folders of classes.
     storage
-        Folder or URI of the run folders; sweep-results unless given, as for the sweep.
+        Folder or URI of the run folders, which is tried; sweep-results unless given.
     tracking_uri
-        MLflow server or store, as for the sweep.
+        MLflow server or store, which is tried.
     """
     options = SweepOptions(preset=preset, models=models, datasets=datasets, storage=storage or SweepOptions.storage)
     if isinstance(folder_location(options.storage), Path):  # raises where none can be
         _ = tracking_uri or options.opened_storage.tracking_uri
-    failed = False
-    for finding in _findings(cluster, options, storage, tracking_uri):
+    with at_work("looking"):
+        found = list(_findings(cluster, options, storage, tracking_uri))
+    for finding in (finding for kind in STYLES for finding in found if finding.kind == kind):
         print_finding(finding)
-        failed |= finding.kind == "FAIL"
-    return 1 if failed else 0
+    return 1 if any(finding.kind == "FAIL" for finding in found) else 0
 
 
 def _findings(
@@ -87,7 +90,8 @@ def _findings(
 
 
 def _check_nodes(options: SweepOptions) -> Iterator[Finding]:
-    from sweeps.checks.on_nodes import check_nodes
+    from sweeps.checks.inputs import Inputs
+    from sweeps.checks.on_nodes import Asked, check_nodes
     from sweeps.cluster.join import count_gpus
 
     try:
@@ -100,9 +104,8 @@ def _check_nodes(options: SweepOptions) -> Iterator[Finding]:
         return
     preset = options.preset if options.preset != "auto" else "paper" if num_gpus else "mini"
     cells = cells_of(grid_of(options, preset))
-    inputs = dict.fromkeys((cell.model, cell.upstream) for cell in cells)
     storage = options.opened_storage
-    yield from check_nodes(storage.location, inputs, dict.fromkeys(cell.dataset for cell in cells))
+    yield from check_nodes(Asked(storage.location, Inputs.of(cells)))
     with suppress(OSError):  # said above
         if left := left_behind(storage):
             yield warn("checkpoints", left)

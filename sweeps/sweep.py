@@ -35,7 +35,6 @@ from vit_trainer.command_line import INTERRUPTED, command_of, outlive_readers, t
 from vit_trainer.config import Execution
 from vit_trainer.data.datasets import dataset_info, is_folder
 from vit_trainer.data.earlier_ids import keep_listing
-from vit_trainer.data.load import require_dataset
 from vit_trainer.errors import InputError, cause_of, counted, plain
 from vit_trainer.files.location import folder_location
 from vit_trainer.files.mirror import require_writable
@@ -43,8 +42,6 @@ from vit_trainer.files.storage import Storage
 from vit_trainer.loop.probe import ProbeResult
 from vit_trainer.tracking.catalogue import Catalogue
 from vit_trainer.tracking.store import require_store
-from vit_trainer.weights.fetch import doubt_of
-from vit_trainer.weights.npz_files import require_checkpoint
 
 
 def choose(
@@ -286,12 +283,11 @@ def _share_left(options: SweepOptions) -> ShareLeft:
 
 
 def _check_inputs(cells: list[Cell], storage: Storage, *, skip_unreadable: bool) -> None:
-    for model, upstream in dict.fromkeys((cell.model, cell.upstream) for cell in cells):
-        require_checkpoint(model, upstream)
-        if doubt := doubt_of(model, upstream):
-            print(doubt, file=sys.stderr)
-    for dataset in dict.fromkeys(cell.dataset for cell in cells):
-        require_dataset(dataset, skip_unreadable=skip_unreadable)
+    from sweeps.checks.inputs import Inputs
+
+    inputs = Inputs.of(cells, skip_unreadable=skip_unreadable)
+    inputs.require()
+    for dataset in inputs.datasets:
         keep_listing(dataset, storage)
         for caution in dataset_info(dataset).cautions:
             print(f"warning: {caution}", file=sys.stderr)

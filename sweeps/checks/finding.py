@@ -8,7 +8,8 @@ from rich.console import Console
 
 from vit_trainer.files.outgoing import outgoing
 
-STYLES = {"ok": "green", "FAIL": "bold red", "warn": "yellow", "skip": "dim"}
+STYLES = {"FAIL": "bold red", "warn": "yellow", "skip": "dim", "ok": "green"}
+"""By kind, the first to read first."""
 
 
 @dataclass(frozen=True)

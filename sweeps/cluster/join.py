@@ -9,6 +9,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray._private.services import find_node_ids
 
 from sweeps.cluster.address import ELSE_OWN, meant_cluster, named_address
+from sweeps.cluster.nodes import living_nodes
 from sweeps.cluster.own_ray import init, start_ray
 from sweeps.machines.node_types import NodeType, nodes_to_come, types_of_cluster
 from sweeps.planning.capacity import Resources
@@ -78,6 +79,13 @@ def cluster_resources() -> Resources:
     gpus = [int(node.get("GPU", 0)) for node in nodes] + [node.num_gpus for node in to_come]
     cpus = [int(node.get("CPU", 0)) for node in nodes] + [node.num_cpus for node in to_come]
     return Resources(tuple(gpus), tuple(cpus))
+
+
+def nodes_that_train() -> dict[str, bool]:
+    """The living nodes of the joined cluster that trials run on, by name, and whether they are on this machine."""
+    kind, own = "GPU" if cluster_resources().has_gpus else "CPU", ray.util.get_node_ip_address()
+    nodes = living_nodes().items()
+    return {name: node["NodeManagerAddress"] == own for name, node in nodes if node["Resources"].get(kind)}
 
 
 def resources_here() -> Resources:

@@ -1,6 +1,6 @@
-"""Memory and disk: what trials take of a GPU's memory and of disks, estimated."""
+"""Memory and disk: what trials take of a GPU's memory and of disks, and what is brought to each node, estimated."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from sweeps.table.cells import Cell, Trial
 from vit_trainer.architectures import MODELS
 from vit_trainer.cards import Card
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data.datasets import dataset_info, is_folder
+from vit_trainer.data.datasets import IMAGENET, dataset_info, folder_of, is_folder
 from vit_trainer.errors import InputError, counted
 from vit_trainer.model.memory import USABLE_SHARE, memory_bytes, micro_batch_sizes, num_parameters
 from vit_trainer.weights.npz_files import checkpoint_path
@@ -18,6 +18,10 @@ CHECKPOINT_BYTES_PER_PARAMETER = 6
 JOURNAL_BYTES_PER_ROW = 300
 JOURNAL_ROWS_EVERY_STEPS = 50
 NUM_CLASSES_21K = 21_843
+BUCKET_BYTES_PER_SECOND = 1e9
+"""From a bucket of the same region to a node: assumed."""
+COPIED_FILES_PER_SECOND = 500
+"""Of single images: assumed, 16 at once that each take 32 ms."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,46 @@ def disk_items(
         total = sum(known) if len(known) == len(sizes) else None
         items.append(DiskItem(f"{counted(len(sizes), 'checkpoint')} to start from", total))
     return items
+
+
+@dataclass(frozen=True)
+class NodeInputs:
+    """What each node gets from a bucket."""
+
+    num_bytes: float
+    """What has to be there before a trial can begin, while the GPUs wait."""
+    packed: tuple[str, ...]
+    """Data sets of many image files, which are read as shards from the first step on."""
+    packed_bytes: float
+    num_files: int
+
+    @property
+    def seconds(self) -> float:
+        """For what has to be there."""
+        return self.num_bytes / BUCKET_BYTES_PER_SECOND
+
+    @property
+    def seconds_as_files(self) -> float:
+        """For the images, if they were copied one by one instead."""
+        return max(self.packed_bytes / BUCKET_BYTES_PER_SECOND, self.num_files / COPIED_FILES_PER_SECOND)
+
+
+def node_inputs(trials: Iterable[Trial]) -> NodeInputs:
+    """What trials read; of a folder of classes that isn't packed nothing, since all nodes see it."""
+    configs = [trial.config for trial in trials]
+    starts = dict.fromkeys((config.model, config.upstream) for config in configs if config.upstream != "scratch")
+    num_bytes, packed = sum(_upstream_bytes(*start) or 0.0 for start in starts), list[str]()
+    for name in dict.fromkeys(config.dataset for config in configs):
+        info = dataset_info(name)
+        if is_folder(name):
+            packed += [name] if folder_of(name).packed else []
+        elif info.family == IMAGENET:
+            packed.append(name)
+        else:
+            num_bytes += info.num_bytes or 0.0
+    infos = [dataset_info(name) for name in packed]
+    num_files = sum(info.num_train + info.num_validation + info.num_test for info in infos)
+    return NodeInputs(num_bytes, tuple(packed), sum(info.num_bytes or 0.0 for info in infos), num_files)
 
 
 def _upstream_bytes(model: str, upstream: str) -> float | None:

@@ -7,7 +7,7 @@ from itertools import groupby
 from sweeps.machines.prices import Price
 from sweeps.planning.capacity import Resources, require_fit, wall_hours
 from sweeps.planning.halving import Halving, expected_range
-from sweeps.planning.memory_and_disk import DiskItem, Fit, disk_items, fit_on_card
+from sweeps.planning.memory_and_disk import DiskItem, Fit, NodeInputs, disk_items, fit_on_card, node_inputs
 from sweeps.planning.order import longest_first
 from sweeps.planning.probed_rates import Workload
 from sweeps.planning.rates import (
@@ -82,6 +82,9 @@ class Plan:
     memory: tuple[tuple[Workload, Fit], ...]
     """Empty where trials run on CPU cores, or on a card of unknown memory."""
     disk: tuple[DiskItem, ...]
+    inputs: NodeInputs
+    gpus_per_node: int
+    """Of the largest node."""
 
     @property
     def num_trials(self) -> int:
@@ -174,6 +177,8 @@ def make_plan(
                 registered=registered,
             )
         ),
+        inputs=node_inputs(pending),
+        gpus_per_node=max(resources.slots_of_nodes, default=0),
     )
 
 

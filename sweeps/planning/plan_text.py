@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from sweeps.planning.memory_and_disk import Fit
+from sweeps.planning.memory_and_disk import BUCKET_BYTES_PER_SECOND, COPIED_FILES_PER_SECOND, Fit
 from sweeps.planning.plan import Plan
 from sweeps.planning.probed_rates import Workload
 from sweeps.planning.rates import ASSUMED_SHARE_OF_PEAK, REACHED_BY_OTHERS
@@ -26,6 +26,7 @@ def plan_lines(plan: Plan) -> list[str]:
         lines += ["", f"memory, estimated for {memory}:"]
         lines += [_memory_line(plan, workload, fit) for workload, fit in plan.memory]
     lines += ["", f"disk: {', '.join(f'{item.name} {_size(item.num_bytes)}' for item in plan.disk)}"]
+    lines += _inputs_lines(plan) if plan.on_gpus else []
     return [line.rstrip() for line in lines]
 
 
@@ -112,6 +113,27 @@ def _name(cell: Cell, labels: Labels) -> str:
     (model, *rest), (dataset, dropout) = labels.row(cell), labels.column(cell)
     dataset = Path(dataset).name if is_folder(dataset) else dataset
     return " ".join([model, dataset, dropout.replace("dropout 0", "d0"), ", ".join(rest)])
+
+
+def _inputs_lines(plan: Plan) -> list[str]:
+    """What comes to each node from a bucket, and what its GPUs cost that wait for it."""
+    inputs = plan.inputs
+
+    def waiting(seconds: float) -> str:
+        dollars = _dollars(plan, plan.gpus_per_node * seconds / 3600)
+        idle = f" of {counted(plan.gpus_per_node, 'idle GPU')}{dollars}" if dollars else ""
+        return (_hours(seconds / 3600) if seconds >= 60 else f"{seconds:.2g} s") + idle
+
+    rate = f"if it gets {BUCKET_BYTES_PER_SECOND / 1e9:g} GB/s"
+    size = _size(inputs.num_bytes)
+    lines = [f"inputs: {size} to each node before its first trial, {waiting(inputs.seconds)} {rate}"]
+    if inputs.packed:
+        names = ", ".join(Path(name).name if is_folder(name) else name for name in inputs.packed)
+        lines += [
+            f"  {names}: {_size(inputs.packed_bytes)} in shards, read from the first step on; copied as files "
+            f"to a node {waiting(inputs.seconds_as_files)} if it gets {COPIED_FILES_PER_SECOND} files/s"
+        ]
+    return lines
 
 
 def _rates_lines(plan: Plan) -> list[str]:

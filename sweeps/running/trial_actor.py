@@ -18,6 +18,7 @@ from ray import tune
 from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from sweeps.checks.inputs import lacking
 from sweeps.checks.parity_on_nodes import ParityCheck
 from sweeps.cluster.leaving import call_when_taken_back, wait_until_taken_back
 from sweeps.cluster.nodes import threads_per_process
@@ -39,10 +40,17 @@ from sweeps.running.launcher import (
 )
 from sweeps.running.launcher_client import LauncherClient
 from sweeps.running.requests import ASKED_TO_END
+from vit_trainer.config import FinetuneConfig
 from vit_trainer.files.run_dir import STOP, RunDir
 
 SECONDS_TO_BE_FOUND = 20.0
 """How much later than one node another finds that its part of a gang hangs too; it then says where."""
+
+
+def _lacking(config: FinetuneConfig) -> str:
+    """What a trial needs and this node, which is named, hasn't; empty if it has all."""
+    text = lacking(config)
+    return f"node {get_node_ip_address()}: {text}" if text else ""
 
 
 class Helper:
@@ -65,6 +73,10 @@ class Helper:
     def versions(self) -> dict[str, dict[str, str]]:
         """What is installed on its node, by the node's address."""
         return {get_node_ip_address(): package_versions()}
+
+    def lacking(self, config: FinetuneConfig) -> str:
+        """As `_lacking`, of its node."""
+        return _lacking(config)
 
     def parity(self, check: ParityCheck) -> tuple[list[NodeParity], bool]:
         """As `ParityCheck.here`, of its node."""
@@ -185,14 +197,17 @@ class TrialActor(tune.Trainable):
             self._launcher = None
 
     def _refused(self) -> str:
-        """Why no trial may run here: a node that joined after the sweep's start has other versions."""
+        """Why no trial may run here: a node that joined after the sweep's start has other versions, or no inputs."""
         if self._assignment.versions is None:
             return ""
         found = {get_node_ip_address(): package_versions()}
         for there in ray.get([helper.versions.remote() for helper in self._helpers]):
             found |= there
-        different = differences(self._assignment.versions, found)
-        return refusal(different) if different else ""
+        if different := differences(self._assignment.versions, found):
+            return refusal(different)
+        config = self._assignment.config
+        texts = [_lacking(config), *ray.get([helper.lacking.remote(config) for helper in self._helpers])]
+        return next(filter(None, texts), "")
 
     def _parity(self) -> list[NodeParity]:
         """What its nodes come to that the sweep hasn't asked yet, or that failed."""

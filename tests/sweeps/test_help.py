@@ -33,6 +33,8 @@ def test_help_of_sweeps(name: str, capsys: pytest.CaptureFixture[str], monkeypat
     assert re.findall(LEAKS, text) == []
     assert max(map(len, text.splitlines())) <= 80
     assert "╭─ Parameters ─" not in text or name in TOOLS
+    for argument in app.assemble_argument_collection(parse_docstring=True):
+        assert argument.name == "*" or argument.parameter.help, f"{argument.name} of {name} says nothing"
     if name in QUESTIONS:
         assert [text.index(f"╭─ {group.name} ─") for group in GROUPS] == sorted(
             text.index(f"╭─ {group.name} ─") for group in GROUPS

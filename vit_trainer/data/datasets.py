@@ -263,7 +263,7 @@ def listed_folder(name: str) -> ListedFolder:
         num_validation=num_validation,
         num_test=num_test,
         image_size=DatasetInfo.image_size,
-        num_bytes=None,
+        num_bytes=float(folders.packed.header.num_bytes) if folders.packed else None,
         cautions=tuple(_cautions(folders, num_validation, unreadable)),
     )
     return ListedFolder(given_id or own_id, folders, info, hashes, unreadable)

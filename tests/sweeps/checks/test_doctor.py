@@ -3,6 +3,7 @@
 import copy
 import functools
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -19,7 +20,16 @@ from moto import mock_aws
 
 from sweeps.checks.before_launch import check_launch
 from sweeps.checks.cluster_file_promises import broken, broken_in_kubernetes
-from sweeps.checks.on_nodes import _check_gpus, _check_storage, _missing_inputs, _open_ports, check_bucket
+from sweeps.checks.inputs import Inputs
+from sweeps.checks.on_nodes import (
+    Asked,
+    _check_gpus,
+    _check_storage,
+    _clean_up,
+    _write,
+    check_bucket,
+)
+from sweeps.checks.open_ports import open_ports
 from tests.stores import free_port
 
 ROOT = Path(__file__).parents[3]
@@ -69,7 +79,7 @@ def test_without_credentials_it_says_exactly_what_is_missing(tmp_path: Path) -> 
     ]
     assert line(lines, "schema") == "ok    schema: Ray accepts the file"
     assert line(lines, "promises").startswith("ok")
-    assert len(lines) == 7
+    assert [each[:4].strip() for each in lines] == [*3 * ["FAIL"], "skip", *3 * ["ok"]]
     assert "384 vCPUs" in line(lines, "profiles, images, quota, security group")
 
 
@@ -381,11 +391,21 @@ def test_this_machine_is_ready_for_the_miniature_but_for_mlflow(tmp_path: Path) 
 def test_what_the_papers_grid_lacks_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VIT_CHECKPOINTS", str(tmp_path))
     monkeypatch.setenv("VIT_DATA", str(tmp_path))
-    problems = _missing_inputs((("ViT-B_16", "imagenet21k"),), ("cifar10", "imagenet2012"))
-    assert [kind for kind, _ in problems] == ["FAIL", "warn", "FAIL"]
-    assert "no imagenet21k checkpoint of ViT-B_16: run python -m vit_trainer fetch ViT-B_16" in problems[0][1]
-    assert "no cifar-10-batches-py" in problems[1][1]
-    assert str(tmp_path / "imagenet2012") in problems[2][1]
+    both = tuple((model, "imagenet21k") for model in ("ViT-B_16", "ViT-L_16"))
+    others = (("ViT-B_32", "imagenet21k+imagenet2012"), ("ViT-H_14", "imagenet21k+imagenet2012"))
+    fetch = "missing: python -m vit_trainer fetch"
+    assert Inputs((*both, *others), ("cifar10", "digits-even", "imagenet2012")).problems() == [
+        ("FAIL", "no imagenet21k+imagenet2012 checkpoint of ViT-H_14: none was released; put a file in the official "
+         f"format at {tmp_path}/imagenet21k+imagenet2012/ViT-H_14.npz"),
+        ("FAIL", f"{fetch} ViT-B_16 ViT-L_16 cifar10 imagenet2012 --source s3://bucket/inputs"),
+        ("FAIL", f"{fetch} ViT-B_32 --upstream imagenet21k+imagenet2012"),
+    ]  # fmt: skip
+    assert Inputs((), ("cifar10", "cifar100")).problems() == [
+        ("warn", f"{fetch} cifar10 cifar100, else with the first trial")
+    ]
+    (tmp_path / "imagenet2012").mkdir()
+    ((kind, said),) = Inputs((), ("imagenet2012",)).problems()
+    assert (kind, f"no train/ in {tmp_path}/imagenet2012" in said) == ("FAIL", True)
 
 
 def test_a_cluster_that_is_away_is_not_taken_for_this_machine() -> None:
@@ -411,8 +431,29 @@ def test_gpus_that_pytorch_can_not_use_are_told_from_none() -> None:
     ):
         found = list(_check_gpus({"node": seen | {"gpus": gpus}}, counted))
         assert [finding.kind for finding in found] == expected, found
-    (none,) = _check_gpus({"node": seen | {"num_of_driver": 0, "driver": None, "gpus": []}}, {})
+    without = seen | {"num_of_driver": 0, "driver": None, "gpus": []}
+    (none,) = _check_gpus({"node": without}, {})
     assert none.kind == "warn"
+    (later,) = _check_gpus({"head": without}, {"head": 0}, 16)
+    assert (later.kind, later.detail) == ("skip", "none is up; 16 come when a sweep asks for them")
+
+
+def test_nodes_of_which_the_same_is_found_share_a_line() -> None:
+    two = {"cuda": "13.2", "driver": "580.65", "num_of_driver": 2}
+    two["gpus"] = [{"name": "A100", "memory_gib": 40.0, "problem": ""}] * 2  # type: ignore[assignment]
+    found: dict[str, Any] = {f"10.0.0.{i}": two | {"all_reduce": 230e9 + i * 1e9} for i in range(6)}
+    assert [finding.detail for finding in _check_gpus(found, dict.fromkeys(found, 2))] == [
+        "6 nodes: 2 x A100 40 GiB, driver 580.65, CUDA 13.2",
+        "230 to 235 GB/s among the GPUs of a node, least on 10.0.0.0",
+    ]
+    found["10.0.0.3"] = two | {"all_reduce": 60e9, "driver": "570.12"}
+    found["10.0.0.4"] = OSError("no answer from PyTorch within 120 s")
+    assert [(finding.kind, finding.detail) for finding in _check_gpus(found, dict.fromkeys(found, 2))] == [
+        ("ok", "10.0.0.0, 10.0.0.1, 10.0.0.2 and 1 more: 2 x A100 40 GiB, driver 580.65, CUDA 13.2"),
+        ("ok", "10.0.0.3: 2 x A100 40 GiB, driver 570.12, CUDA 13.2"),
+        ("FAIL", "10.0.0.4: no answer from PyTorch within 120 s"),
+        ("warn", "60 to 235 GB/s among the GPUs of a node, least on 10.0.0.3"),
+    ]
 
 
 @pytest.mark.slow
@@ -427,25 +468,25 @@ def test_nodes_with_a_storage_of_their_own_and_gpus_that_are_none(cluster: Any, 
     assert line(lines, "versions").endswith("the same on 3 nodes")
     assert line(lines, "clocks").startswith("ok")
     assert "Ray counts 2, PyTorch can use 0 (no NVIDIA driver)" in line(lines, "GPUs")
+    assert re.fullmatch(r"ok    checkpoints .*: fine on [\d.]+ \(\w{6}\)", line(lines, "checkpoints and data sets"))
     assert code == 1
     code, lines = answer(lost)
-    assert sum("can't write to /proc/nowhere" in each for each in lines) == 3
+    assert "3 nodes: can't write to /proc/nowhere" in line(lines, "storage")
     assert code == 1
 
 
 def test_each_node_that_does_not_reach_the_storage_of_all_is_named(tmp_path: Path) -> None:
     shared, own = str(tmp_path / "shared"), str(tmp_path / "own")
 
-    def everywhere(call: Callable[..., Any], storage: str, name: str) -> dict[str, Any]:
-        nodes = {"fine": call(storage, name), "apart": call(own, name)}
-        return nodes | {"locked out": OSError(30, "Read-only file system")}
-
-    found = [f"{finding.kind} {finding.detail}" for finding in _check_storage(shared, everywhere)]
-    assert found == [
-        f"FAIL apart writes to a {shared} of its own: give a folder that all nodes share, or a bucket",
-        f"FAIL locked out can't write to {shared} ([Errno 30] Read-only file system)",
+    asked = Asked(shared, Inputs())
+    nodes: dict[str, Any] = {"fine": _write(shared, asked.probe), "apart": _write(own, asked.probe)}
+    nodes |= dict.fromkeys(("locked", "out"), OSError(30, "Read-only file system"))
+    assert [f"{finding.kind} {finding.detail}" for finding in _check_storage(asked, nodes)] == [
+        f"FAIL apart: writes to a {shared} of its own: give a folder that all nodes share, or a bucket",
+        f"FAIL locked, out: can't write to {shared} ([Errno 30] Read-only file system)",
     ]
-    assert not [*Path(shared).iterdir(), *Path(own).iterdir()]
+    _clean_up(asked)
+    assert not list(Path(shared).iterdir())
 
 
 @pytest.mark.parametrize(("address", "is_noticed"), [("0.0.0.0", True), ("127.0.0.1", False)])
@@ -457,6 +498,6 @@ def test_a_port_that_all_of_the_network_reaches_is_noticed(address: str, is_noti
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         port = server.stdout.readline().strip()
-        said = [problem for _, problem in _open_ports() if port in problem]
+        said = [problem for _, problem in open_ports() if port in problem]
         server.communicate("")
     assert [kind_of.startswith("MLflow listens on 0.0.0.0, port ") for kind_of in said] == [True] * is_noticed

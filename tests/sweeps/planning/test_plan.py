@@ -79,6 +79,24 @@ def test_the_whole_grid_takes_731() -> None:
     assert [share / 731 for share in plan.stopped_early] == pytest.approx([0.625, 0.719], abs=0.01)
 
 
+def test_what_comes_to_each_node_and_what_its_gpus_cost_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VIT_CHECKPOINTS", str(tmp_path))
+    trials = [trial for trial in PAPER_TRIALS if trial.cell.model == "ViT-B_16"]
+    text = plan_lines(make_plan(trials, [], Rates(A100), EIGHT, price=Price(2.5, "as given")))
+    start = 4 * (MODELS["ViT-B_16"].num_parameters(224) + 768 * 769 + 769 * 21_843)
+    assert text[-2:] == [
+        f"inputs: {(start + 2 * 356e6) / 1e9:.3g} GB to each node before its first trial, 1.1 s of 8 idle GPUs ($0.01) "
+        "if it gets 1 GB/s",
+        "  imagenet2012: 155 GB in shards, read from the first step on; copied as files to a node 44 min of 8 idle "
+        "GPUs ($14.79) if it gets 500 files/s",
+    ]
+    cifar = [trial for trial in trials if trial.cell.dataset == "cifar10"]
+    assert plan_lines(make_plan(cifar, [], Rates(A100), EIGHT))[-1].startswith("inputs: 769 MB to each node")
+    assert not any("inputs:" in line for line in plan_lines(make_plan(MINI_TRIALS, [], Rates(A100), LAPTOP)))
+
+
 def test_what_is_done_costs_nothing_more() -> None:
     done = {trial.trial_id for trial in PAPER_TRIALS if trial.cell.model == "ViT-L_16"}
     whole = make_plan(PAPER_TRIALS, [], Rates(A100), EIGHT).hours

@@ -1,6 +1,7 @@
 """The actor that Tune schedules, in a real Ray."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -123,14 +124,19 @@ def test_it_runs_a_trial_and_then_another(actor_class: type, tmp_path: Path) -> 
     ray.kill(actor)
 
 
-def test_where_versions_differ_from_the_drivers_nothing_is_run(actor_class: type, tmp_path: Path) -> None:
-    """The actor's node may have joined the cluster after all others were compared."""
-    here = package_versions()
+def test_where_versions_differ_from_the_drivers_or_inputs_are_missing_nothing_is_run(
+    actor_class: type, tmp_path: Path
+) -> None:
+    """The actor's node may have joined the cluster after all others were asked."""
+    here, other = package_versions(), FinetuneConfig.official("ViT-B_16", "cifar10")
     assignment = Assignment(CONFIG, str(tmp_path), Execution(), versions=here | {"timm": "0.0.1"})
     actor = actor_class.remote(config={"assignment": assignment})
     result = ray.get(actor.train.remote())
     assert result["done"]
     assert f"has timm {here['timm']}, this process 0.0.1: give all nodes" in result["refused"]
+    ray.get(actor.reset.remote({"assignment": Assignment(other, str(tmp_path), Execution(), versions=here)}))
+    refused = ray.get(actor.train.remote())["refused"]
+    assert re.match(r"node [\d.]+: no imagenet21k checkpoint of ViT-B_16: run python -m vit_trainer fetch", refused)
     assert RunDir(tmp_path).attempts() == []
     ray.get(actor.stop.remote())
     ray.kill(actor)

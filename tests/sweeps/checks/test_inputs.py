@@ -1,0 +1,61 @@
+"""Checkpoints and data sets are looked at where trials run, which a head without slots isn't."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from sweeps.checks.inputs import Inputs, lacking
+from vit_trainer.config import FinetuneConfig
+from vit_trainer.errors import InputError
+from vit_trainer.weights.npz_files import checkpoint_path
+
+MODEL, MINIATURE = "ViT-B_16", "ViT-B_16-mini"
+
+
+@pytest.fixture
+def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Neither checkpoints nor data sets."""
+    for name in ("VIT_CHECKPOINTS", "VIT_DATA"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+    return tmp_path
+
+
+def test_a_node_says_what_a_trial_lacks_unless_it_comes_by_itself(nothing_here: Path) -> None:
+    config = FinetuneConfig.official(MODEL, "imagenet2012")
+    assert "fetch ViT-B_16 --upstream imagenet21k" in lacking(config)
+    scratch = FinetuneConfig.official(MODEL, "imagenet2012", upstream="scratch")
+    assert lacking(scratch).startswith(f"no {nothing_here}/nothing/imagenet2012: python -m vit_trainer fetch imagenet2")
+    assert lacking(FinetuneConfig.official(MODEL, "cifar10", upstream="scratch")) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_head_that_trains_nothing_needs_nothing(
+    nothing_here: Path, cluster: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = Inputs(((MINIATURE, "imagenet21k"),), ("digits-even", "cifar10"))
+    ray.init(address=cluster.address)
+    try:
+        needed.require()
+        assert "each is asked for checkpoints and data as it comes" in capsys.readouterr().err
+        (nothing_here / "there" / "imagenet21k").mkdir(parents=True)
+        shutil.copy(checkpoint_path(MINIATURE, "digits"), nothing_here / "there" / "imagenet21k")
+        there = {"VIT_CHECKPOINTS": str(nothing_here / "there")}
+        cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2", env_vars=there)
+        needed.require()
+        assert capsys.readouterr().err == (
+            "on nodes: missing: python -m vit_trainer fetch cifar10, else with the first trial\n"
+        )
+        cluster.add_node(num_cpus=1, node_ip_address="127.0.0.3")
+        with pytest.raises(InputError, match=r"^node 127.0.0.3: no imagenet21k checkpoint of ViT-B_16-mini: none was"):
+            needed.require()
+        with pytest.raises(InputError, match=r"^node 127.0.0.[23]: missing: .*bucket/inputs; and 1 more such$"):
+            Inputs((), ("imagenet2012",)).require()
+        cluster.add_node(num_cpus=1)  # on this machine, which lacks it then
+        with pytest.raises(InputError, match=r"^no imagenet21k checkpoint of ViT-B_16-mini"):
+            needed.require()
+    finally:
+        ray.shutdown()
