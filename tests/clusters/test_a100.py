@@ -1,7 +1,8 @@
-"""clusters/a100.yaml with `ray up` and Ray's autoscaler against an AWS of our own: what they ask EC2 for."""
+"""The files for AWS with `ray up` and Ray's autoscaler against an AWS of our own: what they ask EC2 for."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -9,10 +10,11 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.clusters.heads import end, home_of_its_own, own_address, running_head
+from tests.clusters.heads import end, home_of_its_own, own_address, ray, running_head
 from tests.sweeps.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +45,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST"))
     with home_of_its_own(monkeypatch) as home:
         for name, content in {"ssh": SSH, "rsync": RSYNC}.items():
             program = home / "bin" / name
@@ -102,6 +105,42 @@ def answered_no(command: list[str], standing: str) -> bool:
         terminal.close()
 
 
+def account_with_roles() -> None:
+    """Once per account, as the files say."""
+    import boto3
+
+    for name in ("head", "worker"):
+        boto3.client("iam").create_instance_profile(InstanceProfileName=f"vit-sweeps-{name}")
+
+
+def project_with_bucket(home: Path) -> Path:
+    """A checkout, whose clusters/bucket names one."""
+    project = home / "project"
+    shutil.copytree(ROOT / "clusters", project / "clusters")
+    (project / "clusters" / "bucket").write_text("s3://vit\n")
+    for name in ("sweeps", "vit_trainer", "constraints.txt", "pyproject.toml"):
+        (project / name).symlink_to(ROOT / name)
+    return project
+
+
+def assert_only_ssh_is_open() -> None:
+    (group,) = ec2().describe_security_groups(GroupNames=["vit-sweeps"])["SecurityGroups"]
+    for rule in group["IpPermissions"]:
+        if rule["IpRanges"]:
+            assert (rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) == ("tcp", 22, 22)
+        else:
+            assert [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == [group["GroupId"]]
+
+
+def assert_in_order(home: Path, *steps: str) -> None:
+    """What the head was told to do, and that it knows the token from the file alone."""
+    said = (home / "ssh.log").read_text()
+    assert sorted(steps, key=said.index) == list(steps)
+    assert "0" * 64 not in said
+    key = next(home.glob(".ssh/*.pem"))
+    assert key.stat().st_mode & 0o077 == 0
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_ray_up_makes_a_small_head_and_a_demand_for_gpus_a_spot_p4d(
@@ -109,20 +148,18 @@ def test_ray_up_makes_a_small_head_and_a_demand_for_gpus_a_spot_p4d(
 ) -> None:
     import boto3
 
-    for name in ("head", "worker"):  # once per account, as the file says
-        boto3.client("iam").create_instance_profile(InstanceProfileName=f"vit-sweeps-{name}")
+    account_with_roles()
     boto3.client("s3").create_bucket(Bucket="vit")
     publish_images()
-    monkeypatch.chdir(ROOT)
+    project = project_with_bucket(home)
+    monkeypatch.chdir(project)
     script = [sys.executable, "sweeps/launch.py", "clusters/a100.yaml"]
     sweep = ["--", "paper_grid.py", "--storage", os.environ["BUCKET"]]
     assert answered_no([*script, *sweep], "nothing was started")
     assert instances("head") == []
 
-    done = subprocess.run(
-        [*script, "--yes", *sweep], check=False, capture_output=True, text=True, timeout=200, cwd=ROOT
-    )
-    costs = "a head costs money until `ray down clusters/a100.yaml`"
+    done = subprocess.run([*script, "--yes", *sweep], check=False, capture_output=True, text=True, timeout=200)
+    costs = f"a head costs money until `ray down {project}/clusters/a100.yaml`"
     assert done.returncode == 1, done.stdout + done.stderr
     assert (
         f"the tunnel to its dashboard has ended, or nothing answers there; `ray up` has ended; {costs}" in done.stderr
@@ -134,18 +171,10 @@ def test_ray_up_makes_a_small_head_and_a_demand_for_gpus_a_spot_p4d(
     assert head["ImageId"].startswith("resolve:ssm:")  # passed on: EC2 itself looks it up, which moto doesn't
     assert_guarded(head, "vit-sweeps-head", gigabytes=100)
     assert instances("p4d") == []
-    (group,) = ec2().describe_security_groups(GroupNames=["vit-sweeps"])["SecurityGroups"]
-    for rule in group["IpPermissions"]:
-        if rule["IpRanges"]:
-            assert (rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) == ("tcp", 22, 22)
-        else:
-            assert [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == [group["GroupId"]]
-    said = (home / "ssh.log").read_text()
-    steps = ["setup.sh boto3", "vit_trainer fetch", "ray start --head", "mlflow.sh", "watchdog.sh 60"]
-    assert sorted(steps, key=said.index) == steps
-    assert "0" * 64 not in said + done.stdout + done.stderr
-    key = next(home.glob(".ssh/*.pem"))
-    assert key.stat().st_mode & 0o077 == 0
+    assert_only_ssh_is_open()
+    assert_in_order(home, "setup.sh boto3", "ray start --head", "mlflow.sh", "watchdog.sh 60")
+    assert "inputs.sh" not in (home / "ssh.log").read_text()  # the head has no data
+    assert "0" * 64 not in done.stdout + done.stderr
 
     address = own_address()
     monkeypatch.setenv("RAY_ADDRESS", address)
@@ -162,4 +191,30 @@ def test_ray_up_makes_a_small_head_and_a_demand_for_gpus_a_spot_p4d(
             end(driver)
     (worker,) = workers
     assert (worker["InstanceType"], worker["InstanceLifecycle"]) == ("p4d.24xlarge", "spot")
-    assert_guarded(worker, "vit-sweeps-worker", gigabytes=500)
+    assert_guarded(worker, "vit-sweeps-worker", gigabytes=200)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    ("name", "kind", "machine", "role", "gigabytes", "steps"),
+    [
+        ("h100", "head", "m7i.xlarge", "head", 100, ("setup.sh boto3", "ray start --head", "watchdog.sh 60")),
+        (
+            "one-gpu", "gpu", "g5.2xlarge", "worker", 200,
+            ("setup.sh boto3", "inputs.sh cifar10 ", "disk.sh", "check-node --gpus 1", "ray start --head", "watchdog"),
+        ),
+    ],
+)  # fmt: skip
+def test_ray_up_makes_the_head_of_the_other_files(
+    home: Path, name: str, kind: str, machine: str, role: str, gigabytes: int, steps: tuple[str, ...]
+) -> None:
+    account_with_roles()
+    command = ray("up", "--yes", "--no-config-cache", f"clusters/{name}.yaml")
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=150, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (made,) = instances(kind)
+    assert (made["InstanceType"], made.get("InstanceLifecycle")) == (machine, None)
+    assert_guarded(made, f"vit-sweeps-{role}", gigabytes)
+    assert_only_ssh_is_open()
+    assert_in_order(home, *steps)
