@@ -2,7 +2,6 @@
 
 import ipaddress
 import logging
-import re
 import shutil
 import stat
 import subprocess
@@ -15,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from sweeps.checks.cluster_file_promises import broken, broken_in_kubernetes, commands
+from sweeps.checks.cluster_file_promises import broken, broken_in_kubernetes
+from sweeps.checks.cluster_inputs import check_inputs
 from sweeps.checks.finding import Finding, fail, ok, skip, warn
 from vit_trainer.errors import InputError
 
@@ -58,19 +58,20 @@ def check_launch(path: Path) -> Iterator[Finding]:
         yield from _promises(broken(config, text))
     yield from _check_tools("rsync", "ssh")
     yield _check_token(Path.home() / ".ray" / "auth_token")
-    if not refused and "clusters/inputs.sh" in commands(config):
-        yield _check_bucket_name(path.parent / "bucket")
     if not refused:
         checks: dict[str, Callable[[dict[str, Any]], Iterator[Finding]]] = {
             "aws": _check_aws,
             "gcp": _check_google,
             "local": _check_hosts,
         }
-        provider = config["provider"]["type"]
+        provider, may_look = config["provider"]["type"], True
         if provider in checks:
-            yield from checks[provider](config)
+            for finding in checks[provider](config):
+                may_look &= (finding.kind, finding.what) != ("FAIL", "credentials")
+                yield finding
         else:
             yield skip("credentials", f"nothing is known here of provider {provider}")
+        yield from check_inputs(config, path.parent / "bucket", may_look=may_look)
 
 
 def _refused(text: str) -> str:
@@ -105,13 +106,6 @@ def _check_token(path: Path) -> Finding:
     if mode & 0o077:
         return fail("token", f"{path} has mode {mode:o}, others can read it: chmod 600 {path}")
     return ok("token", f"{path}, mode {mode:o}")
-
-
-def _check_bucket_name(path: Path) -> Finding:
-    name = path.read_text().strip() if path.exists() else ""
-    if not re.fullmatch(r"(s3|gs)://[^/\s]\S*", name):
-        return fail("bucket", f"{path} holds no bucket's name, for clusters/inputs.sh: echo s3://my-bucket > {path}")
-    return ok("bucket", f"{name}, of which the machines have their inputs")
 
 
 def _check_hosts(config: dict[str, Any]) -> Iterator[Finding]:

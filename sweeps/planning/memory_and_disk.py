@@ -100,7 +100,7 @@ def disk_items(
         if (num_bytes := dataset_info(dataset).num_bytes) != 0:
             items.append(DiskItem(Path(dataset).name if is_folder(dataset) else dataset, num_bytes))
     starts = dict.fromkeys((config.model, config.upstream) for config in configs if config.upstream != "scratch")
-    sizes = [_upstream_bytes(model, upstream) for model, upstream in starts]
+    sizes = [upstream_bytes(model, upstream) for model, upstream in starts]
     known = [size for size in sizes if size is not None]
     if sizes:
         total = sum(known) if len(known) == len(sizes) else None
@@ -134,7 +134,7 @@ def node_inputs(trials: Iterable[Trial]) -> NodeInputs:
     """What trials read; of a folder of classes that isn't packed nothing, since all nodes see it."""
     configs = [trial.config for trial in trials]
     starts = dict.fromkeys((config.model, config.upstream) for config in configs if config.upstream != "scratch")
-    num_bytes, packed = sum(_upstream_bytes(*start) or 0.0 for start in starts), list[str]()
+    num_bytes, packed = sum(upstream_bytes(*start) or 0.0 for start in starts), list[str]()
     for name in dict.fromkeys(config.dataset for config in configs):
         info = dataset_info(name)
         if is_folder(name):
@@ -148,7 +148,7 @@ def node_inputs(trials: Iterable[Trial]) -> NodeInputs:
     return NodeInputs(num_bytes, tuple(packed), sum(info.num_bytes or 0.0 for info in infos), num_files)
 
 
-def _upstream_bytes(model: str, upstream: str) -> float | None:
+def upstream_bytes(model: str, upstream: str) -> float | None:
     """Size of an upstream's file: its own if it is here, else that of the arrays that the released one holds."""
     path = checkpoint_path(model, upstream)
     if path.is_file():

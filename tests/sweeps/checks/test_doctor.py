@@ -20,6 +20,7 @@ from moto import mock_aws
 
 from sweeps.checks.before_launch import check_launch
 from sweeps.checks.cluster_file_promises import broken, broken_in_kubernetes
+from sweeps.checks.cluster_inputs import check_inputs
 from sweeps.checks.inputs import Inputs
 from sweeps.checks.on_nodes import (
     Asked,
@@ -31,6 +32,7 @@ from sweeps.checks.on_nodes import (
 )
 from sweeps.checks.open_ports import open_ports
 from tests.stores import free_port
+from vit_trainer.files.folder import open_folder
 
 ROOT = Path(__file__).parents[3]
 CLUSTERS = ROOT / "clusters"
@@ -73,13 +75,13 @@ def test_without_credentials_it_says_exactly_what_is_missing(tmp_path: Path) -> 
     assert code == 1
     assert [each for each in lines if each.startswith("FAIL")] == [
         f"FAIL  token: no {tmp_path}/.ray/auth_token: {make}",
+        "FAIL  credentials: none for AWS: aws configure, or set AWS_PROFILE",
         f"FAIL  bucket: {tmp_path}/bucket holds no bucket's name, for clusters/inputs.sh: "
         f"echo s3://my-bucket > {tmp_path}/bucket",
-        "FAIL  credentials: none for AWS: aws configure, or set AWS_PROFILE",
     ]
     assert line(lines, "schema") == "ok    schema: Ray accepts the file"
     assert line(lines, "promises").startswith("ok")
-    assert [each[:4].strip() for each in lines] == [*3 * ["FAIL"], "skip", *3 * ["ok"]]
+    assert [each[:4].strip() for each in lines] == [*3 * ["FAIL"], "skip", *4 * ["ok"]]
     assert "384 vCPUs" in line(lines, "profiles, images, quota, security group")
 
 
@@ -267,9 +269,7 @@ def test_an_account_that_has_all(account: Any, tmp_path: Path, name: str, quota:
     found = {finding.what: finding for finding in check_launch(Path(path))}
     assert found["promises"].kind == "ok"
     assert "echo s3://my-bucket > " in found["bucket"].detail
-    (tmp_path / "bucket").write_text("s3://mine\n")
-    found = {finding.what: finding for finding in check_launch(Path(path))}
-    assert found["bucket"].detail.startswith("s3://mine, ")
+    assert found["disk"].kind == "ok"
     assert found["token"].kind == found["credentials"].kind == "ok"
     assert found["profile vit-sweeps-worker"].detail == "with role vit-sweeps-worker"
     assert found["security group"].detail.startswith("vit-sweeps isn't there yet")
@@ -370,6 +370,40 @@ def test_a_bucket_is_tried_from_here_and_a_folder_is_not(bucket: str, tmp_path: 
         (found,) = check_bucket(storage)
         assert (found.kind, said in found.detail) == (kind, True), found
     assert not (tmp_path / "shared").exists()
+
+
+def test_what_a_files_machines_fetch_is_looked_for_in_the_bucket_and_fits_their_disks(
+    bucket: str, tmp_path: Path
+) -> None:
+    config, name = yaml.safe_load((CLUSTERS / "a100.yaml").read_text()), bucket.replace("/results", "/mine")
+    mirror, place = open_folder(name).child("inputs"), f"{name.partition('?')[0]}/inputs"
+    fetched = ["bash ~/vit-sweeps/clusters/inputs.sh cifar10 ViT-B_16 ViT-L_16  # and so on"]
+    both = [*fetched, "bash ~/vit-sweeps/clusters/inputs.sh imagenet2012"]
+
+    def found(commands: list[str] = fetched, **changed: Any) -> list[str]:
+        changed = config | {"worker_setup_commands": commands} | changed
+        findings = check_inputs(changed, tmp_path / "bucket", may_look=True)
+        return [f"{finding.kind} {finding.what}: {finding.detail}" for finding in findings]
+
+    fine = "ok disk: holds what is copied: head 0 of 100 GB, p4d 2 of 200 GB"
+    assert found()[0].startswith("FAIL bucket: ")
+    (tmp_path / "bucket").write_text(f"{name}\n")
+    mirror.write("imagenet21k/ViT-B_16.npz", b"")
+    todo = f"python -m vit_trainer fetch cifar10 ViT-L_16 --to {place}"
+    assert found() == [f"FAIL inputs: {place} lacks cifar10, ViT-L_16: {todo}", fine]
+    for each in ("imagenet21k/ViT-L_16.npz", "cifar-10-python.tar.gz"):
+        mirror.write(each, b"")
+    assert found() == [f"ok inputs: {place} has cifar10, ViT-B_16, ViT-L_16", fine]
+    todo = f"python -m vit_trainer pack imagenet2012 --output {place}/imagenet2012"
+    assert found(both) == [f"FAIL inputs: {place} lacks imagenet2012: {todo}", fine]
+    mirror.write("imagenet2012/shards.json", b"")
+    assert found(both) == [f"ok inputs: {place} has cifar10, ViT-B_16, ViT-L_16, imagenet2012", fine]
+    mirror.write("imagenet2012/train/n01440764/1.JPEG", b"")
+    assert found(both)[1].startswith(
+        "FAIL disk: p4d has 200 GB, and 157 GB are copied to it beside some 60 GB of system and packages: give it"
+    )
+    copied = found(setup_commands=["aws s3 sync s3://b/imagenet2012 ~/.cache/vit_trainer/data/imagenet2012"])
+    assert [each[:19] for each in copied if each.startswith("FAIL")] == ["FAIL disk: head has", "FAIL disk: p4d has "]
 
 
 # --- this machine, and clusters
