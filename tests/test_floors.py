@@ -45,7 +45,13 @@ ONLY_IN = {
     "optuna": {"sweeps/selection/studies.py"},
     "mlflow": {"sweeps/tracking/registry.py", "vit_trainer/inference/served_model.py", "vit_trainer/tracking/*"},
     "ray": {"sweeps/cluster/*", "sweeps/running/*", "sweeps/selection/asha_scheduler.py", "sweeps/checks/*"},
-    "torch": {"vit_trainer/*", "vit_trainer/*/*", "sweeps/running/launcher.py", "sweeps/cluster/join.py"},
+    "torch": {
+        "vit_trainer/*",
+        "vit_trainer/*/*",
+        "sweeps/running/launcher.py",
+        "sweeps/cluster/join.py",
+        "sweeps/machines/speeds.py",
+    },
 }
 """Which files import a heavy package."""
 STANDARD_LIBRARY_ONLY = (

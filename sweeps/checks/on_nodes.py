@@ -19,7 +19,7 @@ from sweeps.checks.open_ports import open_ports
 from sweeps.cluster.join import cluster_resources, nodes_that_train
 from sweeps.cluster.nodes import living_nodes, on_every_node
 from sweeps.cluster.versions import differences, refusal, versions
-from vit_trainer import machine as hardware
+from sweeps.machines.speeds import look_and_measure
 from vit_trainer.data.datasets import family_of
 from vit_trainer.data.shared_memory import too_small
 from vit_trainer.errors import InputError
@@ -95,7 +95,7 @@ def _look(asked: Asked) -> dict[str, Any]:
     """What there is to know of a node, by what was looked at; the exception of what can't be."""
     calls: dict[str, Callable[[], Any]] = {
         "versions": versions,
-        "GPUs": hardware.look_from_outside,
+        "GPUs": look_and_measure,
         "storage": partial(_write, asked.storage, asked.probe),
         "inputs": asked.inputs.problems,
         "shared memory": _little_shared_memory,
