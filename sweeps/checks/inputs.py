@@ -1,7 +1,9 @@
 """Inputs: whether checkpoints and data sets are where trials run, which may not be where a sweep is begun."""
 
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,13 +11,17 @@ from sweeps.cluster.join import join, nodes_that_train
 from sweeps.cluster.nodes import on_every_node
 from sweeps.table.cells import Cell
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data.datasets import DATASETS, IMAGENET, data_folder, family_of, is_folder
+from vit_trainer.data.datasets import DATASETS, IMAGENET, data_folder, family_of, folder_of, is_folder
 from vit_trainer.data.load import require_dataset
+from vit_trainer.data.shards.cache import RESERVE, cache_folder, cached_path
+from vit_trainer.data.shards.packed import Packed, open_packed
 from vit_trainer.errors import InputError
+from vit_trainer.files.location import is_uri
 from vit_trainer.weights.fetch import doubt_of
 from vit_trainer.weights.npz_files import RELEASED, checkpoint_path, require_checkpoint
 
-Problems = list[tuple[Literal["FAIL", "warn", "skip"], str]]
+Problems = list[tuple[Literal["FAIL", "warn", "skip", "ok"], str]]
+"""What was found, each with its kind, see `Finding`."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,24 @@ class Inputs:
             is_late = all(name in to_come for name in names)
             problems.append(("warn", f"{text}, else with the first trial") if is_late else ("FAIL", text))
         return problems
+
+    def cache(self) -> Problems:
+        """Whether this machine has room for the shards of packed data sets in a bucket; empty if there are none."""
+        packed = list[Packed | None]()
+        for name in self.datasets:
+            with suppress(InputError):  # of which `problems` speaks
+                packed.append(folder_of(name).packed if is_folder(name) else open_packed(str(data_folder() / name)))
+        shards = {shard for each in packed if each and is_uri(each.place) for shard in each.header.shards}
+        if not shards:
+            return []
+        folder, total = cache_folder(), sum(shard.num_bytes for shard in shards)
+        missing = sum(shard.num_bytes for shard in shards if not cached_path(folder, shard).exists())
+        usage = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists()))
+        room = max(0.0, usage.free - RESERVE * usage.total)
+        if missing <= room:
+            return [("ok", f"{total / 1e9:.1f} GB of shards fit in {folder}")]
+        much = f"{room / 1e9:.1f} of {missing / 1e9:.1f} GB of shards"
+        return [("warn", f"{folder} has room for {much}: what does not fit is read by range")]
 
     def require(self) -> None:
         """Check that they are where trials train: on this machine, or on the nodes of the cluster that it joins.

@@ -83,6 +83,8 @@ def check_nodes(asked: Asked) -> Iterator[Finding]:
     yield from _check_gpus(of("GPUs", trains or found), counted, to_come)
     if trains:
         yield from _gather("checkpoints and data sets", of("inputs", trains))
+        if any((caches := of("shards", trains)).values()):
+            yield from _gather("shards", caches)
         if any(family_of(dataset).in_files for dataset in asked.inputs.datasets):
             yield from _gather("shared memory", of("shared memory", trains))
     else:
@@ -98,6 +100,7 @@ def _look(asked: Asked) -> dict[str, Any]:
         "GPUs": look_and_measure,
         "storage": partial(_write, asked.storage, asked.probe),
         "inputs": asked.inputs.problems,
+        "shards": asked.inputs.cache,
         "shared memory": _little_shared_memory,
         "disk": _little_disk,
         "ports": open_ports,

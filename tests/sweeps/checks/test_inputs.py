@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 import ray
+from PIL import Image
 
 from sweeps.checks.inputs import Inputs, lacking
+from sweeps.planning.memory_and_disk import node_inputs
+from sweeps.table.cells import Trial, official_cell
+from vit_trainer.commands.pack import pack
 from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
 from vit_trainer.weights.npz_files import checkpoint_path
@@ -29,6 +33,32 @@ def test_a_node_says_what_a_trial_lacks_unless_it_comes_by_itself(nothing_here: 
     scratch = FinetuneConfig.official(MODEL, "imagenet2012", upstream="scratch")
     assert lacking(scratch).startswith(f"no {nothing_here}/nothing/imagenet2012: python -m vit_trainer fetch imagenet2")
     assert lacking(FinetuneConfig.official(MODEL, "cifar10", upstream="scratch")) == ""
+
+
+def test_of_shards_in_a_bucket_the_metadata_is_enough(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, where in (("XDG_CACHE_HOME", "user"), ("VIT_SHARD_CACHE", "cache/shards")):
+        monkeypatch.setenv(name, str(tmp_path / where))
+    for place in (f"pets/{part}/{name}" for part in ("train", "val") for name in ("cat", "dog")):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8), (number, len(place), 0)).save(tmp_path / place / f"{number}.png")
+    pets = bucket.replace("/results", "/pets")
+    pack(str(tmp_path / "pets"), output=pets)
+    inputs = Inputs((), (pets, "digits-even"))
+    inputs.require()
+    assert not (tmp_path / "cache").exists()
+    assert inputs.problems() == []
+    assert inputs.cache() == [("ok", f"0.0 GB of shards fit in {tmp_path}/cache/shards")]
+    monkeypatch.setattr("sweeps.checks.inputs.RESERVE", 1.0)
+    ((kind, said),) = inputs.cache()
+    assert (kind, said) == (
+        "warn", f"{tmp_path}/cache/shards has room for 0.0 of 0.0 GB of shards: what does not fit is read by range"
+    )  # fmt: skip
+    assert Inputs((), ("digits-even", str(tmp_path / "pets"))).cache() == []
+    there = node_inputs([Trial(official_cell("ViT-B_16", pets), 0.03, 0)])
+    assert (len(there.packed), there.num_files, 0 < there.packed_bytes < 40_000) == (1, 16, True)
 
 
 @pytest.mark.slow
