@@ -96,7 +96,8 @@ def readers(paths: list[Path], resolution: int) -> dict[str, Callable[[int], obj
     import torch
     from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, RandomResizedCrop, ToTensor, v2
 
-    from vit_trainer.data.image_files import CutReader, Files, ImageFileSplit
+    from vit_trainer.data.image_files import CutReader, ImageFileSplit
+    from vit_trainer.data.shards.reading import Files
     from vit_trainer.data.splits import MicroBatch
 
     root, count = paths[0].parent, len(paths)

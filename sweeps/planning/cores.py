@@ -1,12 +1,13 @@
 """Cores: how fast a CPU core of this machine is at what trials do, from a moment's measurement."""
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 
 from vit_trainer.data.datasets import folder_of, is_folder
-from vit_trainer.data.decoding import read_image
+from vit_trainer.data.decoding import decode_image
 from vit_trainer.errors import DataError
 
 SHARE_OF_PRODUCTS, SHARE_IN_MINIATURE = 0.95, 0.5
@@ -42,14 +43,20 @@ def decoding_seconds(dataset: str) -> float:
     """
     if not is_folder(dataset):
         return 0.0
+    import numpy as np
+
+    from vit_trainer.data.shards.reading import contents_of
+
     folders = folder_of(dataset)
     paths = folders.paths("train")
     chosen = paths[:: max(1, len(paths) // NUM_DECODED)][:NUM_DECODED]
+    contents = contents_of(folders, np.array([os.fsencode(path) for path in chosen]))
 
     def decode() -> None:
-        for path in chosen:
+        contents.ahead(range(len(chosen)))
+        for place in range(len(chosen)):
             with suppress(DataError):
-                read_image(folders.root / path)
+                decode_image(contents.read(place))
 
     return _core_seconds(decode) / len(chosen)
 

@@ -30,7 +30,8 @@ class Sweep:
         selection = [] if "--early-stopping" in arguments else ["--no-early-stopping"]
         # A miniature is over before its first checkpoint would be due.
         often = [] if "--checkpoint-every-minutes" in arguments else ["--checkpoint-every-minutes", "0.001"]
-        flags = [*SMALL_GRID, *often, *rates, *selection, *arguments, "--storage", str(storage)]
+        grid = [*SMALL_GRID[:4], *SMALL_GRID[6:]] if "--datasets" in arguments else SMALL_GRID
+        flags = [*grid, *often, *rates, *selection, *arguments, "--storage", str(storage)]
         command = [sys.executable, str(SCRIPT), *flags]
         self.process = subprocess.Popen(
             command,

@@ -13,7 +13,6 @@ same pixels at 1.13 times the speed (one core, 500x375, 92 kB), too little for a
 decoder is deprecated.
 """
 
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -21,7 +20,7 @@ from contextlib import closing
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +30,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vit_trainer.data.crops import kept_sides, most_bytes, random_crops, resize_cuts, thinned, whole_images
-from vit_trainer.data.decoding import content_of, decode_image, decoded, header_of, size_of
+from vit_trainer.data.decoding import decode_image, decoded, header_of, size_of
+from vit_trainer.data.shards.reading import Contents, Files, obey
 from vit_trainer.data.shared_memory import ADVICE, FOLDER, WORKER_BYTES
 from vit_trainer.data.splits import MicroBatch
 from vit_trainer.errors import DataError, DataOutageError
@@ -39,43 +39,6 @@ from vit_trainer.machine import num_cores, to_device
 
 _PREFETCHED = 2
 """Requests that each worker has."""
-
-
-class Contents(Protocol):
-    """Where the contents of images come from, which are known by their places."""
-
-    is_remote: bool
-    """Whether threads of this process read them from a bucket, so that it must not be forked."""
-
-    def name(self, place: int) -> str:
-        """What to call an image in errors."""
-
-    def ahead(self, places: Iterable[int]) -> None:
-        """These are read next."""
-
-    def read(self, place: int) -> bytes:
-        """An image's content. Raises DataError with the reason alone, or DataOutageError."""
-
-
-class Files:
-    """A file each."""
-
-    is_remote = False
-
-    def __init__(self, root: Path, paths: NDArray[np.bytes_]) -> None:
-        self._root, self._paths = root, paths
-
-    def name(self, place: int) -> str:
-        return str(self._path(place))
-
-    def ahead(self, places: Iterable[int]) -> None:
-        pass
-
-    def read(self, place: int) -> bytes:
-        return content_of(self._path(place))
-
-    def _path(self, place: int) -> Path:
-        return self._root / os.fsdecode(self._paths[place])
 
 
 class Cuts(NamedTuple):
@@ -182,19 +145,19 @@ class ImageFileSplit:
         paths: NDArray[np.bytes_],
         labels: NDArray[np.int64],
         *,
-        shards: Contents | None = None,
+        contents: Contents | None = None,
         as_stored: bool = False,
         num_workers: int | None = None,
         skip_unreadable: bool = False,
         compiled: bool = False,
     ) -> None:
-        """paths: (num_images,) relative to the root; labels: (num_images,); shards: which the images are in, if they
-        aren't files; as_stored: see `decoded`; the others as in `Decoding`.
+        """paths: (num_images,) relative to the root; labels: (num_images,); contents: where they come from, if not
+        from files; as_stored: see `decoded`; the others as in `Decoding`.
 
         Bytes in one array, because workers would copy a list of a million strings by counting references to them.
         """
         assert len(paths) == len(labels)
-        self._contents, self.names, self._labels = shards or Files(root, paths), paths, labels
+        self._contents, self.names, self._labels = contents or Files(root, paths), paths, labels
         self._num_workers = num_cores() if num_workers is None else num_workers
         self._skips, self._compiled, self._as_stored = skip_unreadable, compiled, as_stored
         self.unreadable: dict[str, str] = {}
@@ -280,8 +243,6 @@ class ImageFileSplit:
 def _from_a_process_without_threads() -> dict[str, Any]:
     """What has DataLoader fork its workers from a process of their own."""
     from multiprocessing import get_context
-
-    from vit_trainer.data.shards.reading import obey
 
     context = get_context("forkserver")
     context.set_forkserver_preload(["vit_trainer.data.shards.preloaded"])

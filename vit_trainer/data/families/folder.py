@@ -11,7 +11,7 @@ from vit_trainer.data.datasets import folder_of
 from vit_trainer.data.decoding import Decoding, read_image
 from vit_trainer.data.image_files import ImageFileSplit
 from vit_trainer.data.shards.cache import fill
-from vit_trainer.data.shards.reading import Shards, rows_of
+from vit_trainer.data.shards.reading import contents_of
 from vit_trainer.data.splits import Splits, held_out
 from vit_trainer.errors import DataError
 from vit_trainer.files.location import is_uri
@@ -46,9 +46,9 @@ def splits_of(folders: ClassFolders, percent: int | None, **decoding: Unpack[Dec
 
     def split(part: str, chosen: NDArray[np.int64] | slice = slice(None)) -> ImageFileSplit:
         paths = np.array([os.fsencode(path) for path in folders.paths(part)])[chosen]
-        shards = Shards(folders.packed, rows_of(folders.packed, paths)) if folders.packed else None
         labels, as_stored = _labels(folders, part)[chosen], folders.version == 1
-        return ImageFileSplit(folders.root, paths, labels, shards=shards, as_stored=as_stored, **decoding)
+        contents = contents_of(folders, paths)
+        return ImageFileSplit(folders.root, paths, labels, contents=contents, as_stored=as_stored, **decoding)
 
     if folders.packed and is_uri(folders.place):
         fill(folders.packed)

@@ -11,7 +11,7 @@ global shuffle, so that the first steps touch nearly all of them.
 packed    a packed folder: its header and index, found and copied
 packing   pack(): a folder of classes into shards
 cache     the shards of a bucket on this node's fastest disk, fetched once for all its processes
-reading   the images of a packed folder, from shards that are here or by range from the bucket
-remote    a packed folder in a bucket
+reading   contents of images: from files, from shards that are here, or by range from the bucket
+remote    folders in buckets, with short timeouts
 preloaded what the process imports that forks those who read from a bucket
 """

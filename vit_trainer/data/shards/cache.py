@@ -21,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vit_trainer.data.shards.packed import Packed, PackedFile
-from vit_trainer.data.shards.remote import Remote, remote
+from vit_trainer.data.shards.remote import open_file
 from vit_trainer.errors import reason_of
 from vit_trainer.files.location import user_cache
 
@@ -114,7 +114,7 @@ def _fill(packed: Packed, folder: Path, waiting: "deque[PackedFile]") -> None:
                 usage = shutil.disk_usage(folder)
                 if usage.free - shard.num_bytes < RESERVE * usage.total:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                _fetch(remote(packed.place), shard, path)
+                _fetch(packed.place, shard, path)
                 pause = 1.0
         except Timeout:  # another process fetches it; if that is killed, it is ours
             waiting.append(shard)
@@ -133,11 +133,11 @@ def _fill(packed: Packed, folder: Path, waiting: "deque[PackedFile]") -> None:
                 waiting.clear()
 
 
-def _fetch(remote: Remote, shard: PackedFile, path: Path) -> None:
+def _fetch(place: str, shard: PackedFile, path: Path) -> None:
     """Put a shard in its place, unless the process ends before, or what comes is another file."""
     part, digest, arrived = path.with_name(f".{path.name}.part"), hashlib.sha256(), 0
     try:
-        source = remote.open(shard.name)
+        source = open_file(place, shard.name)
         with part.open("wb", buffering=0) as file:
             while arrived < shard.num_bytes and _goes_on():
                 chunk = source.read_at(min(CHUNK_BYTES, shard.num_bytes - arrived), arrived)
@@ -149,9 +149,7 @@ def _fetch(remote: Remote, shard: PackedFile, path: Path) -> None:
         if not _goes_on():
             return
         if digest.hexdigest() != shard.sha256:
-            _say(
-                f"{shard.name} at {remote.location} is not what was packed: its images are read and checked one by one"
-            )
+            _say(f"{shard.name} at {place} is not what was packed: its images are read and checked one by one")
             return
         os.replace(part, path)
     finally:

@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from vit_trainer.data.shards.remote import remote
 from vit_trainer.errors import DataError, InputError, counted, reason_of
 from vit_trainer.files.folder import Folder, LocalFolder, open_folder
 from vit_trainer.files.location import is_uri, split_uri, user_cache
@@ -147,7 +148,7 @@ class Packed:
     def require_shards(self) -> None:
         """Raises DataError: a shard is missing, or of another size; a look at names and sizes, which is one listing."""
         try:
-            there = open_folder(self.place, "packed folder").stamps()
+            there = _folder_at(self.place).stamps()
         except OSError as error:
             raise DataError(f"cannot list {self.place} ({reason_of(error)}): make it readable") from error
         sizes = {name: stamp.num_bytes for name, stamp in there.items()}
@@ -177,7 +178,7 @@ def open_packed(location: str) -> Packed | None:
             raise DataError(f"cannot read {folder / ORIGIN} or {HEADER} beside it ({reason_of(error)})") from error
         return _packed(folder, content, origin)
     folder = user_cache("packed") / hashlib.sha256(location.encode()).hexdigest()[:16]
-    if not _copy_metadata(open_folder(location, "dataset"), LocalFolder(folder)):
+    if not _copy_metadata(_folder_at(location), LocalFolder(folder)):
         raise DataError(
             f"no packed folder of classes at {location}, for there is no {HEADER}: python -m vit_trainer pack makes one"
         )
@@ -221,6 +222,11 @@ def adopt(source: str, folder: Path) -> Packed | None:
     _copy_metadata(origin, copy)
     copy.write(ORIGIN, json.dumps({"location": origin.location}).encode())
     return open_packed(str(folder))
+
+
+def _folder_at(place: str) -> Folder:
+    folder = open_folder(place, "dataset")  # raises where none can be
+    return remote(folder.location) if is_uri(folder.location) else folder
 
 
 def _copy_metadata(origin: Folder, copy: LocalFolder) -> bool:

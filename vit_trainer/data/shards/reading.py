@@ -1,4 +1,7 @@
-"""Shards: the images of a packed folder, one by one: of a shard that is here from the disk, else by range."""
+"""Contents of images, one by one: Files, or Shards: of a shard that is here from the disk, else by range.
+
+Imports no torch.
+"""
 
 import os
 import random
@@ -8,16 +11,20 @@ import zlib
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NoAnswer
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
+from vit_trainer.data.class_folders import ClassFolders
+from vit_trainer.data.decoding import content_of
 from vit_trainer.data.shards.cache import cache_folder, cached_path, set_aside
 from vit_trainer.data.shards.packed import HEADER, Index, Packed
-from vit_trainer.data.shards.remote import SILENCE_SECONDS, forget, remote
+from vit_trainer.data.shards.remote import SILENCE_SECONDS, forget, open_file
 from vit_trainer.errors import DataError, DataOutageError, reason_of
 from vit_trainer.files.location import is_uri
 
@@ -29,12 +36,49 @@ NUM_REQUESTS = 32
 _asked_to_end = Event()
 
 
+class Contents(Protocol):
+    """Where the contents of images come from, which are known by their places."""
+
+    is_remote: bool
+    """Whether threads of this process read them from a bucket, so that it must not be forked."""
+
+    def name(self, place: int) -> str:
+        """What to call an image in errors."""
+
+    def ahead(self, places: Iterable[int]) -> None:
+        """These are read next."""
+
+    def read(self, place: int) -> bytes:
+        """An image's content. Raises DataError with the reason alone, or DataOutageError."""
+
+
+class Files:
+    """A file each."""
+
+    is_remote = False
+
+    def __init__(self, root: Path, paths: NDArray[np.bytes_]) -> None:
+        self._root, self._paths = root, paths
+
+    def name(self, place: int) -> str:
+        return str(self._path(place))
+
+    def ahead(self, places: Iterable[int]) -> None:
+        pass
+
+    def read(self, place: int) -> bytes:
+        return content_of(self._path(place))
+
+    def _path(self, place: int) -> Path:
+        return self._root / os.fsdecode(self._paths[place])
+
+
 class Shards:
     """Some images of a packed folder, by their places. Every content is compared with its CRC."""
 
     def __init__(self, packed: Packed, index: Index) -> None:
         """index: of these images."""
-        self._packed, self._index = packed, index
+        self._packed, self._index = replace(packed), index  # without the index of all, for other processes
         self.is_remote = is_uri(packed.place)
         """Whether the shards are in a bucket; threads read from it, so processes must not be forked from this one."""
         self._folder = cache_folder() if self.is_remote else Path(packed.place)
@@ -123,7 +167,7 @@ class Shards:
         while True:
             try:
                 if (file := self._files.get(number)) is None:
-                    file = self._files[number] = remote(location).open(name)
+                    file = self._files[number] = open_file(location, name)
                 content = bytes(file.read_at(num_bytes, int(self._index.offsets[place])))
                 if zlib.crc32(content) == self._index.crcs[place]:
                     return content
@@ -148,10 +192,13 @@ class Shards:
         )
 
 
-def rows_of(packed: Packed, paths: "NDArray[Any]") -> Index:
-    """The index of some images, by their paths."""
-    import numpy as np
+def contents_of(folders: ClassFolders, paths: NDArray[np.bytes_]) -> Contents:
+    """What gives the contents of some of a folder's images, by their places among these paths."""
+    return Shards(folders.packed, rows_of(folders.packed, paths)) if folders.packed else Files(folders.root, paths)
 
+
+def rows_of(packed: Packed, paths: NDArray[np.bytes_]) -> Index:
+    """The index of some images, by their paths."""
     all_paths = packed.index.paths
     order = np.argsort(all_paths)
     return packed.index.rows(order[np.searchsorted(all_paths, paths, sorter=order)])
@@ -160,7 +207,7 @@ def rows_of(packed: Packed, paths: "NDArray[Any]") -> Index:
 def _has_header(location: str) -> bool:
     """Whether a bucket answers and has a packed folder still."""
     try:
-        remote(location).open(HEADER)
+        open_file(location, HEADER)
     except OSError:
         return False
     return True
