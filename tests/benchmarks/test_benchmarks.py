@@ -117,6 +117,15 @@ def test_what_files_take(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_shards_take(tmp_path: Path) -> None:
+    found = figures(tmp_path, "shards.py", "--num-images", "32", "--batch-size", "16", "--repeats", "3")
+    fastest = {name: min(values) for name, values in found["seconds"].items()}
+    assert fastest["shards that are here"] < 2 * fastest["files"]  # the claim itself is for a machine that is quiet
+    assert 0 < found["cold"]["bytes"] < found["cold"]["all_bytes"]
+    assert found["cold"]["seconds"] < 60
+
+
+@pytest.mark.slow
 def test_what_the_loop_adds(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     found = figures(tmp_path, "loop.py", "--steps", "100", "--sizes", "micro")["quartiles"]["micro"]
@@ -194,6 +203,7 @@ def test_how_long_a_start_takes(tmp_path: Path) -> None:
             marks=[pytest.mark.slow, pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")],
         ),
         ("jpeg.py", ["--num-images", "1"], "num_images 1 is below 2"),
+        ("shards.py", ["--batch-size", "8"], "batch_size 8 is outside [16, num_images=512]"),
         ("loop.py", ["--steps", "9"], "steps 9 is below 100"),
         ("step.py", ["--models", "ViT-B_61"], "'ViT-B_61'"),
         ("step.py", ["quick", "--minutes", "0"], "minutes 0: give positive numbers"),

@@ -1,4 +1,4 @@
-"""Two nodes train from shards in a bucket, each with a cache of its own; one is lost, and an empty one takes its place."""
+"""Two nodes train from shards in a bucket, each with its own cache; one is lost, and an empty one takes its place."""
 
 import os
 from collections.abc import Callable

@@ -200,8 +200,10 @@ def contents_of(folders: ClassFolders, paths: NDArray[np.bytes_]) -> Contents:
 def rows_of(packed: Packed, paths: NDArray[np.bytes_]) -> Index:
     """The index of some images, by their paths."""
     all_paths = packed.index.paths
-    order = np.argsort(all_paths)
-    return packed.index.rows(order[np.searchsorted(all_paths, paths, sorter=order)])
+    is_sorted = bool((all_paths[:-1] <= all_paths[1:]).all())  # ImageNet's are
+    order = None if is_sorted else np.argsort(all_paths)
+    found = np.searchsorted(all_paths, paths, sorter=order)
+    return packed.index.rows(found if order is None else order[found])
 
 
 def _has_header(location: str) -> bool:
