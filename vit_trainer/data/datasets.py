@@ -286,19 +286,19 @@ def _recipe_for(num_train: int) -> DatasetInfo:
 
 def _cautions(folders: ClassFolders, num_validation: int, unreadable: Mapping[str, str]) -> Iterator[str]:
     if folders.passed_over:
-        yield f"{folders.root}: passed over {folders.passed_over}"
+        yield f"{folders.place}: passed over {folders.passed_over}"
     for path, reason in list(unreadable.items())[:1]:
-        yield f"{folders.root}: {len(unreadable)} can't be read, such as {path} ({reason})"
+        yield f"{folders.place}: {len(unreadable)} can't be read, such as {path} ({reason})"
     if 0 < num_validation < FEW_IMAGES:
         yield (
-            f"{folders.root} has {num_validation} images for validation, of which one is {100 / num_validation:.2g} "
+            f"{folders.place} has {num_validation} images for validation, of which one is {100 / num_validation:.2g} "
             f"points: chance may choose between candidates; better have {FEW_IMAGES} or more, in val/ beside test/"
         )
     counts = folders.counts("train") if folders.validation == "train" else []
     if single := [name for name, count in zip(folders.classes, counts, strict=False) if count == 1]:
         more = f" and {len(single) - 3} others" if len(single) > 3 else ""
         yield (
-            f"{folders.root}/train has one image of {', '.join(single[:3])}{more}: it trains, none of such a class "
+            f"{folders.place}/train has one image of {', '.join(single[:3])}{more}: it trains, none of such a class "
             "validates"
         )
 
