@@ -3,41 +3,39 @@
     python check_evidence.py [evidence.zip or its unpacked folder]      (unless given: the folder of this file)
 
 Prints a line per claim: `holds`, `differs: how`, or `can't be checked: why`. Exit code 0 if none differs, 1 if any,
-2 if this is no bundle. What is computed, and from what: hashes of all files; each trial's id, the hash of its config;
-that journals follow in time, steps and hours, and that whatever is named is here; accuracies, by counting predictions
-that are labels; decisions at rungs, from journals; the choice in each cell, verdicts (two one-sided t tests against
-the margin, with the pooled spread; Holm's test over all cells), hours, and that the report's tables say so.
+2 if this is no bundle. Take this checker from the project, not from the bundle.
 
-What no check of a bundle can find is its author's consistent lie: predictions that no model made, a trial that is
-mentioned nowhere, journals that were made up as a whole. Pages and charts are for reading: what is vouched for is
-printed here. Where in doubt, take this checker from the project, not from the bundle.
+Out of reach: predictions that no model made; journals made up as a whole; trials that nothing names; and what nothing
+follows from: which seed is which, slots, attempts, rows but at rungs and the last, losses, speeds, dollars, seeds
+needed, hours lost, billed and predicted, words, charts, trials.csv, pages but accuracies and verdicts in report.html.
 """
 
 import csv
-import hashlib
 import io
 import json
 import math
 import re
 import sys
 import zipfile
+from bisect import bisect
 from collections import defaultdict
-from pathlib import Path, PurePosixPath
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
 
-MAX_BYTES, MAX_FILES = 2**31, 200_000
-NO_CLASS, SIGNIFICANCE, MAX_SEEDS = 65535, 0.05, 100
+MAX_BYTES, MAX_FILES, NO_CLASS, SIGNIFICANCE, EXACT, SLACK = 2**31, 200_000, 65535, 0.05, 1e-9, 60.0
 MARGINS = {"cifar10": 0.002, "cifar100": 0.006, "imagenet2012": 0.003, "oxford_pets": 0.006, "oxford_flowers102": 0.001}
-PUBLISHED = "63cdac607886aef8c3cc523b36d9b2656342214c6ef59a760b1c8c7f7206d641"  # root hash of published/*.csv
-TABLES = ("official", "paper", "reimplementation", "replicates")
+PUBLISHED = "a1ee61db578af5168c26582b2b20c135b8c78e736d5ee256035c79221d9279b6"  # SHA-256 of published/*.csv
 CELL = ("upstream", "model", "dataset", "resolution", "total_steps", "warmup_steps", "global_batch_size", "dropout")
+RECIPE = ("base_lr", "dropout", "warmup_steps")  # what the candidates of a cell may differ in
 STATUSES = ("finished", "stopped", "failed", "unfinished")
-RUNG = r"rung of (\d+) candidates at step (\d+): val/accuracy \S+ is number (\d+) of \1, of which the best (\d+) "
-RUNG += r"go(?:es)? on(?:; as the published one it goes on too)?"
+RUNG = r"rung of (\d+) candidates at step (\d+): .* is number (\d+) of \1, of which the best (\d+) goe?s? on(; as .*)?"
+ACTIONS = ("goes on", "stays paused", "stops")
 PASSED_OVER = "its learning rate was not among those that went on"  # of a further seed of such a candidate
-SLACK = 60.0  # seconds that clocks of several machines may differ by
+PLACES, WEIGHTS = np.polynomial.legendre.leggauss(100)  # for integrals
 counts = {"holds": 0, "differs": 0, "can't be checked": 0}
 
 
@@ -57,17 +55,26 @@ def claim(name, problems, unchecked=None):
 def read_files(place):
     """{path: content} of a zip file or a folder."""
     if place.is_dir():
-        found = {path.relative_to(place).as_posix(): path for path in place.rglob("*") if path.is_file()}
-        sizes = {name: path.stat().st_size for name, path in found.items() if "__pycache__" not in name}
-    else:
-        archive = zipfile.ZipFile(place)
-        found = {each.filename: each for each in archive.infolist()}
-        sizes = {name: each.file_size for name, each in found.items() if not each.is_dir()}
-        if len(found) < len(archive.infolist()):
-            raise ValueError("a file is in it twice")
-    if len(sizes) > MAX_FILES or sum(sizes.values()) > MAX_BYTES:
-        raise ValueError("it is too large")
-    return {name: found[name].read_bytes() if place.is_dir() else archive.read(name) for name in sizes}
+        paths = [path for path in place.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        return {path.relative_to(place).as_posix(): path.read_bytes() for path in paths}
+    with zipfile.ZipFile(place) as archive:
+        sizes = {each.filename: each.file_size for each in archive.infolist()}
+        if len(sizes) < len(archive.infolist()) or len(sizes) > MAX_FILES or sum(sizes.values()) > MAX_BYTES:
+            raise ValueError("it is too large, or has a file twice")
+        return {name: archive.read(name) for name in sizes if not name.endswith("/")}
+
+
+def rows_of(files, path):
+    return list(csv.DictReader(io.StringIO(files[path].decode())))
+
+
+def lines_of(files, pattern):
+    """What .jsonl files hold; a line that a kill tore is passed over, as by whoever wrote it."""
+    found = []
+    for line in (line for path in sorted(files) if re.fullmatch(pattern, path) for line in files[path].split(b"\n")):
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def number(value, low=-math.inf, high=math.inf):
@@ -79,191 +86,89 @@ def number(value, low=-math.inf, high=math.inf):
 
 def same(there, value):
     """Whether what stands in JSON or CSV is a value; numbers up to rounding."""
-    if type(value) not in (int, float):
-        return there in (None, "") if value is None else there in (value, str(value))
     try:
-        return math.isfinite(value) and abs(float(there) - value) <= 1e-9 * max(1.0, abs(value))
+        return abs(float(there) - float(value)) <= EXACT * max(1.0, abs(value))
     except (TypeError, ValueError, OverflowError):
-        return False
+        return str("" if there is None else there) == str("" if value is None else value)
 
 
-def lines_of(content):
-    """The JSON objects of a .jsonl file; a line that a kill tore is passed over, as by the writer's own reader."""
-    found, parts = [], content.split(b"\n")
-    for i, part in enumerate(parts):
-        try:
-            found.append(dict(json.loads(part)))
-        except ValueError:
-            if i < len(parts) - 1 and part.strip(b"\0 \r") and part.count(b"{") <= part.count(b"}"):
-                raise ValueError(f"line {i + 1} is no JSON") from None
-    return found
-
-
-def lines_of_sweeps(files, kind):
-    """{path: lines} of each sweep's file of a kind."""
-    return {name: lines_of(files[name]) for name in sorted(files) if re.fullmatch(f"sweeps/[^/]+/{kind}.jsonl", name)}
-
-
-def arrays(content):
-    """What an .npz file holds."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if sum(each.file_size for each in archive.infolist()) > MAX_BYTES // 8:
-            raise ValueError("it is too large")
-    return np.load(io.BytesIO(content), allow_pickle=False)
-
-
-def root_of(hashes):
-    return hashlib.sha256("".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes)).encode()).hexdigest()
-
-
-def check_files(files):
-    manifest = json.loads(files["manifest.json"])
-    hashes, root = manifest["files"], root_of(manifest["files"])
-    own = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    others = own.keys() - {"manifest.json", "manifest.json.sig"}
-    problems = [f"{name} is missing" for name in sorted(hashes.keys() - own.keys())]
-    problems += [f"{name} was added" for name in sorted(others - hashes.keys())]
-    problems += [f"{name} was changed" for name in sorted(hashes) if name in own and own[name] != hashes[name]]
-    claim(f"{len(hashes)} files have the hashes of the manifest", problems)
-    claim(f"the root hash is {root}", [] if manifest["root"] == root else [f"the manifest has {manifest['root']}"])
-    figures = root_of({name: digest for name, digest in own.items() if name.startswith("published/")})
+def check_files(files, _):
+    hashes, named_root = (json.loads(files["manifest.json"])[name] for name in ("files", "root"))
+    own = {name: sha256(content).hexdigest() for name, content in files.items()}
+    root = sha256("".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes)).encode()).hexdigest()
+    names = (hashes.keys() | own.keys()) - {"manifest.json", "manifest.json.sig"}
+    unlike = [name for name in sorted(names) if hashes.get(name) != own.get(name)]
+    how = [f"{name} was {'changed' if name in hashes.keys() & own.keys() else 'added or taken out'}" for name in unlike]
+    claim(f"{len(hashes)} files have the hashes of the manifest", how)
+    claim(f"the root hash is {root}", [] if root == named_root else [f"the manifest has {named_root}"])
+    figures = sha256(b"".join(files[name] for name in sorted(files) if name.startswith("published/"))).hexdigest()
     claim("published/ has the figures that this checker knows", [] if figures == PUBLISHED else ["it has others"])
-    is_own = files["check_evidence.py"] == Path(__file__).read_bytes()
-    claim("the checker in it is this one", [], None if is_own else "it isn't: it may be another version's")
-    unlike = [name for name in own if name.startswith("environments/") and own[name][:16] not in name]
-    claim("environments have the hashes that they are called by", unlike)
-
-
-def hours_of(row):
-    return number(row.get("gpu_hours") or row.get("runtime_hours") or 0.0, 0, 1e6)
-
-
-def goes_on(before, row):
-    """Whether hours are no fewer than before."""
-    return all(number(row.get(name) or 0.0) >= (before.get(name) or 0.0) for name in ("gpu_hours", "runtime_hours"))
+    claim("the checker in it is this one", [], files["check_evidence.py"] != Path(__file__).read_bytes() and "it isn't")
+    misnamed = [name for name in own if name.startswith("environments/") and own[name][:16] not in name]
+    claim("environments have the hashes that they are called by", misnamed)
 
 
 class Trial:
     """What a run folder holds, checked as far as it is used."""
 
-    def __init__(self, trial_id, files, slots):
-        self.id, self.config, self.slots = trial_id, json.loads(files["config.json"]), slots
-        self.lines, self.predictions = lines_of(files.get("journal.jsonl", b"")), files.get("predictions.npz")
-        self.result = json.loads(files["result.json"]) if "result.json" in files else None
+    def __init__(self, trial_id, files):
+        self.id, self.predictions = trial_id, files.get("predictions.npz")
+        self.config, self.lines = json.loads(files["config.json"]), lines_of(files, "journal.jsonl")
+        self.result = json.loads(files["result.json"]) if "result.json" in files else {"status": "unfinished"}
+        self.status, self.seed, self.total = self.result["status"], self.config["seed"], self.config["total_steps"]
+        self.cell = tuple(self.config[name] for name in CELL)
+        self.recipe = tuple(number(self.config[name]) for name in RECIPE)
+        digest = sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
+        self.own_id = "{model}-{dataset}-d{dropout:g}-lr{base_lr:g}-s{seed}".format(**self.config) + f"-{digest[:6]}"
+        fractions = ("val/accuracy", "test/accuracy") if self.status == "finished" else ()
+        self.validation, self.test = [number(self.result[name], 0, 1) for name in fractions] or (None, None)
         self.attempts = [line for line in self.lines if "attempt" in line]
-        self.times = [number(line["time"], 0, 1e12) for line in self.lines]
-        rows = {number(line["step"], 1, 1e15): line for line in self.lines if "step" in line}  # run again: the later
-        self.rows = [rows[step] for step in sorted(rows)]
-        self.last = self.rows[-1] if self.rows else {}
-        self.status = "unfinished" if self.result is None else self.result["status"]
-        if self.status not in STATUSES or type(self.config["seed"]) is not int:
-            raise ValueError(f"status {self.status!r:.40}, seed {self.config['seed']!r:.40}")
-        self.recipe = tuple(number(self.config[name]) for name in ("base_lr", "dropout", "warmup_steps"))
-        self.cell, self.seed = tuple(self.config[name] for name in CELL), self.config["seed"]
-        is_finished, self.total = self.status == "finished", number(self.config["total_steps"], 1)
-        self.validation = number(self.result["val/accuracy"], 0, 1) if is_finished else None
-        self.test = number(self.result["test/accuracy"], 0, 1) if is_finished else None
-        self.hours = max(hours_of(self.last), hours_of(self.result or {}))
-        left = self.total - self.last["step"] if self.status == "stopped" and self.rows else 0
-        self.saved_hours = hours_of(self.last) / self.last["step"] * left if left else 0.0
-
-    @property
-    def billed_hours(self):
-        """Hours of the slots that it held, and of steps before it held any; None where more came before."""
-        holds, before = [], [line for line in self.lines if not self.slots or line["time"] < self.slots[0][0]]
-        for at, num_slots in self.slots:
-            if num_slots:
-                holds.append([at, None, num_slots])
-            elif holds and holds[-1][1] is None:
-                holds[-1][1] = at
-        seconds = 3600 * max([hours_of(line) for line in before if "step" in line], default=0.0)
-        for (since, until, num_slots), again in zip(holds, [*(each[0] for each in holds[1:]), math.inf], strict=False):
-            seen = max([since, *(at for at in self.times if since <= at < again)])  # where nobody said until when
-            seconds += num_slots * ((seen if until is None else until) - since)
-        return None if sum("attempt" in line for line in before) > 1 else seconds / 3600
-
-    def own_id(self):
-        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
-        return "{model}-{dataset}-d{dropout:g}-lr{base_lr:g}-s{seed}".format(**self.config) + f"-{digest[:6]}"
+        rows = {number(line["step"], 1, self.total): line for line in self.lines if "step" in line}
+        self.rows = [rows[step] for step in sorted(rows)]  # of steps that were run again, the later
+        self.last = self.rows[-1] if self.rows else {"step": 0}
+        hours = [row.get("gpu_hours") or row.get("runtime_hours") or 0.0 for row in (self.last, self.result)]
+        self.hours = number(max(hours), 0, 1e6)
+        self.saved = hours[0] * (self.total / self.last["step"] - 1) if self.status == "stopped" and self.rows else 0.0
+        times = [number(line["time"], 0, 1e12) for line in self.lines] or [0.0]
+        is_last = self.result.get("step") == self.last["step"] and hours[1] >= hours[0]
+        is_whole = self.last["step"] == self.total and self.last.get("val/accuracy") == self.validation
+        is_unlike = self.status in ("finished", "stopped") and not (is_last and (is_whole or self.status == "stopped"))
+        spent = 3600 * (self.last.get("runtime_hours") or 0.0) - [*self.attempts, {}][0].get("from_seconds", math.inf)
+        is_late = spent > times[-1] - times[0] + 10 * SLACK  # clocks of several machines may differ
+        is_back = any(b < a - SLACK for a, b in zip(times, times[1:], strict=False))
+        self.problems = ["goes back in time"] * is_back + ["took longer than there was time"] * is_late
+        self.problems += ["has a result that isn't its journal's last row"] * is_unlike
 
     def value_at(self, rung):
         """The first validation accuracy at or after a rung; no number counts as 0."""
         value = next((row["val/accuracy"] for row in self.rows if row["step"] >= rung and "val/accuracy" in row), None)
         return None if value is None else value if type(value) in (int, float) and math.isfinite(value) else 0.0
 
-    def problems(self):
-        """What in the journal and the result can't have happened one after the other."""
-        before, attempt, num_attempts, told = {"step": 0}, {}, 0, 0.0
-        for line, now in zip(self.lines, self.times, strict=True):
-            if now < told - SLACK:
-                yield "goes back in time"
-            told, held = now, [n for at, n in self.slots if at <= now + SLACK]
-            if held and not held[-1] and not any(abs(at - now) <= SLACK for at, _ in self.slots):
-                yield f"wrote at {now:.0f}, when it held no slots"
-            if "attempt" in line:
-                attempt, num_attempts, before = line, num_attempts + 1, {"step": line["from_step"] - 1}
-                part = number(line["num_processes"], 1) * (line.get("micro_batch_size") or 1)
-                if line["attempt"] != num_attempts or self.config["global_batch_size"] % part:
-                    yield f"attempt {num_attempts} has another number, or no part of the batch"
-            if "step" in line:
-                is_after = line["step"] > before["step"] and goes_on(before, line)
-                if not is_after or line["step"] > self.total or len(self.attempts) > 0 == num_attempts:
-                    yield f"step {line['step']} is none of its attempt"
-                took = 3600 * (line.get("runtime_hours") or 0) - attempt.get("from_seconds", math.inf)
-                if took > now - attempt.get("time", 0) + 10 * SLACK:
-                    yield f"step {line['step']} took longer than there was time"
-                before = line
-        step = self.last.get("step", 0)
-        has_last = self.status in ("unfinished", "failed")  # a fault may come between rows
-        has_last = has_last or (self.result["step"] == step and goes_on(self.last, self.result))
-        is_whole = self.status != "finished" or (step == self.total and self.last["val/accuracy"] == self.validation)
-        if not (has_last and is_whole):
-            yield "has a result that isn't its journal's last row"
 
-
-def read_trials(files):
-    folders, slots = defaultdict(dict), defaultdict(list)
-    for name, content in files.items():
-        parts = PurePosixPath(name).parts
-        if parts[0] == "runs" and len(parts) == 3:
-            folders[parts[1]][parts[2]] = content
-    for line in (line for lines in lines_of_sweeps(files, "slots").values() for line in lines):
-        slots[line["trial"]].append((number(line["time"], 0, 1e12), number(line["slots"], 0, 1e6)))
-    trials, problems, unlike = {}, [], []
-    for trial_id, own in sorted(folders.items()):
+def check_runs(files, trials):
+    problems = []
+    for trial_id in sorted({path.split("/")[1] for path in files if path.startswith("runs/")}):
         try:
-            trials[trial_id] = Trial(trial_id, own, sorted(slots[trial_id]))
-            unlike += [f"{trial_id} {problem}" for problem in trials[trial_id].problems()]
+            own = {p.split("/")[2]: files[p] for p in files if p.startswith(f"runs/{trial_id}/")}
+            trials[trial_id] = Trial(trial_id, own)
         except Exception as error:  # whatever nonsense stands there
             problems.append(f"{trial_id}: {error!r:.80}")
-    claim(f"{len(folders)} run folders can be read", problems)
-    claim("journals and results follow in time, in steps and in hours, while slots were held", unlike)
-    return trials
-
-
-def check_trials(files, trials):
-    claim("each trial's id is the hash of its config", [t.id for t in trials.values() if t.own_id() != t.id])
+    claim(f"{len(trials)} run folders can be read", problems)
+    claim("journals and results go together", [f"{t.id} {each}" for t in trials.values() for each in t.problems])
+    claim("each trial's id is the hash of its config", [t.id for t in trials.values() if t.own_id != t.id])
     facts, own = json.loads(files["facts.json"]), set(trials)
-    named = {str(line["trial_id"]) for lines in lines_of_sweeps(files, "decisions").values() for line in lines}
-    planned = {str(line["trial"]) for lines in lines_of_sweeps(files, "slots").values() for line in lines}
-    planned |= {trial for name in files if name.endswith("/tracking.json") for trial in json.loads(files[name])}
+    attempts = [each for t in trials.values() for each in t.attempts]
+    own |= {str(said) for each in attempts for said in (each.get("weights_sha256") or "random", each.get("commit"))}
+    said = {*facts["begun"], *facts["code"]["trained_by"], *(x for xs in facts["checkpoints"].values() for x in xs)}
+    planned = {trial for name in files if name.endswith("/tracking.json") for trial in json.loads(files[name])}
+    planned |= {line["trial"] for line in lines_of(files, "sweeps/.*/slots.jsonl")}
     absent = set(facts.get("not_here", []))  # a sweep was interrupted before these began
-    claim("every trial that is named anywhere is here", sorted((named | planned - absent) - own))
-    claim("every planned trial is here", [], f"not begun: {sorted(absent)}" if absent else None)
-    pairs = [(trial.config, attempt) for trial in trials.values() for attempt in trial.attempts]
-    weights = {("{model} {upstream}".format(**of), each.get("weights_sha256") or "random") for of, each in pairs}
-    said = {(name, digest) for name, digests in facts["checkpoints"].items() for digest in digests}
-    unlike = ["begun"] * (own != set(facts["begun"])) + ["checkpoints"] * (weights != said)
-    unlike += ["code"] * ({str(each.get("commit")) for _, each in pairs} != set(facts["code"]["trained_by"]))
-    official = {(row["model"], row["dataset"]): row for row in published_table(files, "official")}
-    lines = set()
-    for config in (trial.config for trial in trials.values()):
-        row = official.get((config["model"], config["dataset"]), {})
-        others = [name for name in CELL[:-1] if name in row and str(config[name]) != row[name]]
-        lines |= {f"{name} is {config[name]} where the official recipe has {row[name]}," for name in others}
-    unsaid = [line for line in sorted(lines) if not any(each.startswith(line) for each in facts["deviations"])]
-    claim("facts.json names each deviation from official recipes", unsaid)
-    claim("facts.json has the trials, weights and commits of the run folders", unlike)
+    named = planned - absent | {line["trial_id"] for line in lines_of(files, "sweeps/.*/decisions.jsonl")}
+    claim("trials, weights and commits that are named are here", sorted(map(str, said ^ own | named - own)))
+    cells = [cell | cell["schedule"] for line in lines_of(files, "sweeps/.*/commands.jsonl") for cell in line["cells"]]
+    asked = {tuple(cell[name] for name in CELL[:5]) for cell in cells} - {t.cell[:5] for t in trials.values()}
+    absent |= {" ".join(map(str, cell)) for cell in asked}
+    claim("all that sweeps planned and were asked for is here", [], absent and f"not begun: {sorted(absent)}")
 
 
 def check_accuracies(files, trials):
@@ -273,76 +178,63 @@ def check_accuracies(files, trials):
             missing.append(trial.id)  # of an earlier version, which kept none
             continue
         try:
-            test_set, kept = arrays(files[f"labels/{trial.config['dataset']}.npz"]), arrays(trial.predictions)
+            named = files[f"labels/{trial.config['dataset']}.npz"], trial.predictions
+            test_set, kept = (np.load(io.BytesIO(content), allow_pickle=False) for content in named)
             labels, own = test_set["labels"], kept["labels"]
             counted = own != NO_CLASS  # an image that could not be read doesn't count
-            if own.shape != labels.shape or not np.array_equal(own[counted], labels[counted]):
-                raise ValueError("its labels aren't those of the test set")
-            if not np.array_equal(test_set["names"], kept["names"]):
-                raise ValueError("its images aren't those of the test set")
-            accuracy = int((kept["classes"][:, 0] == labels)[counted].sum()) / int(counted.sum())
-            if abs(accuracy - trial.test) > 1e-9:
+            if not (np.array_equal(own[counted], labels[counted]) and np.array_equal(test_set["names"], kept["names"])):
+                raise ValueError("its labels or images aren't those of the test set")
+            if not same(trial.test, accuracy := float((kept["classes"][:, 0] == labels)[counted].mean())):
                 raise ValueError(f"{accuracy:.6f} of its predictions are right, its result says {trial.test:.6f}")
         except Exception as error:  # NumPy and zipfile raise many kinds
             problems.append(f"{trial.id}: {error!s:.120}")
-    note = f"no predictions of {', '.join(missing[:3])}" if missing else None
-    claim(f"accuracies of {len(finished)} finished trials, from predictions and labels", problems, note)
+    unchecked = missing and f"no predictions of {', '.join(missing[:3])}"
+    claim(f"accuracies of {len(finished)} finished trials, from predictions and labels", problems, unchecked)
+
+
+def unlike_its_rule(line, there, journals, is_certain):
+    """What of a decision doesn't follow from its trial's journals, the values that were there, and its rule."""
+    value, others, cutoff = line["value"] or 0.0, [other or 0.0 for other in line["compared"]], line["cutoff"]
+    rule, ranked = line["rule"], sorted([value, *others], reverse=True)
+    if not journals or not min(journals) - EXACT <= value <= max(journals) + EXACT:  # of several seeds a mean counts
+        yield f"{value:g} isn't its journal's {journals[:3]}"
+    if any(min(abs(other - each) for each in there) > EXACT for other in others):
+        yield "it was compared with what no candidate had"
+    if rule.startswith("ASHA"):  # with who came before
+        is_known = min(others) <= cutoff <= max(others) if others else cutoff is None
+        follows = cutoff is None or value >= cutoff or "last live" in rule
+    else:  # all of a cell's candidates together, the best going on
+        num, at, place, kept = map(int, re.fullmatch(RUNG, rule).groups()[:4])
+        is_known = num == len(ranked) <= len(there) and at == line["rung"] and same(ranked[place - 1], value)
+        is_known, follows = is_known and cutoff == ranked[min(kept, num) - 1], place <= kept or is_certain
+    said = "is no" if line["value"] is None else f"{value:.4f}"
+    if not is_known or f"step {line['step']}: val/accuracy {said} " not in rule:
+        yield "its rule says else than its values"
+    if bool(follows) != (line["action"] == "goes on") and "already" not in rule:
+        yield f"{line['action']}, with {value:g} beside {others[:4]}"
 
 
 def check_decisions(files, trials):
-    figures, rules = read_published(files)[0], defaultdict(set)
-    for name, lines in lines_of_sweeps(files, "decisions").items():
-        problems, unknown, values_at = [], 0, defaultdict(dict)
-        for line in lines:
-            values_at[line["group"], line["rung"]][line["trial_id"]] = number(line["value"] or 0.0, 0, 1)
-            rules[line["trial_id"]].add(line["rule"])
-        for line in lines:
-            trial, rule, rung, action = trials.get(line["trial_id"]), line["rule"], line["rung"], line["action"]
-            if trial is None or not rule.startswith(("rung of", "ASHA at")):
-                unknown += 1  # a rehearsal's: complete schedules, compared by their last validation
-                continue
-            value, others, cutoff = line["value"] or 0.0, [other or 0.0 for other in line["compared"]], line["cutoff"]
-            seeds = [each for each in trials.values() if (each.recipe, each.cell) == (trial.recipe, trial.cell)]
-            own = [at for each in seeds if (at := each.value_at(rung)) is not None]  # of several seeds a mean counts
-            there, wrong = values_at[line["group"], rung].values(), []
-            if not own or not min(own) - 1e-9 <= value <= max(own) + 1e-9:
-                wrong.append(f"{value:g} isn't its journal's {own[:3]}")
-            if any(min(abs(other - each) for each in there) > 1e-9 for other in others):
-                wrong.append("it was compared with what no candidate had")
-            said = f"step {line['step']}: val/accuracy " + ("is no" if line["value"] is None else f"{value:.4f} ")
-            place = "{model} .* {resolution}px {total_steps} steps .*".format(**trial.config).replace("+", "[+]")
-            if said not in rule or not re.fullmatch(place, line["group"]):
-                wrong.append("its rule or its group is another's")
-            follows = cutoff is None or value >= cutoff or "last live" in rule
-            if (
-                rule.startswith("ASHA")
-                and (min(others) <= cutoff <= max(others) if others else cutoff is None) is False
-            ):
-                wrong.append(f"the cutoff {cutoff} is none of {others[:4]}")
-            if rule.startswith("rung of"):  # all of a cell's candidates together, the best going on
-                num, at, place, kept = re.fullmatch(RUNG, rule).groups()
-                ranked, figure = sorted([value, *others], reverse=True), figures.get(trial.cell)
-                ties = [i for i, each in enumerate(ranked, 1) if round(each, 9) == round(value, 9)]
-                is_known = int(num) == len(ranked) <= len(there) and int(at) == rung and int(place) in ties
-                if not is_known or cutoff != ranked[min(int(kept), len(ranked)) - 1]:
-                    wrong.append("its rule says else than its values")
-                follows = int(place) <= int(kept) or (figure and figure["base_lr"] == trial.recipe[0])
-            if bool(follows) != (action == "goes on") and "already" not in rule:
-                wrong.append(f"{action}, with {value:g} beside {others[:4]}")
-            if action not in ("goes on", "stays paused", "stops"):
-                wrong.append(f"{action!r:.40} is no action")
-            if action == "stops" and trial.status in ("finished", "failed"):
-                wrong.append(f"it was stopped, and {trial.status}")
-            problems += [f"{trial.id} at {rung}: {each}" for each in wrong]
-        claim(f"{len(lines)} decisions in {name} follow from journals", problems)
-        if unknown:
-            claim(f"{unknown} decisions in {name}", [], "they are a rehearsal's, or of trials that can't be read")
+    figures, lines, problems = read_published(files)[0], lines_of(files, "sweeps/.*/decisions.jsonl"), []
+    values_at, rules = defaultdict(list), defaultdict(set)
+    known = [each for each in lines if each["trial_id"] in trials and each["rule"].startswith(("rung of", "ASHA at"))]
+    for line in lines:
+        values_at[line["group"], line["rung"]].append(number(line["value"] or 0.0, 0, 1))
+        rules[line["trial_id"]].add(line["rule"])
+    for line in known:
+        trial, there = trials[line["trial_id"]], values_at[line["group"], line["rung"]]
+        seeds = [each for each in trials.values() if (each.recipe, each.cell) == (trial.recipe, trial.cell)]
+        journals = [value for each in seeds if (value := each.value_at(line["rung"])) is not None]
+        is_certain = trial.recipe[0] == figures.get(trial.cell, {}).get("base_lr")
+        unlike = [*unlike_its_rule(line, there, journals, is_certain)]
+        if line["action"] not in ACTIONS[: 2 if trial.status in ("finished", "failed") else 3]:
+            unlike.append(f"{line['action']!r:.40}, and {trial.status}")
+        problems += [f"{trial.id} at {line['rung']}: {each}" for each in unlike]
+    claim(f"{len(known)} decisions follow from journals", problems)
+    claim("all decisions are at rungs", [], len(known) < len(lines) and f"{len(lines) - len(known)} are a rehearsal's")
     causes = {trial.id: str(trial.result.get("cause")) for trial in trials.values() if trial.status == "stopped"}
-    unlike = [
-        name
-        for name, why in causes.items()
-        if (rules or "at step" in why) and why not in (rules[name] or {PASSED_OVER})
-    ]
+    allowed = {name: rules[name] or {PASSED_OVER} for name, why in causes.items() if rules or "at step" in why}
+    unlike = [name for name in allowed if causes[name] not in allowed[name]]
     claim(f"{len(causes)} stopped trials were stopped by what was decided", unlike)
 
 
@@ -352,32 +244,22 @@ def choose(finished):
     for trial in sorted(finished, key=lambda t: (t.recipe, t.seed)):
         by_recipe[trial.recipe][trial.seed] = trial
     seeds = sorted({seed for own in by_recipe.values() for seed in own})
-    if not seeds:
-        return []
-    commonest = max(seeds, key=lambda seed: sum(seed in own for own in by_recipe.values()))
+    commonest = max(seeds, key=lambda seed: sum(seed in own for own in by_recipe.values()), default=None)
     compared = [own for own in by_recipe.values() if commonest in own]
     shared = [seed for seed in seeds if all(seed in own for own in compared)]
-    return list(max(compared, key=lambda own: round(fmean([own[seed].validation for seed in shared]), 9)).values())
+    return list(max(compared, key=lambda own: round(fmean(own[s].validation for s in shared), 9), default={}).values())
 
 
 def beyond(t, df):
-    """How likely Student's t is at least so far from zero, on either side (Abramowitz and Stegun 26.7.3, 26.7.4)."""
-    odd, angle = df % 2, math.atan(abs(t) / math.sqrt(df))
-    term, total = math.cos(angle) if odd else 1.0, 0.0
-    for k in range(2 + odd, df + 1, 2):
-        total += term
-        term *= math.cos(angle) ** 2 * (k - 1) / k
-    within = math.sin(angle) * total
-    return max(0.0, 1 - (2 / math.pi * (angle + within) if odd else within))
+    """How likely Student's t is this far from zero: t / sqrt(df) is the tangent of what has density cos^(df - 1)."""
+    ends = np.array([[math.atan(abs(t) / math.sqrt(df))], [math.pi / 2]])
+    within, whole = (ends * np.cos(ends * (PLACES + 1) / 2) ** (df - 1)) @ WEIGHTS
+    return float(1 - within / whole)
 
 
 def quantile(chance, df):
-    """How far from zero Student's t is with this chance, on either side."""
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if beyond(math.sqrt(df) * math.tan(middle), df) > chance else (low, middle)
-    return math.sqrt(df) * math.tan(low)
+    """How far from zero Student's t is with this chance, on either side, to ten digits."""
+    return bisect(range(10**12), -chance, key=lambda place: -beyond(place / 1e10, df)) / 1e10
 
 
 def pooled(groups):
@@ -387,149 +269,111 @@ def pooled(groups):
     return math.sqrt(squares / df) if df else 0.0, df
 
 
-def judge(accuracies, published, num_published, deviation, df, margin):
-    """The columns of a verdict, and the standard error behind them."""
-    n, difference = len(accuracies), fmean(accuracies) - published
-    one, two = quantile(2 * SIGNIFICANCE, df), quantile(SIGNIFICANCE, df)
-    errors = {m: deviation * math.sqrt(1 / m + 1 / num_published) for m in range(n, max(n, MAX_SEEDS) + 1)}
-
-    def status(error):
-        if abs(difference) + one * error < margin:
-            return "reproduced"
-        return ("above" if difference > 0 else "below") if abs(difference) > two * error else "inconclusive"
-
-    columns = {"verdict": status(errors[n]), "difference": difference, "p_value": beyond(difference / errors[n], df)}
-    columns |= {"interval_95_low": difference - two * errors[n], "interval_95_high": difference + two * errors[n]}
-    columns["more_seeds_needed"] = next((m - n for m in errors if status(errors[m]) != "inconclusive"), None)
-    columns |= {"margin": margin, "spread": deviation, "spread_degrees_of_freedom": df}
-    return columns | {"judged_accuracies": " ".join(map(str, accuracies))}, errors[n]
-
-
-def published_table(files, name):
-    return list(csv.DictReader(io.StringIO(files[f"published/{name}.csv"].decode())))
-
-
 def read_published(files):
     """Figures by cell, kinds of runs (what single runs differ by is pooled within one), repeats by data set."""
     figures, kinds, repeats = {}, set(), defaultdict(lambda: defaultdict(list))
-    tables = {name: published_table(files, name) for name in TABLES}
-    for name in TABLES[:3]:
-        for row in tables[name]:
+    for name in ("official", "paper", "reimplementation"):
+        for row in rows_of(files, f"published/{name}.csv"):
             key = (*(row[n] for n in CELL[:3]), *(int(row[n]) for n in CELL[3:7]), float(row["dropout"]))
             kinds |= {key[2:7]} if name != "reimplementation" else set()
             numbers = {n: float(row[n]) if row[n] else None for n in ("accuracy", "base_lr")}
             if row["accuracy"]:
-                figures.setdefault(key, row | numbers | {"table": name, "caveat": row["caveat"] or None})
-    for row in tables["replicates"] + tables["official"]:
+                figures.setdefault(key, row | numbers | {"table": name})
+    for row in rows_of(files, "published/replicates.csv") + rows_of(files, "published/official.csv"):
         value, spread = float(row["accuracy"]), float(row.get("deviation") or 0)
         runs = [value - spread, value, value + spread] if spread else [value]
         repeats[row["dataset"]][row["model"], row["dropout"], row["base_lr"]] += runs
     return figures, kinds, {dataset: list(groups.values()) for dataset, groups in repeats.items()}
 
 
-def row_of(trial, is_chosen):
-    """What report/trials.csv says of a trial."""
-    result, last = trial.result or {}, trial.attempts[-1] if trial.attempts else {}
-    validations = [row["val/accuracy"] for row in [*trial.rows, result] if "val/accuracy" in row]
-    row = {"status": trial.status, "is_chosen": is_chosen, "step": trial.last.get("step", 0), "hours": trial.hours}
-    row |= {"validation_accuracy": [None, *validations][-1], "test_accuracy": result.get("test/accuracy")}
-    row |= {"wall_hours": (result or trial.last).get("runtime_hours") or 0.0, "saved_hours": trial.saved_hours}
-    row |= {} if trial.billed_hours is None else {"billed_hours": trial.billed_hours}
-    name, num = last.get("device_name") or None, last.get("num_processes", 1)
-    row |= {"device": f"{num} x {name}" if name and num > 1 else name}
-    row |= {"num_attempts": len(trial.attempts), "begun": trial.attempts[0]["time"] if trial.attempts else None}
-    row |= {name: last.get(name) for name in ("weights_sha256", "commit", "host")}
-    return trial.config | row | {"last_seen": [None, *trial.times][-1]}
+def cells_of(rows, trials, figures):
+    """Of each row of the table: itself, its cell, candidates, chosen seeds, figure, and the seeds that this judges."""
+    for row in rows:
+        key = tuple(row[name] for name in CELL)
+        wanted = {name: row[name] for name in CELL if row[name] is not None}
+        own = [t for t in trials.values() if wanted.items() <= t.config.items()]
+        if row["chosen_warmup_steps"] not in (None, wanted.pop("warmup_steps")) or not own:  # that was searched
+            own = [t for t in trials.values() if wanted.items() <= t.config.items()]
+        finished, figure = sorted((t for t in own if t.status == "finished"), key=lambda t: t.seed), figures.get(key)
+        chosen = judged = choose(finished)
+        if figure and figure["base_lr"]:  # of one rate that was fixed before
+            judged = [t for t in finished if t.recipe[::2] == (figure["base_lr"], row["warmup_steps"])]
+        yield row, key, own, chosen, figure, judged
+
+
+def choices(cells):
+    """(part of the table, its row, columns as they should be): what was chosen, counted and published."""
+    for row, key, own, chosen, figure, _ in cells:
+        recipe, states = chosen[0].recipe if chosen else (None,) * 3, [(t.status, t.recipe) for t in own]
+        tests, mean = [t.test for t in chosen], fmean(t.validation for t in chosen) if chosen else None
+        name = f"{row['model']}/{row['dataset']}/{'searched' if key[-1] is None else float(key[-1])}"
+        choice = {"cell": row["cell"] if f"{row['cell']}/".startswith(f"{name}/") else name, "num_seeds": len(chosen)}
+        choice |= {"trial_ids": " ".join(t.id for t in chosen), "accuracies": " ".join(map(str, tests))}
+        choice |= {"accuracy": fmean(tests) if tests else None, "validation_accuracy": mean}
+        choice |= {"accuracy_deviation": stdev(tests) if tests[1:] else None}
+        yield "choice", row, choice | {f"chosen_{name}": value for name, value in zip(RECIPE, recipe, strict=True)}
+        numbers = {f"num_{status}": [each for each, _ in states].count(status) for status in STATUSES}
+        hours = {"hours": sum(t.hours for t in own), "saved_hours": sum(t.saved for t in own)}
+        hours |= {"wall_hours": fmean(t.result.get("runtime_hours") or 0.0 for t in chosen) if chosen else None}
+        yield "counts and hours", row, numbers | hours | {"num_stopped_seeds": states.count(("stopped", recipe))}
+        said = ("accuracy", "table", "base_lr", "caveat", "source")
+        yield "figures", row, {f"published_{name}": figure and figure[name] for name in said}
+
+
+def verdicts(cells, kinds, published):
+    """The same of verdicts: two one-sided t tests against the margin (Schuirmann 1987), and Holm's test over all."""
+    repeats, judgements = defaultdict(dict), []
+    for _, key, own, chosen, _, judged in cells:
+        for group in (chosen, judged) if key[-1] is not None else ():  # where none was stopped: those left are better
+            if group and not any(t.status == "stopped" and t.recipe == group[0].recipe for t in own):
+                repeats[key[2:7]][group[0].id] = [t.test for t in group]
+    for row, key, _, _, figure, judged in cells:
+        if not figure or not judged:
+            yield "verdicts", row, {"verdict": None}
+            continue
+        groups = [group for group in repeats[key[2:7]].values() if len(group) > 1]
+        is_enough = pooled(groups)[0] and pooled(groups)[1] >= 4
+        pool = [*published[key[2]], *groups] if key[2:7] in kinds else groups if is_enough else published[key[2]]
+        (spread, df), margin, tests = pooled(pool), MARGINS[key[2]], [t.test for t in judged]
+        error = spread * math.sqrt(1 / len(tests) + 1 / int(figure["num_seeds"] or 1))
+        difference, half = fmean(tests) - figure["accuracy"], quantile(SIGNIFICANCE, df) * error
+        verdict = "inconclusive" if abs(difference) <= half else "above" if difference > 0 else "below"
+        verdict = "reproduced" if abs(difference) + quantile(2 * SIGNIFICANCE, df) * error < margin else verdict
+        columns = {"verdict": verdict, "difference": difference, "p_value": beyond(difference / error, df)}
+        columns |= {"interval_95_low": difference - half, "interval_95_high": difference + half, "margin": margin}
+        columns |= {"spread": spread, "spread_degrees_of_freedom": df, "judged_accuracies": " ".join(map(str, tests))}
+        yield "verdicts", row, columns | {"judged_base_lr": judged[0].recipe[0]}
+        judgements.append((columns["p_value"], row, key[2:7], columns, error))
+    ordered = sorted(each[0] for each in judgements)  # Holm (1979): one wrong among all cells in at most 5% of tables
+    limit = next((p for i, p in enumerate(ordered) if p > SIGNIFICANCE / (len(ordered) - i)), math.inf)
+    for p_value, row, kind, columns, _ in judgements:
+        own = [each for each in judgements if each[2] == kind]
+        difference = fmean(each[3]["difference"] for each in own)
+        error = math.sqrt(math.fsum(each[4] ** 2 for each in own)) / len(own)
+        half = quantile(2 * SIGNIFICANCE, columns["spread_degrees_of_freedom"]) * error
+        joint = {"differs_in_whole_table": p_value < limit, "mean_difference": difference}
+        joint |= {"mean_interval_90_low": difference - half, "mean_interval_90_high": difference + half}
+        yield "joint verdict", row, joint | {"mean_is_within_margin": abs(difference) + half < columns["margin"]}
 
 
 def check_table(files, trials):
     rows, (figures, kinds, published) = json.loads(files["report/table.json"]), read_published(files)
-    cells, repeats, of_trials, wrong, verdicts = [], defaultdict(dict), {}, defaultdict(list), []
-
-    def compare(part, row, expected):
-        unlike = [(name, value) for name, value in expected.items() if not same(row.get(name), value)]
+    cells, wrong = [*cells_of(rows, trials, figures)], defaultdict(list)
+    for part, row, columns in [*choices(cells), *verdicts(cells, kinds, published)]:
+        unlike = [(name, value) for name, value in columns.items() if not same(row.get(name), value)]
         wrong[part] += [f"{row['cell']}: {n} is {row.get(n)!r:.60}, computed {value!r:.60}" for n, value in unlike]
-
-    def fitting(key):
-        return [t for t in trials.values() if all(k in (None, v) for k, v in zip(key, t.cell, strict=True))]
-
-    for row in rows:
-        key = tuple(row[name] for name in CELL)
-        is_searched = row["chosen_warmup_steps"] not in (None, row["warmup_steps"]) or not fitting(key)
-        own = fitting((*key[:5], None, *key[6:]) if is_searched else key)  # of any warm-up where that was searched
-        finished = [t for t in own if t.status == "finished"]
-        chosen, figure = choose(finished), figures.get(key)
-        judged = chosen
-        if figure and figure["base_lr"]:  # the figure is of one rate that was fixed before
-            recipe = (figure["base_lr"], row["warmup_steps"])
-            judged = sorted((t for t in finished if (t.recipe[0], t.recipe[2]) == recipe), key=lambda t: t.seed)
-        for group in (chosen, judged) if key[-1] is not None else ():  # where none was stopped: those left are better
-            recipes = {t.recipe for t in group}
-            if group and not any(t.status == "stopped" and t.recipe in recipes for t in own):
-                repeats[key[2:7]][group[0].id] = [t.test for t in group]
-        cells.append((row, key, own, chosen, figure, judged))
-        of_trials |= {(row["cell"], t.id): row_of(t, t in chosen) for t in own}
-    unlike = sorted(trials.keys() - {trial_id for _, trial_id in of_trials})
-    unlike += ["a row is there twice"] * (len({each[1] for each in cells}) < len(rows))
-    claim("every trial is a candidate of a row, and each row is another cell", unlike)
-
-    for row, key, own, chosen, figure, judged in cells:
-        tests, recipe = [t.test for t in chosen], chosen[0].recipe if chosen else (None, None, None)
-        name = f"{row['model']}/{row['dataset']}/{'searched' if key[-1] is None else float(key[-1])}"
-        choice = {"cell": row["cell"] if f"{row['cell']}/".startswith(f"{name}/") else name, "num_seeds": len(chosen)}
-        choice |= {"trial_ids": " ".join(t.id for t in chosen), "accuracies": " ".join(map(str, tests))}
-        choice |= {"accuracy": fmean(tests) if tests else None}
-        choice |= {"accuracy_deviation": stdev(tests) if len(tests) > 1 else None}
-        choice |= {"validation_accuracy": fmean([t.validation for t in chosen]) if chosen else None}
-        choice |= dict(zip(("chosen_base_lr", "chosen_dropout", "chosen_warmup_steps"), recipe, strict=True))
-        compare("choice", row, choice)
-        numbers = {f"num_{status}": sum(t.status == status for t in own) for status in STATUSES}
-        beside = {"num_stopped_seeds": sum(t.status == "stopped" and t.recipe == recipe for t in own)}
-        compare("counts", row, numbers | beside)
-        walls = [t.result.get("runtime_hours") or 0.0 for t in chosen]
-        hours = {"hours": sum(t.hours for t in own), "saved_hours": sum(t.saved_hours for t in own)}
-        billed = [t.billed_hours for t in own]
-        hours |= {} if None in billed else {"billed_hours": sum(billed)}
-        compare("hours", row, hours | {"wall_hours": fmean(walls) if walls else None})
-        said = ("accuracy", "table", "base_lr", "caveat", "source")
-        compare("figures", row, {f"published_{name}": figure and figure[name] for name in said})
-        if not figure or not judged:
-            compare("verdicts", row, {"verdict": None})
-            continue
-        groups = [group for group in repeats[key[2:7]].values() if len(group) > 1]
-        spread, alone = pooled(published[row["dataset"]]), pooled(groups)
-        if key[2:7] in kinds:
-            spread = pooled([*published[row["dataset"]], *groups])
-        elif alone[0] and alone[1] >= 4:
-            spread = alone
-        seeds = int(figure["num_seeds"] or 1)
-        columns, error = judge([t.test for t in judged], figure["accuracy"], seeds, *spread, MARGINS[key[2]])
-        compare("verdicts", row, columns | {"judged_base_lr": judged[0].recipe[0]})
-        verdicts.append((columns["p_value"], row, key[2:7], columns, error))
-
-    order, rejected = sorted(range(len(verdicts)), key=lambda i: verdicts[i][0]), set()
-    for rank, i in enumerate(order):  # Holm (1979): one wrong among all cells in at most 5% of tables
-        if verdicts[i][0] > SIGNIFICANCE / (len(order) - rank):
-            break
-        rejected.add(i)
-    for i, (_, row, kind, columns, _) in enumerate(verdicts):
-        own = [each for each in verdicts if each[2] == kind]
-        difference = fmean([each[3]["difference"] for each in own])
-        error = math.sqrt(math.fsum(each[4] ** 2 for each in own)) / len(own)
-        half = quantile(2 * SIGNIFICANCE, own[0][3]["spread_degrees_of_freedom"]) * error
-        joint = {"differs_in_whole_table": i in rejected, "mean_difference": difference}
-        joint |= {"mean_interval_90_low": difference - half, "mean_interval_90_high": difference + half}
-        compare("joint", row, joint | {"mean_is_within_margin": abs(difference) + half < columns["margin"]})
-    written = list(csv.DictReader(io.StringIO(files["report/trials.csv"].decode())))
-    for row in written:
-        compare("trials", row, of_trials.get((row["cell"], row["trial_id"]), {}))
-    if sorted((row["cell"], row["trial_id"]) for row in written) != sorted(of_trials):
-        wrong["trials"].append("trials.csv has others")
-    written = list(csv.DictReader(io.StringIO(files["report/table.csv"].decode())))
     asked = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
-    wrong["csv"] = ["table.csv says else than table.json"] * (written != asked)
-    for part in ("choice", "counts", "hours", "figures", "verdicts", "joint", "trials", "csv"):
+    wrong["table.csv"] = ["it says else than table.json"] * (rows_of(files, "report/table.csv") != asked)
+    page = files["report/report.html"].decode()
+    said = ["" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f}" for row in rows]
+    shown = re.findall(r'data-label="accuracy"><div>([\d.]*)', page)[: len(rows)]
+    marked = re.findall(r'data-label="verdict"><div>\W*(reproduced|above|below|inconclusive|)', page)
+    is_same = shown == said and marked == [row["verdict"] or "" for row in rows if "verdict" in row]
+    is_same &= sorted(re.findall(r"<b>\W*([\d.]+)</b>", page)) == sorted(filter(None, said))
+    wrong["report.html"] = ["its accuracies or verdicts are others"] * (not is_same)
+    for part in ("choice", "counts and hours", "figures", "verdicts", "joint verdict", "table.csv", "report.html"):
         claim(f"table: {part} of {len(rows)} cells", wrong[part])
+    claim("every trial is a candidate of a row", sorted(trials.keys() - {t.id for each in cells for t in each[2]}))
     for row in rows:
         say(f"{row['cell']}: {row['accuracy']}, {row.get('verdict') or 'nothing to compare with'}")
 
@@ -537,18 +381,17 @@ def check_table(files, trials):
 def main():
     place = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent
     try:
-        files = read_files(place)
-        check_files(files)
-        trials = read_trials(files)
+        files, trials = read_files(place), {}
+        json.loads(files["manifest.json"])["root"]
     except Exception as error:
         print(f"error: {place} is no bundle of evidence ({error!s:.200}): give an evidence.zip", file=sys.stderr)
         return 2
-    for check in (check_trials, check_accuracies, check_decisions, check_table):
+    for check in (check_files, check_runs, check_accuracies, check_decisions, check_table):
         try:
             check(files, trials)
         except Exception as error:
             claim(check.__name__.replace("_", " "), [f"a file is not as it should be: {error!r:.120}"])
-    print(", ".join(f"{count} {name}" for name, count in counts.items()))
+    print(__doc__.split("\n\n")[-1], ", ".join(f"{count} {name}" for name, count in counts.items()), sep="")
     return 1 if counts["differs"] else 0
 
 
