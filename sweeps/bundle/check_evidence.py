@@ -135,7 +135,7 @@ class Trial:
         is_unlike = self.status in ("finished", "stopped") and not (is_last and (is_whole or self.status == "stopped"))
         spent = 3600 * (self.last.get("runtime_hours") or 0.0) - [*self.attempts, {}][0].get("from_seconds", math.inf)
         is_late = spent > times[-1] - times[0] + 10 * SLACK  # clocks of several machines may differ
-        is_back = any(b < a - SLACK for a, b in zip(times, times[1:], strict=False))
+        is_back = bool((np.diff(times) < -SLACK).any())
         self.problems = ["goes back in time"] * is_back + ["took longer than there was time"] * is_late
         self.problems += ["has a result that isn't its journal's last row"] * is_unlike
 

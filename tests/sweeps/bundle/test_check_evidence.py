@@ -685,6 +685,7 @@ UNCLAIMED = {
     "journal.jsonl #*": "of attempts and of rows but the last and those at rungs: see UNFOLLOWED",
     "result.json step": "of failed ones, at which step between rows",
     "result.json cause": "of failed ones, in words",
+    "result.json val/accuracy": "of stopped ones: their journals count at rungs",
     "result.json *_hours": "more than in the last row: of failed ones, and where not the larger",
     "commands.jsonl *": "what was asked for: printed if it isn't here",
     "decisions.jsonl #.group": "where nothing was compared",
