@@ -1,7 +1,7 @@
 """python -m vit_trainer pack: a folder of classes as shards, to be read from a bucket or a folder."""
 
 from vit_trainer.data.class_folders import find_class_folders
-from vit_trainer.data.datasets import data_folder, dataset_id, is_folder
+from vit_trainer.data.datasets import dataset_id, is_folder
 from vit_trainer.errors import InputError, counted
 
 
@@ -32,7 +32,9 @@ def pack(dataset: str, *, output: str, shard_megabytes: int = 1000) -> None:
     if is_folder(dataset):
         folders = find_class_folders(dataset)
     elif dataset == "imagenet2012":
-        folders = find_class_folders(data_folder() / dataset, test="val", version=1)
+        from vit_trainer.data.families.imagenet import whole_folder
+
+        folders = whole_folder(dataset)
     else:
         raise InputError(
             f"dataset {dataset} cannot be packed: give imagenet2012, or a folder of classes as ./{dataset}"

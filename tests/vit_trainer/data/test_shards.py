@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from tests.vit_trainer.data.test_image_files import STEP_SIZE, evaluated, traine
 from tests.vit_trainer.finished_trial import outcome_of, output_of, weights_of
 from vit_trainer.config import Execution, FinetuneConfig
 from vit_trainer.data.class_folders import find_class_folders
-from vit_trainer.data.datasets import dataset_id, id_and_path, listed_folder, with_id
+from vit_trainer.data.datasets import DATASETS, dataset_id, id_and_path, listed_folder, with_id
 from vit_trainer.data.families import folder
 from vit_trainer.data.image_files import ImageFileSplit
-from vit_trainer.data.load import require_dataset
+from vit_trainer.data.load import load_dataset, require_dataset
 from vit_trainer.data.shards import cache, packing, reading, remote
 from vit_trainer.data.shards.packed import HEADER, INDEX, Header, adopt, open_packed
 from vit_trainer.errors import DataError, DataOutageError, InputError
@@ -199,6 +200,31 @@ def test_an_adopted_folder_reads_from_where_it_came(
     assert adopt(str(pets), tmp_path / "copy-2") is None
     with pytest.raises(InputError, match="holds images in files"):
         adopt(in_bucket[0], pets)
+
+
+def test_imagenet_is_packed_and_each_node_fetches_its_index_alone(
+    image_folder: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = image_folder("imagenet2012")
+    monkeypatch.setenv("VIT_DATA", str(tmp_path))
+    small = replace(DATASETS["imagenet2012"], num_classes=3, num_train=33, num_validation=3, num_test=15)
+    command = ["pack", "imagenet2012", "--output", str(tmp_path / "mirror" / "imagenet2012")]
+    code, _, err = outcome_of(command, capsys)
+    assert code == 2
+    assert "has 3 classes, not 1000" in err
+    monkeypatch.setitem(DATASETS, "imagenet2012", small)
+    assert "imagenet2012: 51 images" in output_of(command, capsys)
+    expected = load_dataset("imagenet2012", num_workers=0)
+    shutil.move(files, tmp_path / "away")
+    output_of(["fetch", "imagenet2012", "--source", str(tmp_path / "mirror")], capsys)
+    assert sorted(path.name for path in files.iterdir()) == ["index.parquet", "origin.json", "shards.json"]
+    shutil.copytree(tmp_path / "away", files, dirs_exist_ok=True)  # which `expected` reads
+    own = load_dataset("imagenet2012", num_workers=0)
+    for one, other in ((own.train, expected.train), (own.validation, expected.validation), (own.test, expected.test)):
+        assert isinstance(one, ImageFileSplit)
+        assert isinstance(other, ImageFileSplit)
+        assert one.names.tolist() == other.names.tolist()
+        assert torch.equal(evaluated(one)[0], evaluated(other)[0])
 
 
 # The same bits.

@@ -23,11 +23,9 @@ def require(name: str, *, may_download: bool, source: str | None = None) -> None
         DataError: as `find_class_folders`, or `load`; a shard is missing.
     """
     root = data_folder() / name
-    if source is not None:
-        if not adopt(source, root):
-            copy_tree(source, root, ("train", "val"))
-        _whole(name)
-    folders = find_class_folders(root, test="val", version=1)
+    if source is not None and not adopt(source, root):
+        copy_tree(source, root, ("train", "val"))
+    folders = find_class_folders(root, test="val", version=1) if source is None else whole_folder(name)
     if folders.packed:
         folders.packed.require_shards()
 
@@ -39,14 +37,15 @@ def load(name: str, **decoding: Unpack[Decoding]) -> Splits:
         DataError: as `find_class_folders`; classes or (unless told to skip them) images are missing; /dev/shm is so
             small that loading would stop at its first batches.
     """
-    folders = _whole(name, skip_unreadable=decoding.get("skip_unreadable", False))
+    folders = whole_folder(name, skip_unreadable=decoding.get("skip_unreadable", False))
     num_workers = decoding.get("num_workers")
     if problem := too_small(num_cores() if num_workers is None else num_workers):
         raise DataError(problem)
     return splits_of(folders, HELD_OUT_PERCENT, **decoding)
 
 
-def _whole(name: str, *, skip_unreadable: bool = False) -> ClassFolders:
+def whole_folder(name: str, *, skip_unreadable: bool = False) -> ClassFolders:
+    """The listing. Raises DataError: as `load`."""
     root, info = data_folder() / name, DATASETS[name]
     folders = find_class_folders(root, test="val", version=1)
     if len(folders.classes) != info.num_classes:

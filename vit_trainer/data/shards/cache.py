@@ -119,28 +119,32 @@ def _fill(packed: Packed, folder: Path, waiting: "deque[PackedFile]") -> None:
         except Timeout:  # another process fetches it; if that is killed, it is ours
             waiting.append(shard)
             _wait(1.0)
-        except FileNotFoundError as error:
-            _say(f"{shard.name} is not at {packed.place} ({reason_of(error)})")
+        except _NoAnswerError:
+            waiting.append(shard)
+            _wait(pause)
+            pause = min(2 * pause, 60.0)
         except OSError as error:
-            if error.errno in _FULL:
-                waiting.clear()
-            elif error.errno is None or error.errno == errno.EIO:  # an outage of the bucket
-                waiting.append(shard)
-                _wait(pause)
-                pause = min(2 * pause, 60.0)
-            else:
-                _say(f"cannot fill {folder} ({reason_of(error)}): other images of {packed.place} are read one by one")
-                waiting.clear()
+            waiting.clear()
+            if error.errno not in _FULL:
+                _say(f"cannot fill {folder} ({reason_of(error)}): what isn't there is read image by image")
+
+
+class _NoAnswerError(Exception):
+    """The bucket refuses, or is away."""
 
 
 def _fetch(place: str, shard: PackedFile, path: Path) -> None:
     """Put a shard in its place, unless the process ends before, or what comes is another file."""
     part, digest, arrived = path.with_name(f".{path.name}.part"), hashlib.sha256(), 0
+    source = None
     try:
-        source = open_file(place, shard.name)
         with part.open("wb", buffering=0) as file:
             while arrived < shard.num_bytes and _goes_on():
-                chunk = source.read_at(min(CHUNK_BYTES, shard.num_bytes - arrived), arrived)
+                try:
+                    source = source or open_file(place, shard.name)
+                    chunk = source.read_at(min(CHUNK_BYTES, shard.num_bytes - arrived), arrived)
+                except OSError as error:
+                    raise _NoAnswerError from error
                 if not chunk:
                     break
                 digest.update(chunk)
