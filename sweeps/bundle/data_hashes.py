@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from sweeps.records.unpacked import read_data_hashes
 from vit_trainer.data.datasets import data_folder
+from vit_trainer.data.shards.packed import HEADER, Header
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.progress_bar import ProgressBar
-from vit_trainer.files.schema import json_of
 from vit_trainer.files.storage import DATA_HASHES, NUM_READERS, Storage
 
 NUM_AT_ONCE = 1024
@@ -23,36 +23,31 @@ NUM_AT_ONCE = 1024
 def hash_data(storage: Storage, datasets: Iterable[str]) -> None:
     """Have the storage know the hashes of those data sets whose files are here; what hasn't changed isn't read again.
 
-    Of the lines that `find -L . -type f -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum` prints in a data
-    set's folder.
+    Of a packed folder that of its header; else of the lines of `sha256sum`, in the order of their names' bytes.
 
     Raises:
         InputError: a file can't be read.
     """
-    try:
-        kept = dict(json_of(storage.folder.read(DATA_HASHES) or b"{}").items())
-    except (OSError, ValueError, AttributeError):
-        kept = {}  # damaged: hashed again
+    kept = read_data_hashes(storage)
     for name in datasets:
         root = data_folder() / name
-        if not root.is_dir():
-            continue
         try:
-            stamp, num_files, num_bytes = _stamp(root)
-            known = kept.get(name)
-            if not isinstance(known, dict) or known.get("stamp") != stamp or "sha256" not in known:
-                print(f"reading the {num_files} files of {name} for their hash", file=sys.stderr)
-                digest = _digest(root, name, num_bytes)
-                kept[name] = {"stamp": stamp, "sha256": digest, "num_files": num_files, "num_bytes": num_bytes}
-                storage.folder.write(DATA_HASHES, json.dumps(kept).encode())
+            if (root / HEADER).is_file():  # which has the hashes of its index and shards
+                header = Header.from_json((root / HEADER).read_bytes(), str(root))
+                known = {"of": HEADER, "sha256": _of_file(str(root / HEADER)), "num_bytes": header.num_bytes}
+                known["num_files"] = sum(header.num_images.values())
+            elif root.is_dir():
+                stamp, num_files, num_bytes = _stamp(root)
+                known = kept.get(name, {})
+                if known.get("stamp") != stamp:
+                    print(f"reading the {num_files} files of {name} for their hash", file=sys.stderr)
+                    digest = _digest(root, name, num_bytes)
+                    known = {"stamp": stamp, "sha256": digest, "num_files": num_files, "num_bytes": num_bytes}
+            else:
+                continue
+            storage.folder.write(DATA_HASHES, json.dumps(kept := kept | {name: known}).encode())
         except OSError as error:
             raise InputError(f"cannot hash {name} in {root} ({reason_of(error)}): leave --hash-data out") from error
-
-
-def kept_hashes(storage: Storage) -> dict[str, dict[str, Any]]:
-    """What `hash_data` left, by data set."""
-    found: dict[str, dict[str, Any]] = json_of(storage.folder.read(DATA_HASHES) or b"{}")
-    return found
 
 
 def _files(folder: str, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:

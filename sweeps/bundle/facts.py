@@ -3,10 +3,10 @@
 import os
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sweeps.bundle.data_hashes import kept_hashes
 from sweeps.bundle.private import without_secrets
 from sweeps.bundle.snapshot import EVALUATIONS
 from sweeps.records.results import Results
@@ -32,13 +32,14 @@ def facts(storage: Storage, results: Results) -> dict[str, Any]:
             digest = str(attempt.get("weights_sha256") or "random")
             of = weights.setdefault(f"{trial.config['model']} {trial.config['upstream']}", [])
             of += [] if digest in of else [digest]
-    hashes = kept_hashes(storage)
     datasets = sorted({str(trial.config["dataset"]) for trial in results.trials})
     return {
         "begun": [trial.trial_id for trial in results.trials],
         "not_here": _not_here(storage, results),
         "recipes": recipes(results),
-        "datasets": {name: {"known_by": family_of(name).origin, **hashes.get(name, {})} for name in datasets},
+        "datasets": {
+            name: {"known_by": family_of(name).origin, **results.data_hashes.get(name, {})} for name in datasets
+        },
         "checkpoints": weights,
         "evaluated_before": _evaluations(storage, results),
         "verified": _verified(results),
@@ -58,8 +59,10 @@ def _not_here(storage: Storage, results: Results) -> list[str]:
 
 def _evaluations(storage: Storage, results: Results) -> dict[str, Any]:
     """What published checkpoints achieve here with their own heads, by `<model> <data set>`; or why nobody knows it."""
-    folder, found = storage.folder.child(EVALUATIONS), {}
-    known = [json_of(folder.read(name) or b"{}") for name in folder.names()]
+    folder, found, known = storage.folder.child(EVALUATIONS), {}, []
+    for name in folder.names():
+        with suppress(ValueError, TypeError):
+            known.append(dict(json_of(folder.read(name) or b"")))
     for model, dataset in sorted({(str(each.config["model"]), str(each.config["dataset"])) for each in results.trials}):
         own = [each for each in known if (each.get("model"), each.get("dataset")) == (model, dataset)]
         upstreams = [upstream for upstream, of in UPSTREAM_DATASETS.items() if of == dataset]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from sweeps.records.cell_record import CellRecord
 from sweeps.records.commands import Command, candidate_of, read_commands
@@ -39,8 +40,8 @@ class Results:
     """Whose results these are; None: of the whole storage."""
     packed: tuple[Packed, ...] = ()
     """The bundles of evidence that were made of these, in the order of time."""
-    data_hashes: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of data sets whose files were read for it."""
+    data_hashes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What is known of data sets whose files were read for their hash, `sha256` among it."""
 
     @property
     def trials(self) -> list[TrialRecord]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from vit_trainer.errors import InputError, reason_of
 from vit_trainer.files.schema import instance_of, json_of
@@ -45,12 +46,12 @@ def read_packed(storage: Storage) -> list[Packed]:
     return lines_as(storage.folder.read(PACKED) or b"", partial(instance_of, Packed))[0]
 
 
-def read_data_hashes(storage: Storage) -> dict[str, str]:
-    """SHA-256 of the data sets that were read for it, by name; a damaged file knows of none."""
+def read_data_hashes(storage: Storage) -> dict[str, dict[str, Any]]:
+    """What is kept of data sets that were read for their hash, by name, `sha256` among it; a damaged file has none."""
     try:
         kept = json_of(storage.folder.read(DATA_HASHES) or b"{}")
-        return {str(name): str(values["sha256"]) for name, values in kept.items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
+        return {name: dict(values) for name, values in kept.items() if "sha256" in values}
+    except (ValueError, TypeError, AttributeError):
         return {}
 
 

@@ -164,6 +164,7 @@ def checklist_page(results: Results) -> Page:
     datasets = sorted({str(trial.config["dataset"]) for trial in trials})
     weights = {attempt["weights_sha256"] for attempt in attempts if attempt.get("weights_sha256")}
     rates, seeds = sorted({each.base_lr for each in trials}), sorted({each.seed for each in trials})
+    hashes = results.data_hashes
     several = sum(len(record.chosen) > 1 for record in results.cells)
     parity = sorted({f"{each.environment or each.node}: {each.outcome}" for each in results.parity})
     has_environments = bool(attempts) and all(attempt.get("environment") for attempt in attempts)
@@ -172,7 +173,7 @@ def checklist_page(results: Results) -> Page:
         ("Is the code that made the results given?", ", ".join(commits), "journal.jsonl"),
         ("Are all versions given?", "yes" if has_environments else "", "environments/, journal.jsonl"),
         ("Are the data named, and how they are known?", ", ".join(datasets), "report.html, Environment"),
-        ("Are data hashed?", ", ".join(f"{name}: {digest}" for name, digest in results.data_hashes.items()), ""),
+        ("Are data hashed?", ", ".join(f"{each}: {hashes[each]['sha256']}" for each in datasets if each in hashes), ""),
         ("Are splits given?", "test labels, in the order of the predictions", "predictions.npz"),
         ("Are the starting weights identified?", f"SHA-256 of {counted(len(weights), 'file')}", "journal.jsonl"),
         ("Are all hyperparameters given?", "every value that changes a result", "config.json"),

@@ -69,6 +69,8 @@ def evaluate(
             raise InputError(f"give --dataset: what {weights.source} was trained on isn't known here")
         from vit_trainer.inference.evaluate_checkpoint import evaluate_checkpoint
         from vit_trainer.loop.accelerator import start_accelerator
+        from vit_trainer.machine import card_and_versions
+        from vit_trainer.weights.npz_files import file_sha256
 
         accelerator = start_accelerator(precision)
         result = evaluate_checkpoint(
@@ -80,8 +82,9 @@ def evaluate(
             num_workers=num_workers,
             skip_unreadable=skip_unreadable,
         )
+        known = {"checkpoint_sha256": file_sha256(weights.path), "computed_by": card_and_versions()} if json_to else {}
     if accelerator.is_main_process:
-        text = json.dumps(result.to_dict(), indent=1)
+        text = json.dumps(result.to_dict() | known, indent=1)
         if json_to is not None and str(json_to) != "-":
             write_atomically(json_to, f"{text}\n".encode())
         sums = result.sums

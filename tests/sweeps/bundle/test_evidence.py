@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.bundle.data_hashes import hash_data, kept_hashes
+from sweeps.bundle.data_hashes import hash_data
 from sweeps.bundle.facts import uncommitted
 from sweeps.bundle.pack import pack
 from sweeps.evidence import app, evidence
 from sweeps.records.decisions import Decision, record_decision
-from sweeps.records.unpacked import unpacked
+from sweeps.records.unpacked import read_data_hashes, unpacked
 from sweeps.reporting.comparison import read_other
 from tests.sweeps.storages import ATTEMPT, write_run
 from vit_trainer.commands.sync import sync
 from vit_trainer.config import FinetuneConfig
+from vit_trainer.data.shards.packed import FORMAT, HEADER, Header, PackedFile
 from vit_trainer.errors import InputError
 from vit_trainer.files.folder import LocalFolder
 from vit_trainer.files.predictions import NUM_KEPT, Predictions
@@ -303,7 +304,15 @@ def test_data_are_hashed_as_sha256sum_does_and_once(
     (root / "A").write_text("B!")
     hash_data(Storage(str(storage)), ["cifar10"])
     assert "reading the 5 files" in capsys.readouterr().err
-    assert kept_hashes(Storage(str(storage)))["cifar10"]["sha256"] != expected
+    assert read_data_hashes(Storage(str(storage)))["cifar10"]["sha256"] != expected
+    shards = PackedFile("index.parquet", 9, "ab"), (PackedFile("train-00000.tar", 7, "cd"),)
+    packed = Header(FORMAT, "imagenet2012", "imagenet2012", 1000, {"train": 3, "val": 2}, 7, *shards).to_json()
+    (tmp_path / "data" / "imagenet2012").mkdir()
+    (tmp_path / "data" / "imagenet2012" / HEADER).write_bytes(packed)
+    hash_data(Storage(str(storage)), ["imagenet2012", "none"])
+    known = read_data_hashes(Storage(str(storage)))
+    assert set(known) == {"cifar10", "imagenet2012"}
+    assert known["imagenet2012"]["sha256"] == hashlib.sha256(packed).hexdigest()
 
 
 @pytest.mark.parametrize("bundle", sorted((ROOT / "results").glob("*/evidence.zip")), ids=lambda path: path.parent.name)
