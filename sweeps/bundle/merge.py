@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.bundle.private import SPOKEN
+from sweeps.bundle.snapshot import EVALUATIONS
 from sweeps.records.unpacked import MANIFEST, unpacked
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import CONFIG, ENVIRONMENTS, JOURNAL, RESULT
@@ -56,6 +57,9 @@ def merge(bundles: Sequence[str], into: str) -> list[str]:
                         _copy(there, root / REPEATS / "here" / trial.name)
                         shutil.rmtree(there)
                     _lay_trial(trial, there if is_better else root / REPEATS / name / trial.name, folder)
+            for evaluation in _folders(folder / EVALUATIONS):
+                (root / EVALUATIONS).mkdir(parents=True, exist_ok=True)
+                shutil.copy(evaluation, root / EVALUATIONS / f"{evaluation.stem.removesuffix(f'-{name}')}-{name}.json")
             for sweep in _folders(folder / "sweeps"):
                 _lay_sweep(sweep, root / "sweeps", f"{sweep.name}-{name}")
             lines.insert(0, f"{bundle}: {len(trials)} trials, {num_new} of them new")

@@ -41,7 +41,8 @@ def without_folders(text: str) -> str:
     >>> without_folders("--storage /home/me/results: /opt/me/code/vit_trainer/train.py, s3://bucket/me, 1/2")
     '--storage .../results: .../vit_trainer/train.py, s3://bucket/me, 1/2'
     """
-    return FOLDERS.sub(lambda match: f".../{ours[0] if (ours := OURS.search(match[0])) else ''}", text)
+    text = FOLDERS.sub(lambda match: f".../{ours[0] if (ours := OURS.search(match[0])) else ''}", text)
+    return re.sub(r"torchinductor_[\w.-]+", "torchinductor", text)  # whose user's it is
 
 
 class Private:

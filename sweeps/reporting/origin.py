@@ -132,11 +132,11 @@ def deviations(results: Results) -> list[str]:
             if name not in ("dropout", "seed", "base_lr") and trial.config.get(name) != value
         )
         hardware.update(_by_hardware(trial))
-    every = len(results.trials)
+    every = counted(len(results.trials), "trial")
     return [
         *BY_DECISION,
-        *(f"{line}, in {count} of {every} trials." for line, count in own.items()),
-        *(f"{line[0].upper()}{line[1:]}: {count} trials." for line, count in hardware.items()),
+        *(f"{line}, in {count} of {every}." for line, count in own.items()),
+        *(f"{line[0].upper()}{line[1:]}: {counted(count, 'trial')}." for line, count in hardware.items()),
     ]
 
 

@@ -121,7 +121,9 @@ def test_a_bundle_says_neither_where_nor_on_whose_machines(
     )
     opened, group = Storage(str(storage)), f"ViT-B_16 {photos} 384px"
     failed = write_run(storage, config(0.1), [(500, 0.5)], {"status": "failed", "cause": cause})
-    name = failed.write_environment({"python": "3.11.9", "variables": {"TORCH_HOME": "/home/alice/torch"}})
+    name = failed.write_environment(
+        {"python": "3.11.9", "variables": {"TORCH_HOME": "/home/alice/torch", "CACHE": "/tmp/torchinductor_alice"}}
+    )
     attempt = {**ATTEMPT, "attempt": 2, "time": time.time(), "environment": name}
     failed.folder.append("journal.jsonl", json.dumps(attempt).encode())
     decision = Decision(failed.trial_id, group, 500, 500, 0.5, (), None, "goes on", "the first at this rung")
