@@ -204,5 +204,12 @@ def checklist_page(results: Results) -> Page:
         ("Licences of data and weights, consent, societal impact?", "", ""),
     )
     table = tuple((question, answer or UNKNOWN, where if answer else "") for question, answer, where in rows)
-    differing = TextTable(("from the official protocol differs",), tuple((line,) for line in deviations(results)))
-    return Page("Reproducibility checklist", (TextTable(("question", "answer", "where"), table), differing))
+    differing = TextTable(("what",), tuple((line,) for line in deviations(results)))
+    return Page(
+        "Reproducibility checklist",
+        (
+            TextTable(("question", "answer", "where"), table),
+            Heading("What differs from the official protocol"),
+            differing,
+        ),
+    )

@@ -37,10 +37,11 @@ def write_report(storage: Storage, sweep: str | None = None) -> tuple[str, tuple
     """
     folder = storage.report(sweep)
     try:
-        results, own = gather(storage), gather(storage, sweep)
+        own = gather(storage, sweep)
         files = files_of(own)
         write_files(files, folder)
         if sweep is not None:
+            results = gather(storage)
             is_alone = replace(own, sweep=None) == results
             write_files(files if is_alone else files_of(results), storage.report())
     except Exception as error:  # a sweep's results don't depend on its report
