@@ -3,7 +3,7 @@
 The same JPEG files, as files and packed, are decoded and cut in one process with one thread, all in turn: from files,
 from shards in the node's cache, and one by one from a bucket, which is moto's server on this machine; by processor
 time, since a worker waits for a bucket beside others. Before that a cold start by the clock: from nothing to the first
-batch, with the bytes that this needs; `--num-listed 1331167` makes the index as long as ImageNet's, over the few images.
+batch, with the bytes that this needs; `--num-listed 1331167` makes the index as long as ImageNet's, over few images.
 
 Command: python benchmarks/shards.py
 """

@@ -107,8 +107,7 @@ class ClassFolders:
         digest = hashlib.sha256()
         size_of: Callable[[str], int] = self._size_of
         if self.packed and self.version == 1:
-            index = self.packed.index
-            size_of = dict(zip(map(os.fsdecode, index.paths.tolist()), index.sizes.tolist(), strict=True)).__getitem__
+            size_of = self.packed.by_path(self.packed.index.sizes).__getitem__
         for part in sorted(self.files):
             for path in self.paths(part):
                 known_by = size_of(path) if self.version == 1 else hashes.get(path)
@@ -212,7 +211,7 @@ def find_class_folders(root: Path | str, test: str | None = None, version: int =
     walk = Walk(root)
     try:
         if packed:
-            listed = _list_packed(packed, version, ("train", *others))
+            listed = packed.listed(("train", *others), _is_of_first_version if version == 1 else lambda file: True)
         else:
             listed = {part: _list_part(root / part, version, walk) for part in ("train", *others)}
     except OSError as error:
@@ -291,16 +290,10 @@ def _list_part(folder: Path, version: int, walk: Walk) -> dict[str, tuple[str, .
     return files
 
 
-def _list_packed(packed: Packed, version: int, parts: Iterable[str]) -> dict[str, dict[str, tuple[str, ...]]]:
-    listed: dict[str, dict[str, list[str]]] = {part: {} for part in parts}
-    for path in map(os.fsdecode, packed.index.paths.tolist()):
-        part, name, file = path.split("/", 2)
-        is_old = "/" not in file and os.path.splitext(file)[1].lower() in FIRST_SUFFIXES
-        if part in listed and (version > 1 or is_old):
-            listed[part].setdefault(name, []).append(file)
-    return {part: {name: tuple(sorted(files)) for name, files in found.items()} for part, found in listed.items()}
+def _is_of_first_version(file: str) -> bool:
+    return "/" not in file and os.path.splitext(file)[1].lower() in FIRST_SUFFIXES
 
 
 def _list_first_version(folder: str) -> list[str]:
     names = (name for name in os.listdir(folder) if not name.startswith("."))
-    return [name for name in names if os.path.splitext(name)[1].lower() in FIRST_SUFFIXES]
+    return list(filter(_is_of_first_version, names))

@@ -236,9 +236,7 @@ def listed_folder(name: str) -> ListedFolder:
     folders = find_class_folders(path, version=version)
     paths = () if version == 1 else [path for part in folders.files for path in folders.paths(part)]
     if folders.packed and paths:
-        index = folders.packed.index
-        samples = zip(map(os.fsdecode, index.paths.tolist()), map(bytes.decode, index.samples.tolist()), strict=True)
-        hashes, unreadable = dict(samples), dict[str, str]()
+        hashes, unreadable = folders.packed.by_path(folders.packed.index.samples.astype(str)), dict[str, str]()
     else:
         hashes, unreadable = sample_files(folders.root, paths)
     unreadable.update(folders.unreadable)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vit_trainer.data.shards.remote import remote
 from vit_trainer.errors import DataError, InputError, counted, reason_of
@@ -144,6 +146,19 @@ class Packed:
                 "both again, or pack the folder anew"
             ) from error
         return index
+
+    def by_path(self, values: NDArray[Any]) -> dict[str, Any]:
+        """A column of the index, or one as long."""
+        return dict(zip(map(os.fsdecode, self.index.paths.tolist()), values.tolist(), strict=True))
+
+    def listed(self, parts: Iterable[str], counts: Callable[[str], bool]) -> dict[str, dict[str, tuple[str, ...]]]:
+        """By part and class the names of images, sorted; counts: whether one is to be among them."""
+        found: dict[str, dict[str, list[str]]] = {part: {} for part in parts}
+        for path in map(os.fsdecode, self.index.paths.tolist()):
+            part, name, file = path.split("/", 2)
+            if part in found and counts(file):
+                found[part].setdefault(name, []).append(file)
+        return {part: {name: tuple(sorted(files)) for name, files in each.items()} for part, each in found.items()}
 
     def require_shards(self) -> None:
         """Raises DataError: a shard is missing, or of another size; a look at names and sizes, which is one listing."""

@@ -101,9 +101,8 @@ def _kept(target: Folder, plans: list[_Plan], folders: ClassFolders, dataset_id:
     if HEADER in names:
         packed = open_packed(target.location)
         assert packed is not None
-        sizes = {os.fsdecode(path): size for path, size in zip(packed.index.paths, packed.index.sizes, strict=True)}
         here = {path: os.stat(folders.root / path).st_size for plan in plans for path in plan.paths}
-        if packed.header.id != dataset_id or sizes != here:
+        if packed.header.id != dataset_id or packed.by_path(packed.index.sizes) != here:
             raise InputError(f"output {target.location} holds {packed.header.id}, packed: give another --output")
         packed.require_shards()
         return packed.header
