@@ -84,7 +84,7 @@ def _in_bucket(name: str, wanted: Wanted) -> tuple[Finding, bool]:
         folders = {os.path.dirname(path) for each in paths.values() for path in each}
         there = {f"{folder}/{file}".lstrip("/") for folder in folders for file in mirror.child(folder).names()}
     except (OSError, InputError) as error:
-        return fail("inputs", f"{place} can't be looked into ({reason_of(error)})"), True
+        return fail("inputs", f"{place} can't be looked into ({reason_of(error):.200})"), True
     in_files = "imagenet2012/train" in there
     lacking = [each for each, files in paths.items() if not there.issuperset(files)]
     to_pack = ["imagenet2012"] if "imagenet2012" in lacking and not in_files else []
