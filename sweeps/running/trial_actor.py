@@ -284,6 +284,8 @@ class TrialActor(tune.Trainable):
         if causes := [str(exited.cause) for exited in (mine, *exits) if exited.status == HUNG]:
             return Exited(HUNG, "; ".join(causes))
         killed = next((exited for exited in exits if exited.status < 0), None)
+        if mine.status in (INTERRUPTED, PAUSED):
+            return mine  # it was asked to end; the others have lost it
         if self._lost_a_part and exits:
             return killed or exits[0]
         return killed or mine if mine.status > 0 else mine

@@ -10,10 +10,12 @@ import psutil
 import pytest
 
 from sweeps.checks.parity_on_nodes import SWITCH
+from sweeps.machines.spot_notices import AWS
 from sweeps.options import SweepOptions
 from sweeps.planning.capacity import Resources
 from sweeps.running.session import Session
 from sweeps.table.cells import cell_of
+from tests.sweeps.metadata_server import MetadataServer
 from tests.sweeps.storages import ATTEMPT, write_run
 from tests.sweeps.sweep_process import BASE_LRS, Start, has_validated, has_validated_in, is_finished, numbers
 from vit_trainer.config import Execution, FinetuneConfig
@@ -100,19 +102,27 @@ def test_a_gang_survives_the_loss_of_any_process_and_a_request_to_end_after_whic
 
 @pytest.mark.slow
 @pytest.mark.timeout(280)
-def test_a_gang_over_two_nodes_moves_when_one_is_lost(
-    quiet: dict[str, Any], start: Start, tmp_path: Path, cluster: Any
+@pytest.mark.parametrize("said", ["its node or actor was lost", "the cloud takes its node back at "])
+def test_a_gang_over_two_nodes_moves_when_one_goes(
+    said: str, quiet: dict[str, Any], start: Start, tmp_path: Path, cluster: Any
 ) -> None:
-    nodes = [cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
-    sweep = start(tmp_path, "--gpus-per-trial", "2", address=cluster.address)
-    victim = sweep.wait_until(has_validated)
-    cluster.remove_node(nodes[1], allow_graceful=False)
-    cluster.add_node(num_cpus=1, num_gpus=1)
-    sweep.wait_until(lambda run_dir: run_dir.trial_id == victim.trial_id and is_finished(run_dir))
-    code, out, err = sweep.finish()
+    with MetadataServer() as cloud:
+        cluster.add_node(num_cpus=1, num_gpus=1)
+        second = cluster.add_node(num_cpus=1, num_gpus=1, env_vars={AWS: f"http://{cloud.address}"})
+        sweep = start(tmp_path, "--gpus-per-trial", "2", address=cluster.address)
+        victim = sweep.wait_until(has_validated)
+        if "lost" in said:
+            cluster.remove_node(second, allow_graceful=False)
+        else:
+            cloud.take_back()
+        cluster.add_node(num_cpus=1, num_gpus=1)
+        sweep.wait_until(lambda run_dir: run_dir.trial_id == victim.trial_id and is_finished(run_dir))
+        code, out, err = sweep.finish()
+        cloud.shutdown()
     assert code == 0, err
-    assert f"{victim.trial_id}: its node or actor was lost" in out
+    assert f"{victim.trial_id}: {said}" in out
     assert len(victim.attempts()) == 2
+    assert "cloud" not in said or len(victim.rows()) == len(victim.journal())
     assert_same_trajectory(tmp_path, quiet)
 
 
