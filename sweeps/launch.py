@@ -5,6 +5,7 @@ Command: python sweeps/launch.py clusters/a100.yaml -- paper_grid.py --preset pa
 """
 
 import io
+import re
 import shlex
 import sys
 import time
@@ -74,16 +75,13 @@ class _Way:
 
     def __init__(self, launched: Launched, sweep: str, flags: tuple[str, ...], *, yes: bool) -> None:
         self.launched, self.yes = launched, yes
-        scripts = [
-            path for path in sorted((ROOT / "sweeps").glob("*.py")) if "\n    return run_sweep(" in path.read_text()
-        ]
-        name = Path(sweep).name
-        if name not in (names := [path.name for path in scripts]):
+        scripts = sorted((ROOT / "sweeps").glob("*.py"))
+        names = [path.name for path in scripts if "\n    return run_sweep(" in path.read_text()]
+        if (name := Path(sweep).name) not in names:
             raise one_of("sweep", sweep, names)
-        self.name = name.removesuffix(".py")
-        given = {flag.partition("=")[0] for flag in flags}
-        mlflow = () if "--tracking-uri" in given or "mlflow.sh" not in str(launched.config) else (MLFLOW,)
-        self.flags = [*flags, *(("--tracking-uri", *mlflow) if mlflow else ())]
+        self.name, self.flags = name.removesuffix(".py"), [*flags]
+        if "mlflow.sh" in str(launched.config) and not any(flag.startswith("--tracking-uri") for flag in flags):
+            self.flags += ["--tracking-uri", MLFLOW]
         self.entry = shlex.join(["python", f"sweeps/{name}", *self.flags])
         _, bound, _ = self._app.parse_args(self.flags, exit_on_error=False, print_error=False)
         found = [value for value in bound.arguments.values() if isinstance(value, SweepOptions)]
@@ -145,16 +143,16 @@ class _Way:
 
     def _send(self, tunnel: Tunnel, jobs: list[dict[str, Any]], *, has_agreed: bool) -> int:
         """Submit the sweep, unless it runs."""
-        launched, storage = self.launched, shlex.quote(self.storage)
+        launched, storage = self.launched, re.compile(rf"[ =]{re.escape(shlex.quote(self.storage))}( |$)")
         for job in jobs:
-            entry = job["entrypoint"]
-            if job["status"] in LIVE and f"{self.name}.py" in entry and storage in entry:
+            entry, name = job["entrypoint"], job["submission_id"] or job["job_id"]
+            if job["status"] in LIVE and f"{self.name}.py" in entry and storage.search(entry):
                 if entry != self.entry:
+                    end = self._tool("stop")
                     raise InputError(
-                        f"{job['submission_id']} runs there with other flags ({entry}): give those, or stop it first: "
-                        f"{self._tool('stop')}"
+                        f"{name} runs there with other flags ({entry}): give those, or stop it first: {end}"
                     )
-                self._say_how_to_go_on(f"{job['submission_id']} runs already; nothing was sent", job["submission_id"])
+                self._say_how_to_go_on(f"{name} runs already; nothing was sent", name)
                 return 0
         self.standing = f"{launched.name} is up, and no sweep was sent; {self._costs}; the same command goes on"
         if not has_agreed and not self._agrees(f"Run this on {launched.name}?"):
@@ -200,10 +198,8 @@ class _Way:
 
     def _agrees(self, question: str) -> bool:
         """Show what the plan comes to and ask; only y and yes are one, after all else it is said how things stand."""
-        print(self._plan().partition("\n\n")[0])
-        print(
-            f"all of it: {self.entry} --plan" + f" --cluster {self.launched.path}" * (not self.launched.has_own_hosts)
-        )
+        where = ", on the head" if self.launched.has_own_hosts else f" --cluster {self.launched.path}"
+        print(self._plan().partition("\n\n")[0], f"all of it: {self.entry} --plan{where}", sep="\n")
         if self.yes:
             return True
         print(f"{question} [y/N] ", end="", flush=True)
