@@ -48,7 +48,11 @@ def commands(page: Path) -> Iterator[list[str]]:
     for line in [*blocks.splitlines(), *inline]:
         found = re.search(r"(?:^|\s)python (-m vit_trainer|sweeps/\w+\.py|benchmarks/\w+\.py|docs/\w+\.py)(.*)$", line)
         if found:
-            yield [*found[1].split(), *shlex.split(found[2], comments=True)]
+            words = [*found[1].split(), *shlex.split(found[2], comments=True)]
+            own = words.index("--") if "--" in words else len(words)
+            yield words[:own]
+            if words[own + 1 :]:  # the sweep that launch.py is to bring to a cluster
+                yield [f"sweeps/{words[own + 1]}", *words[own + 2 :]]
 
 
 def flags_of(command: list[str]) -> set[str]:

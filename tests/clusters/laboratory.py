@@ -8,10 +8,12 @@ pulled in the middle of the whole one, a watchdog looks on, and MLflow's server 
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,18 @@ ROOT = Path(__file__).resolve().parents[2]
 VENV = Path(sys.executable).parent.parent
 STORAGE = "/shared/vit-sweeps"
 TRIALS = ("--preset", "mini", "--datasets", "digits-even", "--base-lrs", "0.003")
-SWEEPS = {"small": (*TRIALS, "--models", "ViT-B_32-mini"), "whole": TRIALS}
+SWEEPS = {"small": (*TRIALS, "--models", "ViT-B_32-mini", "--total-steps", "1500"), "whole": TRIALS}
 NUM_TRIALS = {"small": 2, "whole": 10}
 NUM_HOSTS = {"small": 2, "whole": 3}
 ADDRESS = "http://localhost:8265"
 TOKEN = {"RAY_AUTH_MODE": "token"}
+
+
+def line_of_readme(part: str) -> str:
+    """The first command of clusters/README.md with this in it."""
+    text = (ROOT / "clusters" / "README.md").read_text()
+    blocks = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)).replace("\\\n", " ")
+    return next(line for line in blocks.splitlines() if part in line)
 
 
 def run(*command: str, check: bool = True, seconds: float = 120, **environment: str) -> str:
@@ -65,7 +74,6 @@ class Laboratory:
         self.cluster = f"{os.environ['HOME']}/local.yaml"
         self.storage = Storage(Path(os.environ["LAB"]) / "shared" / "vit-sweeps")
         self.token, self.job = "", "grid"
-        self.sweep = [*SWEEPS[name], "--storage", STORAGE]
 
     def prepare(self) -> None:
         """Hosts as a user has them, and a file that names them."""
@@ -78,35 +86,90 @@ class Laboratory:
         config["auth"]["ssh_private_key"] = f"{os.environ['LAB']}/key"
         Path(self.cluster).write_text(yaml.safe_dump(config))
 
-    def launch(self) -> None:
-        """The whole way with one command, which changes nothing where it is typed again."""
-        launch = ["python", "sweeps/launch.py", self.cluster, "--yes", "--", "paper_grid.py", *self.sweep]
+    def line(self, part: str, instead: dict[str, str] | None = None, storage: str = "") -> str:
+        """A command as clusters/README.md has it, with this laboratory's words in place of the page's.
+
+        Args:
+            storage: unless given, where the laptop has it.
+        """
+        words = {
+            "clusters/a100.yaml": self.cluster,
+            "$(cat clusters/bucket)/vit-sweeps": storage or str(self.storage.location),
+            "paper_grid.py --preset paper": f"paper_grid.py {' '.join(SWEEPS[self.name])}",
+            "paper_grid-1": self.job,
+            "ViT-B_16-cifar10-d0.1-lr0.03-s0-4916bc": next(iter(self.storage.trial_ids()), ""),
+            "--output ": f"--output {os.environ['HOME']}/",
+            "' mlflow": f"' {os.environ['HOME']}/mlflow",
+            "sqlite:///mlflow": f"sqlite:///{os.environ['HOME']}/mlflow",
+        }
+        line = line_of_readme(part)
+        for word, other in {**words, **(instead or {})}.items():
+            line = line.replace(word, other)
+        return line
+
+    def type(self, part: str, instead: dict[str, str] | None = None, *, check: bool = True, storage: str = "") -> str:
+        """What that command printed."""
+        return run("bash", "-c", self.line(part, instead, storage), check=check, seconds=300)
+
+    def launch(self, instead: str = "") -> str:
+        """The whole way with one command."""
+        return self.type(
+            "launch.py", {" -- ": " --yes -- ", STORAGE: f"{STORAGE}{instead}"}, storage=STORAGE, check=False
+        )
+
+    def launch_stop_and_go_on(self) -> None:
+        """As steps 3 and 5 say; a sweep that runs isn't sent twice."""
         start = time.monotonic()
-        said = run(*launch, seconds=300)
+        said = self.launch()
         self.findings["seconds_to_launch"] = time.monotonic() - start
         print(said)
+        assert "2 cells, 2 trials" in said
+        assert "paper_grid-1 is sent to vit-sweeps (paper_grid-mini: 2 trials, 0 of them done" in said
         self.job, self.token = "paper_grid-1", (Path(os.environ["HOME"]) / ".ray" / "auth_token").read_text().strip()
         assert self.token not in said
-        assert "2 cells, 2 trials" in said
-        assert f"{self.job} is sent to vit-sweeps" in said
-        again = run(*launch)
-        assert f"{self.job} runs already; nothing was sent" in again, again
-        refused = run(*launch, "--seeds", "1", check=False)
-        assert f"error: {self.job} runs there with other flags" in refused, refused
-
-    def launch_again(self) -> None:
-        """Once the sweep has ended, on the cluster that is up."""
-        said = run("python", "sweeps/launch.py", self.cluster, "--yes", "--", "paper_grid.py", *self.sweep)
+        wait_for(lambda: any(run_dir.rows() for run_dir in self.run_dirs()), 240, "a trial that trains")
+        assert "states are kept, its command goes on with them" in self.type("stop.py")
+        self.wait_for_end("failed")
+        assert "Interrupted; all states are kept" in self.type("ray job logs")
+        said = self.launch()
         assert "is up and used as it is" in said, said
-        assert "2 trials, 2 of them done" in said, said
         assert "paper_grid-2 is sent to vit-sweeps" in said, said
+        assert "paper_grid-2 runs already; nothing was sent" in self.launch()
+        assert "error: paper_grid-2 runs there with other flags" in self.launch(" --seeds 1")
+        self.job = "paper_grid-2"
+        print(self.type("watch.py", {"vit-sweeps": "vit-sweeps --once"}))
+
+    def bring_home(self) -> None:
+        """As steps 4 and 6 say, once the sweep has ended."""
+        home = Path(os.environ["HOME"])
+        assert "step" in self.type("--log ViT-B_16-cifar10")
+        self.type("report.py")
+        assert "ViT-B_32-mini" in (home / "report" / "report.html").read_text()
+        self.type("evidence.py")
+        assert (home / "evidence.zip").stat().st_size > 10_000
+        assert "succeeded" in self.type("ray job stop")
+        self.type("ray rsync-down")
+        for server, port in (("ray attach", "5000"), ("mlflow ui", "5001")):
+            command = self.line(server, {"mlflow ui": f"mlflow ui --port {port}"})
+            nowhere: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            with subprocess.Popen(
+                ["bash", "-c", f"exec {command}"], cwd=home, stdin=subprocess.PIPE, start_new_session=True, **nowhere
+            ) as process:
+                wait_for(partial(self.is_mlflow_at, port), 120, f"MLflow by {server}")
+                os.killpg(process.pid, signal.SIGTERM)
+
+    def is_mlflow_at(self, port: str) -> bool:
+        """Whether the laptop finds the sweep's experiment there."""
+        ask = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=paper_grid-mini"
+        return '"experiment_id"' in run("curl", "-s", ask, check=False)
 
     def begin(self) -> None:
-        """`ray up`, as clusters/local.yaml says."""
-        run("bash", "-c", "umask 077; ray get-auth-token --generate > /dev/null")
+        """`ray up`, as the page has it for those who go by hand."""
+        self.type("(umask")
         self.token = (Path(os.environ["HOME"]) / ".ray" / "auth_token").read_text().strip()
+        assert "FAIL" not in self.type("doctor.py")
         start = time.monotonic()
-        said = run("ray", "up", "-y", self.cluster)
+        said = self.type("ray up", {"ray up": "ray up -y"})
         assert self.token not in said
         wait_for(lambda: self.num_nodes() == self.num_hosts, 120, "all nodes")
         self.findings["seconds_to_all_nodes"] = time.monotonic() - start
@@ -125,17 +188,14 @@ class Laboratory:
         """The sweep as a job, after which the laptop may be closed; whoever has no token gets nothing, on any port."""
         wrong = Path(os.environ["HOME"]) / "wrong-token"
         wrong.write_text("0" * len(self.token))
-        with subprocess.Popen(
-            ["ray", "dashboard", self.cluster], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as tunnel:
+        tunnel_command = ["bash", "-c", f"exec {self.line('ray dashboard')}"]
+        with subprocess.Popen(tunnel_command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as tunnel:
             wait_for(lambda: "Unauthorized" in run("curl", "-s", f"{ADDRESS}/api/jobs/", check=False), 60, "the tunnel")
             jobs = ["ray", "job", "list", "--address", ADDRESS]
             refused = run(*jobs, check=False, RAY_AUTH_TOKEN_PATH=str(wrong), **TOKEN)
             assert "submission_id" not in refused
             assert "invalid" in refused.lower() or "unauthorized" in refused.lower(), refused
-            job = ["ray", "job", "submit", "--address", ADDRESS, "--working-dir", ".", "--no-wait", "--submission-id"]
-            script = ["python", "sweeps/paper_grid.py", *self.sweep]
-            said = run(*job, self.job, "--", *script, "--tracking-uri", "http://127.0.0.1:5000", **TOKEN)
+            said = self.type("ray job submit", {"--no-wait": f"--no-wait --submission-id {self.job}"}, storage=STORAGE)
             assert self.token not in said
             tunnel.terminate()
 
@@ -185,8 +245,7 @@ class Laboratory:
     def wait_for_job(self, folder: Path) -> None:
         wait_for(lambda: len(self.results()) == NUM_TRIALS[self.name], 240, "all results")
         try:
-            ask = f"ray job status {self.job} --address http://127.0.0.1:8265"
-            wait_for(lambda: "succeeded" in self.on_head(ask), 120, "the job's end")
+            self.wait_for_end("succeeded")
         finally:
             output = self.on_head(f"ray job logs {self.job} --address http://127.0.0.1:8265")
             (folder / "job.txt").write_text(output)
@@ -195,6 +254,10 @@ class Laboratory:
         self.findings["hosts"] = sorted(
             {attempt["host"] for run_dir in self.run_dirs() for attempt in run_dir.attempts()}
         )
+
+    def wait_for_end(self, how: str) -> None:
+        ask = f"ray job status {self.job} --address http://127.0.0.1:8265"
+        wait_for(lambda: f"'{self.job}' {how}" in self.on_head(ask), 120, f"the job {how}")
 
     def mlflow_has_runs(self) -> bool:
         ask = "http://127.0.0.1:5000/api/2.0/mlflow/experiments/get-by-name?experiment_name=paper_grid-mini"
@@ -215,7 +278,7 @@ class Laboratory:
         """As local.yaml says; nothing is left."""
         for host in range(2, self.num_hosts + 1):
             on(host, "su", "-", "ubuntu", "-c", "bash -ic 'ray stop'")
-        run("ray", "down", "-y", self.cluster)
+        self.type("ray down", {"ray down": "ray down -y"})
         for host in range(1, self.num_hosts + 1):
             left = on(host, "pgrep", "-fa", "raylet|gcs_server|sweeps.running.launcher", check=False)
             assert "raylet" not in left, left
@@ -226,7 +289,7 @@ def main(folder: Path, name: str) -> None:
     laboratory = Laboratory(name)
     laboratory.prepare()
     if name == "small":
-        laboratory.launch()
+        laboratory.launch_stop_and_go_on()
     else:
         laboratory.begin()
         laboratory.submit()
@@ -237,7 +300,7 @@ def main(folder: Path, name: str) -> None:
         wait_for(lambda: "shutdown -h now" in laboratory.watchdog_asked(), 60, "the watchdog")
         laboratory.kill_mlflow()
     else:
-        laboratory.launch_again()
+        laboratory.bring_home()
     laboratory.end()
     (folder / "findings.json").write_text(json.dumps(laboratory.findings))
 

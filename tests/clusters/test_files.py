@@ -9,6 +9,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from sweeps import paper_grid
 from sweeps.checks.cluster_file_promises import broken, commands
 from sweeps.machines.offers import IMAGES, MACHINES, NEEDED_DRIVER
 
@@ -141,3 +142,23 @@ def test_on_google_cloud_machines_are_shielded_have_little_to_say_and_workers_ar
 def test_scripts_stop_at_the_first_error(path: Path) -> None:
     assert "set -euo pipefail" in path.read_text()
     assert not path.stat().st_mode & stat.S_IWOTH
+
+
+PLANNED = ("a100.yaml", "h100.yaml", "gcp-a100.yaml")
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_the_pages_hours_and_dollars_are_the_plans(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plan = ["--preset", "paper", "--plan", "--cluster", str(CLUSTERS / name), "--storage", str(tmp_path)]
+    assert paper_grid.app(plan) == 0
+    of_all = capsys.readouterr().out
+    assert paper_grid.app([*plan, "--base-lrs", "official"]) == 0
+    of_official = capsys.readouterr().out
+    expected, whole = re.findall(r"(\S+) GPU-hours \((\S+)\)|\((\S+ to \S+)\) expected", of_all)
+    (official,) = re.findall(r"cost: (\S+) GPU-hours \((\S+)\)", of_official)
+    (hours,) = re.findall(r"wall time: (\S+ h) ", of_official)
+    said = f"{whole[0]} GPU-hours, {whole[1]} | {expected[2]} | {official[0]} GPU-hours, {official[1]} | {hours} |"
+    row = re.sub(r"\$([\d,.]+)", lambda dollars: f"${float(dollars[1].replace(',', '')):,.0f}", said)
+    assert f"| `{name}` | {row}\n" in (CLUSTERS / "README.md").read_text()
