@@ -20,8 +20,8 @@ if ! mountpoint --quiet "$place"; then
         disks=()
         while read -r disk; do
             if is_empty "$disk"; then disks+=("$disk"); fi
-        done < <(lsblk --nodeps --noheadings --paths --bytes --sort SIZE --output NAME,MODEL | tac |
-            sed --quiet --regexp-extended "s/^(\S+)\s+($models)\s*$/\1/p")  # largest first
+        done < <(lsblk --nodeps --noheadings --paths --bytes --output SIZE,NAME,MODEL | sort --numeric-sort --reverse |
+            sed --quiet --regexp-extended "s/^\s*[0-9]+\s+(\S+)\s+($models)\s*$/\1/p")  # largest first
         if [ ${#disks[@]} = 0 ]; then exit 0; fi
         if [ ${#disks[@]} -gt 1 ] && command -v mkfs.btrfs > /dev/null; then
             root mkfs.btrfs --quiet --data raid0 --metadata raid0 "${disks[@]}" >&2

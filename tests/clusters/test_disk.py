@@ -16,7 +16,7 @@ EC2, GOOGLE, EBS = "Amazon EC2 NVMe Instance Storage", "nvme_card3", "Amazon Ela
 LSBLK = """#!/bin/sh
 case "$*" in *--nodeps*) cat {listing};; *) exec /usr/bin/lsblk "$@";; esac
 """
-"""Only the models are made up, which such devices haven't; the order is that of lsblk, smallest first."""
+"""Only the models are made up, which such devices haven't."""
 INSIDE = """
 set -eu
 mount -t tmpfs none /mnt; mount -t tmpfs none /opt
@@ -55,7 +55,11 @@ def disks(tmp_path: Path) -> Iterator[list[str]]:
 def run(tmp_path: Path, disks: list[str], models: tuple[str, ...], before: str = "") -> tuple[list[str], list[str]]:
     """The folders that two runs printed, and what is mounted then."""
     listing = tmp_path / "listing"
-    listing.write_text("".join(f"{disk} {model}\n" for disk, model in zip(disks, models, strict=True)))
+    listing.write_text(
+        "".join(
+            f"{9 + number} {disk} {model}\n" for number, (disk, model) in enumerate(zip(disks, models, strict=True))
+        )
+    )
     lsblk = tmp_path / "bin" / "lsblk"
     lsblk.parent.mkdir()
     lsblk.write_text(LSBLK.format(listing=listing))
