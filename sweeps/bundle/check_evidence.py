@@ -17,10 +17,10 @@ import math
 import re
 import sys
 import zipfile
-from bisect import bisect
 from collections import defaultdict
 from contextlib import suppress
 from hashlib import sha256
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -33,9 +33,9 @@ CELL = ("upstream", "model", "dataset", "resolution", "total_steps", "warmup_ste
 RECIPE = ("base_lr", "dropout", "warmup_steps")  # what the candidates of a cell may differ in
 STATUSES = ("finished", "stopped", "failed", "unfinished")
 RUNG = r"rung of (\d+) candidates at step (\d+): .* is number (\d+) of \1, of which the best (\d+) goe?s? on(; as .*)?"
-ACTIONS = ("goes on", "stays paused", "stops")
 PASSED_OVER = "its learning rate was not among those that went on"  # of a further seed of such a candidate
 PLACES, WEIGHTS = np.polynomial.legendre.leggauss(100)  # for integrals
+repeats = {}  # runs of trials that another run stands for: merged from another site
 counts = {"holds": 0, "differs": 0, "can't be checked": 0}
 
 
@@ -96,8 +96,7 @@ def check_files(files, _):
     hashes, named_root = (json.loads(files["manifest.json"])[name] for name in ("files", "root"))
     own = {name: sha256(content).hexdigest() for name, content in files.items()}
     root = sha256("".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes)).encode()).hexdigest()
-    names = (hashes.keys() | own.keys()) - {"manifest.json", "manifest.json.sig"}
-    unlike = [name for name in sorted(names) if hashes.get(name) != own.get(name)]
+    unlike = sorted(n for n in {*hashes, *own} - {"manifest.json", "manifest.json.sig"} if hashes.get(n) != own.get(n))
     how = [f"{name} was {'changed' if name in hashes.keys() & own.keys() else 'added or taken out'}" for name in unlike]
     claim(f"{len(hashes)} files have the hashes of the manifest", how)
     claim(f"the root hash is {root}", [] if root == named_root else [f"the manifest has {named_root}"])
@@ -147,12 +146,13 @@ class Trial:
 
 def check_runs(files, trials):
     problems = []
-    for trial_id in sorted({path.split("/")[1] for path in files if path.startswith("runs/")}):
+    for folder in sorted({path.rpartition("/")[0] for path in files if re.match("runs/|repeats/", path)}):
         try:
-            own = {p.split("/")[2]: files[p] for p in files if p.startswith(f"runs/{trial_id}/")}
-            trials[trial_id] = Trial(trial_id, own)
+            own = {path[len(folder) + 1 :]: files[path] for path in files if path.startswith(f"{folder}/")}
+            kept = trials if folder.startswith("runs/") else repeats
+            kept[folder.removeprefix("runs/")] = Trial(folder.rpartition("/")[2], own)
         except Exception as error:  # whatever nonsense stands there
-            problems.append(f"{trial_id}: {error!r:.80}")
+            problems.append(f"{folder}: {error!r:.80}")
     claim(f"{len(trials)} run folders can be read", problems)
     claim("journals and results go together", [f"{t.id} {each}" for t in trials.values() for each in t.problems])
     claim("each trial's id is the hash of its config", [t.id for t in trials.values() if t.own_id != t.id])
@@ -178,8 +178,7 @@ def check_accuracies(files, trials):
             missing.append(trial.id)  # of an earlier version, which kept none
             continue
         try:
-            named = files[f"labels/{trial.config['dataset']}.npz"], trial.predictions
-            test_set, kept = (np.load(io.BytesIO(content), allow_pickle=False) for content in named)
+            test_set, kept = (np.load(io.BytesIO(x)) for x in (files[f"labels/{trial.cell[2]}.npz"], trial.predictions))
             labels, own = test_set["labels"], kept["labels"]
             counted = own != NO_CLASS  # an image that could not be read doesn't count
             if not (np.array_equal(own[counted], labels[counted]) and np.array_equal(test_set["names"], kept["names"])):
@@ -196,7 +195,8 @@ def unlike_its_rule(line, there, journals, is_certain):
     """What of a decision doesn't follow from its trial's journals, the values that were there, and its rule."""
     value, others, cutoff = line["value"] or 0.0, [other or 0.0 for other in line["compared"]], line["cutoff"]
     rule, ranked = line["rule"], sorted([value, *others], reverse=True)
-    if not journals or not min(journals) - EXACT <= value <= max(journals) + EXACT:  # of several seeds a mean counts
+    means = [fmean(each) for n in range(len(journals)) for each in combinations(journals[:10], n + 1)]  # of some seeds
+    if all(abs(mean - value) > EXACT for mean in means) and len(journals) <= 10:
         yield f"{value:g} isn't its journal's {journals[:3]}"
     if any(min(abs(other - each) for each in there) > EXACT for other in others):
         yield "it was compared with what no candidate had"
@@ -210,7 +210,7 @@ def unlike_its_rule(line, there, journals, is_certain):
     said = "is no" if line["value"] is None else f"{value:.4f}"
     if not is_known or f"step {line['step']}: val/accuracy {said} " not in rule:
         yield "its rule says else than its values"
-    if bool(follows) != (line["action"] == "goes on") and "already" not in rule:
+    if line["action"] not in (["goes on"] if follows else ["stays paused", "stops"]) and "already" not in rule:
         yield f"{line['action']}, with {value:g} beside {others[:4]}"
 
 
@@ -223,18 +223,14 @@ def check_decisions(files, trials):
         rules[line["trial_id"]].add(line["rule"])
     for line in known:
         trial, there = trials[line["trial_id"]], values_at[line["group"], line["rung"]]
-        seeds = [each for each in trials.values() if (each.recipe, each.cell) == (trial.recipe, trial.cell)]
+        seeds = [t for t in [*trials.values(), *repeats.values()] if (t.recipe, t.cell) == (trial.recipe, trial.cell)]
         journals = [value for each in seeds if (value := each.value_at(line["rung"])) is not None]
-        is_certain = trial.recipe[0] == figures.get(trial.cell, {}).get("base_lr")
-        unlike = [*unlike_its_rule(line, there, journals, is_certain)]
-        if line["action"] not in ACTIONS[: 2 if trial.status in ("finished", "failed") else 3]:
-            unlike.append(f"{line['action']!r:.40}, and {trial.status}")
+        unlike = unlike_its_rule(line, there, journals, figures.get(trial.cell, {}).get("base_lr") == trial.recipe[0])
         problems += [f"{trial.id} at {line['rung']}: {each}" for each in unlike]
     claim(f"{len(known)} decisions follow from journals", problems)
     claim("all decisions are at rungs", [], len(known) < len(lines) and f"{len(lines) - len(known)} are a rehearsal's")
     causes = {trial.id: str(trial.result.get("cause")) for trial in trials.values() if trial.status == "stopped"}
-    allowed = {name: rules[name] or {PASSED_OVER} for name, why in causes.items() if rules or "at step" in why}
-    unlike = [name for name in allowed if causes[name] not in allowed[name]]
+    unlike = [n for n, why in causes.items() if (rules or "at step" in why) and why not in rules.get(n, {PASSED_OVER})]
     claim(f"{len(causes)} stopped trials were stopped by what was decided", unlike)
 
 
@@ -258,8 +254,12 @@ def beyond(t, df):
 
 
 def quantile(chance, df):
-    """How far from zero Student's t is with this chance, on either side, to ten digits."""
-    return bisect(range(10**12), -chance, key=lambda place: -beyond(place / 1e10, df)) / 1e10
+    """How far from zero Student's t is with this chance, on either side."""
+    low, high = 0.0, 1e3
+    while high - low > EXACT / 10:
+        middle = (low + high) / 2
+        low, high = (middle, high) if beyond(middle, df) > chance else (low, middle)
+    return low
 
 
 def pooled(groups):
@@ -311,7 +311,7 @@ def choices(cells):
         choice |= {"trial_ids": " ".join(t.id for t in chosen), "accuracies": " ".join(map(str, tests))}
         choice |= {"accuracy": fmean(tests) if tests else None, "validation_accuracy": mean}
         choice |= {"accuracy_deviation": stdev(tests) if tests[1:] else None}
-        yield "choice", row, choice | {f"chosen_{name}": value for name, value in zip(RECIPE, recipe, strict=True)}
+        yield "choice", row, choice | {f"chosen_{name}": recipe[i] for i, name in enumerate(RECIPE)}
         numbers = {f"num_{status}": [each for each, _ in states].count(status) for status in STATUSES}
         hours = {"hours": sum(t.hours for t in own), "saved_hours": sum(t.saved for t in own)}
         hours |= {"wall_hours": fmean(t.result.get("runtime_hours") or 0.0 for t in chosen) if chosen else None}

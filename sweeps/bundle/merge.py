@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.bundle.private import SPOKEN
-from sweeps.bundle.snapshot import EVALUATIONS
+from sweeps.bundle.snapshot import EVALUATIONS, REPEATS
 from sweeps.records.unpacked import MANIFEST, unpacked
 from vit_trainer.errors import InputError
 from vit_trainer.files.run_dir import CONFIG, ENVIRONMENTS, JOURNAL, RESULT
 from vit_trainer.files.schema import json_of
 from vit_trainer.files.storage import Storage
 
-REPEATS = "repeats"
-"""In a storage: trials that a second site ran too, a folder for each bundle."""
 HIDDEN = (*SPOKEN, "host", "node", "environment", "group")
 """What of a line is no longer what it was, where bundles hide what is private."""
 
@@ -57,6 +55,8 @@ def merge(bundles: Sequence[str], into: str) -> list[str]:
                         _copy(there, root / REPEATS / "here" / trial.name)
                         shutil.rmtree(there)
                     _lay_trial(trial, there if is_better else root / REPEATS / name / trial.name, folder)
+            if (folder / REPEATS).is_dir():
+                _copy(folder / REPEATS, root / REPEATS)
             for evaluation in _folders(folder / EVALUATIONS):
                 (root / EVALUATIONS).mkdir(parents=True, exist_ok=True)
                 shutil.copy(evaluation, root / EVALUATIONS / f"{evaluation.stem.removesuffix(f'-{name}')}-{name}.json")

@@ -18,7 +18,7 @@ import numpy as np
 from sweeps.bundle.crate import CRATE, crate
 from sweeps.bundle.data_hashes import hash_data as hash_files
 from sweeps.bundle.facts import facts
-from sweeps.bundle.snapshot import EVALUATIONS, snapshot
+from sweeps.bundle.snapshot import EVALUATIONS, REPEATS, snapshot
 from sweeps.records.results import Results, gather
 from sweeps.records.unpacked import MANIFEST, Packed, read_data_hashes, root_of
 from sweeps.reporting.write import files_of
@@ -131,7 +131,7 @@ def _files(storage: Storage, results: Results) -> Iterator[tuple[str, bytes]]:
                 kept.setdefault(str(trial.config["dataset"]), content)
         for name in folder.child(ENVIRONMENTS).names():
             yield f"{ENVIRONMENTS}/{name}", folder.read(f"{ENVIRONMENTS}/{name}") or b""
-    for top in ("sweeps", EVALUATIONS):
+    for top in ("sweeps", REPEATS, EVALUATIONS):
         for name in storage.folder.child(top).stamps():
             yield f"{top}/{name}", storage.folder.read(f"{top}/{name}") or b""
     for path in sorted(PUBLISHED.glob("*.csv")):

@@ -15,6 +15,8 @@ from vit_trainer.files.storage import COMMANDS, DECISIONS, PARITY, PROBES, SLOTS
 from vit_trainer.tracking.catalogue import Catalogue
 
 SWEEP_FILES = (COMMANDS, DECISIONS, SLOTS, PARITY, TRACKING)
+REPEATS = "repeats"
+"""In a storage: trials that a second site ran too, a folder for each bundle."""
 EVALUATIONS = "evaluations"
 """In a storage: what `python -m vit_trainer evaluate --json` said of published checkpoints."""
 NUM_TRIES = 5
@@ -43,11 +45,14 @@ def snapshot(storage: Storage, sweep: str | None, into: Path) -> tuple[Storage, 
             break
     else:
         print("a sweep is going on here: pack again once it has ended", file=sys.stderr)
+    repeats = storage.folder.child(REPEATS)
+    again = [name for name in repeats.stamps() if name.endswith((CONFIG, JOURNAL, RESULT))]
     complaints = [each for each in found.values() if isinstance(each, str)]
     runs = {trial_id: each for trial_id, each in found.items() if not isinstance(each, str)}
     others: Files = {PROBES: storage.folder.read(PROBES) or b"{}"}
     folder = storage.folder.child(EVALUATIONS)
     others |= {f"{EVALUATIONS}/{name}": folder.read(name) or b"" for name in folder.names() if name.endswith(".json")}
+    others |= {f"{REPEATS}/{name}": repeats.read(name) or b"" for name in again}
     place = PurePosixPath(urlsplit(storage.location).path).name
     texts = [content for files in (*runs.values(), sweeps, others) for content in files.values()]
     private = Private(texts, {storage.location: place, **_folders(storage, names)})
@@ -70,7 +75,7 @@ def snapshot(storage: Storage, sweep: str | None, into: Path) -> tuple[Storage, 
             else:
                 copy.write(f"runs/{trial_id}/{name}", content)
     for name, content in {**sweeps, **others}.items():
-        copy.write(name, private.content(name, content))
+        copy.write(name, content if name.endswith(f"/{CONFIG}") else private.content(name, content))
     return Storage(copy.path), complaints
 
 

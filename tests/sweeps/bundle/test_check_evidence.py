@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sweeps.bundle.merge import merge
 from sweeps.bundle.pack import pack
 from sweeps.planning.halving import Halving
 from sweeps.records.commands import record_command
@@ -246,6 +247,25 @@ def test_an_attempt_goes_on_from_a_checkpoint_and_a_kill_tears_a_line(
             (storage / path).write_bytes(journal.encode() if path == name else content)
     code, said = checked(written(packed(Storage(str(storage)), tmp_path / "e.zip"), tmp_path / "again.zip"))
     assert code == 0, said
+
+
+def test_what_a_second_site_decided_follows_from_its_own_journals(tmp_path: Path) -> None:
+    cell, bundles = official_cell("ViT-B_16", "cifar10"), []
+    for site, shift in enumerate((0.0, 0.0013)):
+        made = Made(tmp_path / f"site{site}")
+        trials = [Trial(cell, rate, seed) for rate in (0.03, 0.01, 0.003) for seed in (0, 1)]
+        curves = {t: curve_to(0.95 + t.base_lr + 0.001 * t.seed + shift, cell.schedule.total_steps) for t in trials}
+        made.race(trials, curves, {t: 990 - site - t.seed for t in trials})
+        bundles.append(str(tmp_path / f"{site}.zip"))
+        pack(made.storage, Path(bundles[-1]))
+    merge(bundles, str(tmp_path / "merged"))
+    files = packed(Storage(str(tmp_path / "merged")), tmp_path / "merged.zip")
+    code, said = checked(tmp_path / "merged.zip")
+    assert code == 0, said
+    assert "8 decisions follow from journals: holds" in said
+    in_json("repeats/*-lr0.03-s0-*/journal.jsonl", 1, "val/accuracy", to=0.5)(files)
+    code, said = checked(written(files, tmp_path / "e.zip"))
+    assert (code, "isn't its journal's" in said) == (1, True)
 
 
 def test_it_needs_python_and_numpy_alone(published: Files, tmp_path: Path) -> None:
@@ -489,7 +509,7 @@ TAMPERED: dict[str, tuple[Change, str]] = {
     ),
     "a stopped one that has failed": (
         in_json(f"{STOPPED}/result.json", "status", to="failed"),
-        "'stops', and failed",
+        "counts and hours of 2 cells: differs",
     ),
     "a status that is none": (
         in_json(f"{GOOD}/result.json", "status", to="won"),
