@@ -12,7 +12,7 @@ from tests.sweeps.sweep_process import Start, has_validated, numbers
 from tests.vit_trainer.data.conftest import image_folder  # noqa: F401
 from vit_trainer.data.class_folders import find_class_folders
 from vit_trainer.data.datasets import dataset_id
-from vit_trainer.data.shards import cache, packing, reading
+from vit_trainer.data.shards import cache, packing, remote
 from vit_trainer.data.shards.packed import Header
 from vit_trainer.files.progress_bar import ProgressBar
 
@@ -69,7 +69,7 @@ def test_a_bucket_that_goes_away_is_no_failure_of_the_trials(
     faulty = FaultyBucket(options.partition("endpoint_override=")[2].partition("&")[0].replace("%3A", ":"))
     uri = f"{place}?endpoint_override={faulty.address.replace(':', '%3A')}&scheme=http&region=us-east-1"
     nowhere = Path("/proc/none")  # nothing can be kept there: every image is read by range
-    add_node(cluster, tmp_path / "a", **{cache.VARIABLE: str(nowhere), reading.PATIENCE_VARIABLE: "2"})
+    add_node(cluster, tmp_path / "a", **{cache.VARIABLE: str(nowhere), remote.PATIENCE_VARIABLE: "2"})
     rates = ["--base-lrs", "0.003", "--max-failures", "0"]
     sweep = start(tmp_path / "cats", "--datasets", uri, *FLAGS, *rates, address=cluster.address)
     sweep.wait_until(has_validated)

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from vit_trainer.data.class_folders import (
     held_out_per_class,
 )
 from vit_trainer.data.samples import sample_files
+from vit_trainer.data.shards.remote import patiently
 from vit_trainer.errors import DataError, InputError, one_of
 from vit_trainer.files.location import is_uri, local_path, user_cache
 
@@ -230,10 +231,12 @@ def listed_folder(name: str) -> ListedFolder:
 
     Raises:
         DataError: there is none, or it goes on under an id that isn't its own any more.
+        DataOutageError: the bucket that it has been in doesn't answer.
     """
     given_id, path = id_and_path(name)
     version = VERSION if given_id is None else version_of(given_id)
-    folders = find_class_folders(path, version=version)
+    find = partial(find_class_folders, path, version=version)
+    folders = find() if given_id is None else patiently(find)  # of an id it is known that it is there
     paths = () if version == 1 else [path for part in folders.files for path in folders.paths(part)]
     if folders.packed and paths:
         hashes, unreadable = folders.packed.by_path(folders.packed.index.samples.astype(str)), dict[str, str]()

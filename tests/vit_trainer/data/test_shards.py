@@ -25,7 +25,7 @@ from vit_trainer.data.datasets import DATASETS, dataset_id, id_and_path, listed_
 from vit_trainer.data.families import folder
 from vit_trainer.data.image_files import ImageFileSplit
 from vit_trainer.data.load import load_dataset, require_dataset
-from vit_trainer.data.shards import cache, packing, reading, remote
+from vit_trainer.data.shards import cache, packing, remote
 from vit_trainer.data.shards.packed import HEADER, INDEX, Header, adopt, open_packed
 from vit_trainer.errors import DataError, DataOutageError, InputError
 from vit_trainer.files.folder import LocalFolder, open_folder
@@ -274,7 +274,7 @@ def test_an_outage_keeps_the_state_and_the_run_goes_on_with_the_same_bits(
     pets: Path, tmp_path: Path, in_bucket: tuple[str, FaultyBucket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fills_nothing(monkeypatch)
-    monkeypatch.setenv(reading.PATIENCE_VARIABLE, "0.5")
+    monkeypatch.setenv(remote.PATIENCE_VARIABLE, "0.5")
     values: dict[str, Any] = {"upstream": "digits", "resolution": 32, "total_steps": 4, "warmup_steps": 1}
     execution = Execution(num_evaluations=2, save_weights=True, num_workers=0)
     expected, run_dir = RunDir(tmp_path / "files"), RunDir(tmp_path / "shards")
@@ -296,6 +296,18 @@ def test_an_outage_keeps_the_state_and_the_run_goes_on_with_the_same_bits(
     assert [attempt["from_step"] for attempt in attempts] == [0, 2]
     for name, tensor in weights_of(expected).items():
         assert torch.equal(tensor, weights_of(run_dir)[name])
+
+
+def test_an_outage_before_anything_is_known_is_an_error_of_who_asks_and_no_failure_of_a_trial(
+    in_bucket: tuple[str, FaultyBucket], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(remote.PATIENCE_VARIABLE, "0.5")
+    in_bucket[1].fault = lambda method, path: "expired"
+    code, _, err = outcome_of(["train", "--model", "ViT-B_16-mini", "--dataset", in_bucket[0]], capsys)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "error: cannot read s3://" in err
+    with pytest.raises(DataOutageError, match="cannot read s3://"):
+        listed_folder(f"pets-v2-0123456789ab:{in_bucket[0]}")
 
 
 def test_what_is_damaged_missing_or_foreign_is_said_in_one_line_before_anything_starts(

@@ -21,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vit_trainer.data.shards.packed import Packed, PackedFile
-from vit_trainer.data.shards.remote import open_file
+from vit_trainer.data.shards.remote import NoAnswerError, forget, open_file
 from vit_trainer.errors import reason_of
 from vit_trainer.files.location import user_cache
 
@@ -119,7 +119,8 @@ def _fill(packed: Packed, folder: Path, waiting: "deque[PackedFile]") -> None:
         except Timeout:  # another process fetches it; if that is killed, it is ours
             waiting.append(shard)
             _wait(1.0)
-        except _NoAnswerError:
+        except NoAnswerError:
+            forget()
             waiting.append(shard)
             _wait(pause)
             pause = min(2 * pause, 60.0)
@@ -129,22 +130,18 @@ def _fill(packed: Packed, folder: Path, waiting: "deque[PackedFile]") -> None:
                 _say(f"cannot fill {folder} ({reason_of(error)}): what isn't there is read image by image")
 
 
-class _NoAnswerError(Exception):
-    """The bucket refuses, or is away."""
-
-
 def _fetch(place: str, shard: PackedFile, path: Path) -> None:
     """Put a shard in its place, unless the process ends before, or what comes is another file."""
     part, digest, arrived = path.with_name(f".{path.name}.part"), hashlib.sha256(), 0
     source = None
     try:
-        with part.open("wb", buffering=0) as file:
+        with part.open("wb") as file:
             while arrived < shard.num_bytes and _goes_on():
                 try:
                     source = source or open_file(place, shard.name)
                     chunk = source.read_at(min(CHUNK_BYTES, shard.num_bytes - arrived), arrived)
                 except OSError as error:
-                    raise _NoAnswerError from error
+                    raise NoAnswerError(reason_of(error)) from error
                 if not chunk:
                     break
                 digest.update(chunk)

@@ -11,10 +11,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vit_trainer.data.shards.remote import remote
+from vit_trainer.data.shards.remote import NoAnswerError, remote
 from vit_trainer.errors import DataError, InputError, counted, reason_of
 from vit_trainer.files.folder import Folder, LocalFolder, open_folder
-from vit_trainer.files.location import is_uri, split_uri, user_cache
+from vit_trainer.files.location import folder_location, is_uri, split_uri, user_cache
 from vit_trainer.files.schema import json_of
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def open_packed(location: str) -> Packed | None:
             raise DataError(f"cannot read {folder / ORIGIN} or {HEADER} beside it ({reason_of(error)})") from error
         return _packed(folder, content, origin)
     folder = user_cache("packed") / hashlib.sha256(location.encode()).hexdigest()[:16]
-    if not _copy_metadata(_folder_at(location), LocalFolder(folder)):
+    if not _copy_metadata(location, LocalFolder(folder)):
         raise DataError(
             f"no packed folder of classes at {location}, for there is no {HEADER}: python -m vit_trainer pack makes one"
         )
@@ -234,24 +234,32 @@ def adopt(source: str, folder: Path) -> Packed | None:
     if (folder / "train").is_dir():
         raise InputError(f"{folder} holds images in files, and {source} the same packed: take one away")
     copy = LocalFolder(folder)
-    _copy_metadata(origin, copy)
+    _copy_metadata(origin.location, copy)
     copy.write(ORIGIN, json.dumps({"location": origin.location}).encode())
     return open_packed(str(folder))
 
 
 def _folder_at(place: str) -> Folder:
-    folder = open_folder(place, "dataset")  # raises where none can be
-    return remote(folder.location) if is_uri(folder.location) else folder
+    """Raises OSError: a bucket doesn't answer; InputError: there can be no folder."""
+    location = folder_location(place, "dataset")
+    try:
+        return LocalFolder(location) if isinstance(location, Path) else remote(location)
+    except (ValueError, NotImplementedError):
+        return open_folder(place, "dataset")  # which says what is wrong
 
 
-def _copy_metadata(origin: Folder, copy: LocalFolder) -> bool:
+def _copy_metadata(place: str, copy: LocalFolder) -> bool:
     """Have the header and index of a packed folder in a copy, which serves while the origin can't be read.
 
     Returns:
         Whether there is one.
+
+    Raises:
+        NoAnswerError: nothing is known of it.
     """
     kept = copy.read(HEADER)
     try:
+        origin = _folder_at(place)
         if (content := origin.read(HEADER)) is None:
             return False
         header = Header.from_json(content, origin.location)
@@ -262,5 +270,5 @@ def _copy_metadata(origin: Folder, copy: LocalFolder) -> bool:
             copy.write(HEADER, content)
     except OSError as error:
         if kept is None:
-            raise DataError(f"cannot read {origin.location} ({reason_of(error)}): make it readable") from error
+            raise NoAnswerError(f"cannot read {place} ({reason_of(error)})") from error
     return True

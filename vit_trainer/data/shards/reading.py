@@ -4,16 +4,13 @@ Imports no torch.
 """
 
 import os
-import random
 import signal
-import time
 import zlib
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NoAnswer
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from threading import Event
 from types import FrameType
 from typing import Any, Protocol
 
@@ -24,16 +21,19 @@ from vit_trainer.data.class_folders import ClassFolders
 from vit_trainer.data.decoding import content_of
 from vit_trainer.data.shards.cache import cache_folder, cached_path, set_aside
 from vit_trainer.data.shards.packed import HEADER, Index, Packed
-from vit_trainer.data.shards.remote import SILENCE_SECONDS, forget, open_file
+from vit_trainer.data.shards.remote import (
+    SILENCE_SECONDS,
+    NoAnswerError,
+    asked_to_end,
+    open_file,
+    patience,
+    patiently,
+)
 from vit_trainer.errors import DataError, DataOutageError, reason_of
 from vit_trainer.files.location import is_uri
 
-PATIENCE_VARIABLE = "VIT_SHARD_PATIENCE"
-PATIENCE_SECONDS = 120.0
-"""How long a bucket may not answer before the run keeps its state and ends, unless the environment says otherwise."""
 NUM_REQUESTS = 32
 """Images that a process reads at a time: a bucket answers each after some 30 ms."""
-_asked_to_end = Event()
 
 
 class Contents(Protocol):
@@ -122,9 +122,9 @@ class Shards:
         if (coming := self._coming.pop(place, None)) is None:
             return self._from_bucket(place)
         try:
-            return coming.result(_patience() + 6 * SILENCE_SECONDS)
-        except NoAnswer as error:
-            raise self._outage("a request that never ends") from error
+            return coming.result(patience() + 6 * SILENCE_SECONDS)
+        except TimeoutError as error:
+            raise DataOutageError(f"a request to {self._packed.place} never ends: the state is kept") from error
 
     def _descriptor(self, number: int) -> int | None:
         """Of a shard that is here."""
@@ -161,35 +161,24 @@ class Shards:
         return None
 
     def _from_bucket(self, place: int) -> bytes:
-        number, num_bytes = int(self._index.shards[place]), int(self._index.sizes[place])
-        name, location = self._packed.header.shards[number].name, self._packed.place
-        deadline, pause, was_damaged = time.monotonic() + _patience(), 0.25, False
-        while True:
-            try:
+        return patiently(partial(self._ask, place))
+
+    def _ask(self, place: int) -> bytes:
+        number, location = int(self._index.shards[place]), self._packed.place
+        name = self._packed.header.shards[number].name
+        try:
+            for _ in range(2):
                 if (file := self._files.get(number)) is None:
                     file = self._files[number] = open_file(location, name)
-                content = bytes(file.read_at(num_bytes, int(self._index.offsets[place])))
+                content = bytes(file.read_at(int(self._index.sizes[place]), int(self._index.offsets[place])))
                 if zlib.crc32(content) == self._index.crcs[place]:
                     return content
-                if was_damaged:
-                    raise DataError(f"its bytes in {name} at {location} aren't those that were packed")
-                was_damaged, reason = True, "other bytes than those that were packed"
-            except OSError as error:
-                if isinstance(error, FileNotFoundError) and _has_header(location):
-                    raise DataError(f"{name} is missing at {location}") from error
-                reason = reason_of(error)
+        except OSError as error:
             self._files.pop(number, None)  # opened again, with credentials that may be new
-            forget()
-            if time.monotonic() + pause > deadline or _asked_to_end.is_set():
-                raise self._outage(reason)
-            time.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, 10.0)
-
-    def _outage(self, reason: str) -> DataOutageError:
-        return DataOutageError(
-            f"images can't be read from {self._packed.place} ({reason}): the state is kept; see to the bucket, the "
-            "network and the credentials"
-        )
+            if isinstance(error, FileNotFoundError) and _has_header(location):
+                raise DataError(f"{name} is missing at {location}") from error
+            raise NoAnswerError(f"images can't be read from {location} ({reason_of(error)})") from error
+        raise DataError(f"its bytes in {name} at {location} aren't those that were packed")
 
 
 def contents_of(folders: ClassFolders, paths: NDArray[np.bytes_]) -> Contents:
@@ -215,15 +204,11 @@ def _has_header(location: str) -> bool:
     return True
 
 
-def _patience() -> float:
-    return float(os.environ.get(PATIENCE_VARIABLE) or PATIENCE_SECONDS)
-
-
 def obey(worker: int) -> None:
     """In a process that reads for another: what ends a run ends with it, which may have a step to finish first."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        _asked_to_end.set()
+        asked_to_end.set()
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end)

@@ -1,13 +1,54 @@
 """Remote folders for those who try again themselves: with short timeouts, and credentials as they are now."""
 
 import os
+import random
+import time
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from threading import Event
+from typing import Any, TypeVar
 
+from vit_trainer.errors import DataError, DataOutageError
 from vit_trainer.files.folder import RemoteFolder
 
+T = TypeVar("T")
+PATIENCE_VARIABLE = "VIT_SHARD_PATIENCE"
+PATIENCE_SECONDS = 120.0
+"""How long a bucket may not answer before the run keeps its state and ends, unless the environment says otherwise."""
 SILENCE_SECONDS = 10.0
 """How long a request waits for the next byte."""
+
+
+asked_to_end = Event()
+"""Whether to be patient no longer."""
+
+
+class NoAnswerError(DataError):
+    """A bucket doesn't answer, or refuses."""
+
+
+def patience() -> float:
+    """In seconds."""
+    return float(os.environ.get(PATIENCE_VARIABLE) or PATIENCE_SECONDS)
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """What a call comes to, which is asked again where there was no answer.
+
+    Raises:
+        DataOutageError: there was none for long.
+    """
+    deadline, pause = time.monotonic() + patience(), 0.25
+    while True:
+        try:
+            return call()
+        except NoAnswerError as error:
+            forget()
+            if time.monotonic() + pause > deadline or asked_to_end.is_set():
+                advice = "the state is kept; see to the bucket, the network and the credentials"
+                raise DataOutageError(f"{error}: {advice}") from error
+        time.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(2 * pause, 10.0)
 
 
 def remote(location: str) -> RemoteFolder:
