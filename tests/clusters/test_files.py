@@ -31,6 +31,27 @@ def test_ray_accepts_it(path: Path) -> None:
     validate_config(prepare_config(content(path)))
 
 
+@pytest.mark.parametrize("lines", [{"external_head_ip": "198.51.100.7"}, {"worker_ips": []}])
+def test_ray_accepts_the_lines_for_rented_machines(lines: dict[str, Any]) -> None:
+    config = content(CLUSTERS / "local.yaml")
+    config["provider"] |= lines
+    validate_config(prepare_config(config))
+
+
+@pytest.mark.parametrize(("machine", "cpus", "gpus"), [("a3-highgpu-8g", 208, 8), ("a2-highgpu-1g", 12, 1)])
+def test_google_clouds_other_machines_are_the_lines_that_the_file_names(machine: str, cpus: int, gpus: int) -> None:
+    text = (CLUSTERS / "gcp-a100.yaml").read_text()
+    (said,) = re.findall(rf"^# .*machineType {machine}, (.*)", text, re.MULTILINE)
+    assert f'"CPU": {cpus}' in said
+    assert ('"GPU": 1, --gpus 1, max_workers: 1' in said) == (gpus == 1)
+    config = content(CLUSTERS / "gcp-a100.yaml")
+    worker = config["available_node_types"]["a2"]
+    worker["resources"] = {"CPU": cpus, "GPU": gpus}
+    worker["node_config"]["machineType"] = machine
+    validate_config(prepare_config(config))
+    assert MACHINES[machine].num_gpus == gpus
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_it_keeps_all_promises(path: Path) -> None:
     assert list(broken(content(path), path.read_text())) == []

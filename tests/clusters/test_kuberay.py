@@ -65,7 +65,7 @@ def test_mlflow_and_the_pods_are_closed_to_the_outside() -> None:
 @pytest.mark.parametrize("pod", [HEAD, WORKER], ids=["head", "worker"])
 def test_no_container_is_or_becomes_root(pod: dict[str, Any]) -> None:
     assert pod["securityContext"]["runAsNonRoot"] is True
-    contexts = [container["securityContext"] for container in pod["initContainers"] + pod["containers"]]
+    contexts = [container["securityContext"] for container in pod.get("initContainers", []) + pod["containers"]]
     for context in [*contexts, SPEC["autoscalerOptions"]["securityContext"]]:
         assert context == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
@@ -73,7 +73,7 @@ def test_no_container_is_or_becomes_root(pod: dict[str, Any]) -> None:
 @pytest.mark.parametrize("pod", [HEAD, WORKER], ids=["head", "worker"])
 def test_every_volume_and_object_that_is_mounted_exists(pod: dict[str, Any]) -> None:
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    mounted = [mount for part in pod["initContainers"] + pod["containers"] for mount in part["volumeMounts"]]
+    mounted = [mount for part in pod.get("initContainers", []) + pod["containers"] for mount in part["volumeMounts"]]
     assert {mount["name"] for mount in mounted} == set(volumes)
     for volume in volumes.values():
         for kind, name in (
