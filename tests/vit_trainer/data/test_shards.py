@@ -424,6 +424,28 @@ def test_a_cache_that_is_full_leaves_the_rest_in_the_bucket(
     assert shard_reads(in_bucket[1])
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a disk of its own")
+def test_a_disk_that_is_really_full_leaves_the_rest_in_the_bucket(
+    pets: Path, tmp_path: Path, in_bucket: tuple[str, FaultyBucket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, disk = open_packed(in_bucket[0]), tmp_path / "cache"
+    assert packed is not None
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("no right to mount")
+    try:
+        usage = shutil.disk_usage(disk)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**12))  # others fill it meanwhile
+        for thread in cache.fill(packed):
+            thread.join()
+        assert 1 <= len(list(disk.glob("*.tar"))) < len(packed.header.shards)
+        assert not list(disk.glob(".*.part"))
+        require_same(in_bucket[0], pets)
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
 @pytest.mark.parametrize(
     ("model", "is_local"),
     [

@@ -111,9 +111,6 @@ def _fill(packed: Packed, folder: Path, waiting: "deque[PackedFile]") -> None:
             with FileLock(folder / f".{path.name}.lock", blocking=False):
                 if path.exists():
                     continue
-                usage = shutil.disk_usage(folder)
-                if usage.free - shard.num_bytes < RESERVE * usage.total:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 _fetch(packed.place, shard, path)
                 pause = 1.0
         except Timeout:  # another process fetches it; if that is killed, it is ours
@@ -136,6 +133,12 @@ def _fetch(place: str, shard: PackedFile, path: Path) -> None:
     source = None
     try:
         with part.open("wb") as file:
+            with FileLock(path.with_name(".room.lock")):  # many at once would each find room for one
+                usage = shutil.disk_usage(path.parent)
+                if usage.free - shard.num_bytes < RESERVE * usage.total:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if hasattr(os, "posix_fallocate"):  # macOS has none
+                    os.posix_fallocate(file.fileno(), 0, shard.num_bytes)
             while arrived < shard.num_bytes and _goes_on():
                 try:
                     source = source or open_file(place, shard.name)
