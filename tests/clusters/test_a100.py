@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from sweeps.checks.cluster_inputs import _paths
 from tests.clusters.heads import end, home_of_its_own, own_address, ray, running_head
 from tests.sweeps.terminal import Terminal
 
@@ -152,6 +153,11 @@ def test_ray_up_makes_a_small_head_and_a_demand_for_gpus_a_spot_p4d(
     boto3.client("s3").create_bucket(Bucket="vit")
     publish_images()
     project = project_with_bucket(home)
+    (names,) = re.findall(
+        r"^ +- bash \S+/inputs.sh (.*)", (project / "clusters" / "a100.yaml").read_text(), re.MULTILINE
+    )
+    for path in (path for name in names.split() for path in _paths(name, "imagenet21k")):
+        boto3.client("s3").put_object(Bucket="vit", Key=f"inputs/{path}")
     monkeypatch.chdir(project)
     script = [sys.executable, "sweeps/launch.py", "clusters/a100.yaml"]
     sweep = ["--", "paper_grid.py", "--storage", os.environ["BUCKET"]]
