@@ -231,14 +231,11 @@ def test_a_rehearsals_decisions_cannot_be_checked(published: Files, tmp_path: Pa
     assert (code, "all decisions are at rungs: can't be checked: 1 are" in said) == (0, True)
 
 
-@pytest.mark.parametrize("later", [5, 50_000], ids=["within the sweep", "by train alone, after it"])
-def test_an_attempt_goes_on_from_a_checkpoint_and_a_kill_tears_a_line(
-    later: float, published: Files, tmp_path: Path
-) -> None:
+def test_train_alone_goes_on_after_a_sweep_and_a_kill_tears_a_line(published: Files, tmp_path: Path) -> None:
     name = path_of(published, f"{WAITS}/journal.jsonl")
     begun, row = (json.loads(line) for line in published[name].splitlines())
-    again = begun | {"attempt": 2, "from_step": 100, "from_seconds": 100.0, "time": row["time"] + later}
-    lines = [begun, row, again, row | {"time": row["time"] + later + 1}]
+    again = begun | {"attempt": 2, "from_step": 100, "from_seconds": 100.0, "time": row["time"] + 50_000}
+    lines = [begun, row, again, row | {"time": row["time"] + 50_001}]
     journal = "".join(json.dumps(line) + "\n" for line in lines) + '{"time": 17'
     storage = tmp_path / "results"
     for path, content in published.items():
@@ -249,6 +246,7 @@ def test_an_attempt_goes_on_from_a_checkpoint_and_a_kill_tears_a_line(
     assert code == 0, said
 
 
+@pytest.mark.slow
 def test_what_a_second_site_decided_follows_from_its_own_journals(tmp_path: Path) -> None:
     cell, bundles = official_cell("ViT-B_16", "cifar10"), []
     for site, shift in enumerate((0.0, 0.0013)):
@@ -869,7 +867,7 @@ def test_what_is_no_bundle_is_refused_in_one_line(published: Files, tmp_path: Pa
         assert (code, said.count("\n"), "no bundle of evidence" in said) == (2, 1, True)
     zeros = io.BytesIO()
     with zipfile.ZipFile(zeros, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("labels.npy", "w") as file:
-        for _ in range(300):
+        for _ in range(30):
             file.write(bytes(2**20))
     name = path_of(published, f"{GOOD}/predictions.npz")
     code, said = checked(written(published | {name: zeros.getvalue()}, tmp_path / "e.zip"))
