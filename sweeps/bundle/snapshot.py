@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from sweeps.bundle.private import Private
 from vit_trainer.errors import InputError, reason_of
-from vit_trainer.files.folder import LocalFolder
 from vit_trainer.files.predictions import Predictions
 from vit_trainer.files.run_dir import CONFIG, ENVIRONMENTS, JOURNAL, PREDICTIONS, RESULT
 from vit_trainer.files.storage import COMMANDS, DECISIONS, PARITY, PROBES, SLOTS, TRACKING, Storage, in_parallel
@@ -56,7 +55,12 @@ def snapshot(storage: Storage, sweep: str | None, into: Path) -> tuple[Storage, 
     place = PurePosixPath(urlsplit(storage.location).path).name
     texts = [content for files in (*runs.values(), sweeps, others) for content in files.values()]
     private = Private(texts, {storage.location: place, **_folders(storage, names)})
-    copy = LocalFolder(into / (place or "storage"))
+    copy = into / (place or "storage")
+
+    def write(name: str, content: bytes) -> None:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(content)
+
     for trial_id, files in runs.items():
         for name in sorted(files, key=lambda name: not name.startswith(ENVIRONMENTS)):  # journals name these
             content = files[name]
@@ -71,12 +75,12 @@ def snapshot(storage: Storage, sweep: str | None, into: Path) -> tuple[Storage, 
             if name.startswith(ENVIRONMENTS):
                 digest = hashlib.sha256(content).hexdigest()[:16]
                 private.environments[Path(name).stem] = digest
-                copy.write(f"runs/{trial_id}/{ENVIRONMENTS}/{digest}.json", content)
+                write(f"runs/{trial_id}/{ENVIRONMENTS}/{digest}.json", content)
             else:
-                copy.write(f"runs/{trial_id}/{name}", content)
+                write(f"runs/{trial_id}/{name}", content)
     for name, content in {**sweeps, **others}.items():
-        copy.write(name, content if name.endswith(f"/{CONFIG}") else private.content(name, content))
-    return Storage(copy.path), complaints
+        write(name, content if name.endswith(f"/{CONFIG}") else private.content(name, content))
+    return Storage(copy), complaints
 
 
 def _sweep_files(storage: Storage, names: Iterable[str]) -> Files:

@@ -43,7 +43,8 @@ def note_packed(storage: Storage, packed: Packed) -> None:
 
 def read_packed(storage: Storage) -> list[Packed]:
     """The bundles that were made of a storage; damaged lines say of none."""
-    return lines_as(storage.folder.read(PACKED) or b"", partial(instance_of, Packed))[0]
+    found = lines_as(storage.folder.read(PACKED) or b"", partial(instance_of, Packed))[0]
+    return [packed for packed in found if 0 <= packed.time < 1e12]
 
 
 def read_data_hashes(storage: Storage) -> dict[str, dict[str, Any]]:
