@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -44,14 +45,9 @@ def snapshot(storage: Storage, sweep: str | None, into: Path) -> tuple[Storage, 
             break
     else:
         print("a sweep is going on here: pack again once it has ended", file=sys.stderr)
-    repeats = storage.folder.child(REPEATS)
-    again = [name for name in repeats.stamps() if name.endswith((CONFIG, JOURNAL, RESULT))]
     complaints = [each for each in found.values() if isinstance(each, str)]
     runs = {trial_id: each for trial_id, each in found.items() if not isinstance(each, str)}
-    others: Files = {PROBES: storage.folder.read(PROBES) or b"{}"}
-    folder = storage.folder.child(EVALUATIONS)
-    others |= {f"{EVALUATIONS}/{name}": folder.read(name) or b"" for name in folder.names() if name.endswith(".json")}
-    others |= {f"{REPEATS}/{name}": repeats.read(name) or b"" for name in again}
+    others = _others(storage)
     place = PurePosixPath(urlsplit(storage.location).path).name
     texts = [content for files in (*runs.values(), sweeps, others) for content in files.values()]
     private = Private(texts, {storage.location: place, **_folders(storage, names)})
@@ -92,6 +88,19 @@ def _sweep_files(storage: Storage, names: Iterable[str]) -> Files:
                     found[f"sweeps/{sweep}/{name}"] = content
             except (NotADirectoryError, IsADirectoryError):
                 continue  # named among what is damaged
+    return found
+
+
+def _others(storage: Storage) -> Files:
+    """What else there is, but for what is no file."""
+    found, names = Files(), [PROBES]
+    names += [f"{EVALUATIONS}/{each}" for each in storage.folder.child(EVALUATIONS).names() if each.endswith(".json")]
+    repeated = storage.folder.child(REPEATS).stamps()
+    names += [f"{REPEATS}/{each}" for each in repeated if each.endswith((CONFIG, JOURNAL, RESULT))]
+    for name in names:
+        with suppress(IsADirectoryError):
+            if content := storage.folder.read(name):
+                found[name] = content
     return found
 
 

@@ -43,7 +43,10 @@ def note_packed(storage: Storage, packed: Packed) -> None:
 
 def read_packed(storage: Storage) -> list[Packed]:
     """The bundles that were made of a storage; damaged lines say of none."""
-    found = lines_as(storage.folder.read(PACKED) or b"", partial(instance_of, Packed))[0]
+    try:
+        found = lines_as(storage.folder.read(PACKED) or b"", partial(instance_of, Packed))[0]
+    except IsADirectoryError:
+        return []
     return [packed for packed in found if 0 <= packed.time < 1e12]
 
 
@@ -52,7 +55,7 @@ def read_data_hashes(storage: Storage) -> dict[str, dict[str, Any]]:
     try:
         kept = json_of(storage.folder.read(DATA_HASHES) or b"{}")
         return {name: dict(values) for name, values in kept.items() if "sha256" in values}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, IsADirectoryError):
         return {}
 
 
