@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.stores import FaultyBucket
-from tests.sweeps.sweep_process import Start, has_validated, numbers
+from tests.sweeps.sweep_process import Start, numbers
 from tests.vit_trainer.data.conftest import image_folder  # noqa: F401
 from vit_trainer.data.class_folders import find_class_folders
 from vit_trainer.data.datasets import dataset_id
@@ -47,7 +47,7 @@ def test_a_node_that_is_lost_and_replaced_by_an_empty_one_changes_no_bit(
     code, _, err = files.finish(400)
     assert code == 0, err
     shards = start(tmp_path / "shards", "--datasets", packed, *flags, address=cluster.address)
-    shards.wait_until(has_validated)
+    shards.wait_until(lambda run_dir: bool(run_dir.journal()), 300)
     add_node(cluster, tmp_path / "c")
     cluster.remove_node(nodes[0], allow_graceful=False)
     code, _, err = shards.finish(400)
@@ -72,9 +72,9 @@ def test_a_bucket_that_goes_away_is_no_failure_of_the_trials(
     add_node(cluster, tmp_path / "a", **{cache.VARIABLE: str(nowhere), remote.PATIENCE_VARIABLE: "2"})
     rates = ["--base-lrs", "0.003", "--max-failures", "0"]
     sweep = start(tmp_path / "cats", "--datasets", uri, *FLAGS, *rates, address=cluster.address)
-    sweep.wait_until(has_validated)
+    sweep.wait_until(lambda run_dir: bool(run_dir.journal()), 300)
     faulty.fault = lambda method, path: "expired"
-    sweep.wait_until(lambda run_dir: len(run_dir.attempts()) > 1)
+    sweep.wait_until(lambda run_dir: len(run_dir.attempts()) > 1, 300)
     faulty.fault = lambda method, path: ""
     code, out, err = sweep.finish(400)
     faulty.close()
