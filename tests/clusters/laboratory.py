@@ -243,7 +243,7 @@ class Laboratory:
         self.findings["num_moved"] = len(lost)
 
     def wait_for_job(self, folder: Path) -> None:
-        wait_for(lambda: len(self.results()) == NUM_TRIALS[self.name], 240, "all results")
+        wait_for(lambda: len(self.results()) == NUM_TRIALS[self.name], 480, "all results")
         try:
             self.wait_for_end("succeeded")
         finally:

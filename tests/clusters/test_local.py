@@ -58,7 +58,7 @@ def findings_of(folder: Path, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_submitted_sweep_runs_on_two_hosts_of_ones_own(tmp_path: Path) -> None:
     findings = findings_of(tmp_path, "small")
     accuracies = [float(each) for each in table((tmp_path / "job.txt").read_text()) if not each.startswith("lr")]
