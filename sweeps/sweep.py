@@ -1,6 +1,7 @@
 """run_sweep(): plan, skip what is done, run the rest on Ray, watch, summarise."""
 
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -10,6 +11,7 @@ from sweeps.machines.node_types import node_types
 from sweeps.machines.prices import cards_of, limit_in_hours, price_of
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import narrowed, planned_trials
+from sweeps.planning.capacity import require_fit
 from sweeps.planning.expected_savings import early_stopping_range
 from sweeps.planning.halving import expected_range, halving_of
 from sweeps.planning.order import longest_first
@@ -135,8 +137,13 @@ def run_sweep(name: str, cells: list[Cell], options: SweepOptions, execution: Ex
     rehearsal = Rehearsal(name, cells, options) if options.early_stopping == "rehearsal" else None
     if options.plan:
         plan = _plan(cells, options, execution, rehearsal)
+        from sweeps.running.idle import launches_since
+
         left = left_behind(options.opened_storage, {trial.trial_id for trial in plan.trials})
-        print("\n".join([*plan_lines(plan), *([f"left: {left}"] if left else [])]))
+        num_failed, _ = launches_since(time.time() - 3600)
+        nodes = f"{counted(num_failed, 'attempt')} of the last hour to start one failed" if num_failed else ""
+        notes = [f"{name}: {text}" for name, text in (("nodes", nodes), ("left", left)) if text]
+        print("\n".join([*plan_lines(plan), *notes]))
         return 0
     if options.tracking_uri is not None:
         require_store(options.tracking_uri)
@@ -172,10 +179,11 @@ def _bring_to_end(name: str, cells: list[Cell], options: SweepOptions, execution
     dollars = None
     if session.num_done < session.num_expected:
         _check_inputs(pending, options.opened_storage, skip_unreadable=execution.skip_unreadable)
-        from sweeps.cluster.join import worker_types
+        from sweeps.cluster.join import cluster_resources, worker_types
         from sweeps.running.tuner import start_ray
 
         start_ray()
+        require_fit(planned_trials(options, cells), options.gpus_of, cluster_resources())
         price = price_of(options.price_per_gpu_hour, worker_types())
         dollars = None if price is None else price.dollars
     if session.num_done < session.num_expected or not read_commands(options.opened_storage, name)[0]:

@@ -90,6 +90,7 @@ def _follow(watched: FolderWatch, standing: Standing, console: Console, every_se
         before, latest[0] = latest[0], _read_again(watched, latest[0])
         known = {*before.events, *before.complaints}
         news = [event.text for event in latest[0].events if event not in known]
+        news += [latest[0].awaits] if latest[0].awaits and not before.awaits else []
         for line in [*news, *(complaint for complaint in latest[0].complaints if complaint not in known)]:
             console.print(outgoing(line), soft_wrap=True, markup=False)
 

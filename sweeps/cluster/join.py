@@ -78,7 +78,7 @@ def cluster_resources() -> Resources:
     to_come = nodes_to_come(worker_types(), ray.nodes())
     gpus = [int(node.get("GPU", 0)) for node in nodes] + [node.num_gpus for node in to_come]
     cpus = [int(node.get("CPU", 0)) for node in nodes] + [node.num_cpus for node in to_come]
-    return Resources(tuple(gpus), tuple(cpus))
+    return Resources(tuple(gpus), tuple(cpus), num_there=len(nodes))
 
 
 def nodes_that_train() -> dict[str, bool]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -15,7 +16,7 @@ from vit_trainer.errors import DamagedError, counted, reason_of
 from vit_trainer.files.folder import Folder, RemoteFolder, Stamp
 from vit_trainer.files.run_dir import CONFIG, JOURNAL, LEASE, RESULT, Row, Run, RunDir
 from vit_trainer.files.schema import row_text
-from vit_trainer.files.storage import COMMANDS, NO_RUN, SLOTS, Storage, in_parallel
+from vit_trainer.files.storage import AWAITED, COMMANDS, NO_RUN, SLOTS, Storage, in_parallel
 
 SILENT_SECONDS = 300.0
 """After so long without a change in its folder a trial is called silent: its process may have been killed."""
@@ -62,6 +63,8 @@ class FolderWatch:
         self._commands: list[Command] = []
         self._holds: dict[str, list[Hold]] = {}
         self._damaged: list[str] = []
+        self._awaits: list[tuple[str, float]] = []
+        """What sweeps say of nodes that don't come, and when they last said so in Unix seconds."""
 
     @property
     def location(self) -> str:
@@ -98,7 +101,9 @@ class FolderWatch:
     def _read_sweeps(self) -> None:
         """What sweeps' own files say of trials."""
         stamps = self._storage.folder.child("sweeps").stamps()
-        own = {name: stamp for name, stamp in stamps.items() if name.endswith((f"/{COMMANDS}", f"/{SLOTS}"))}
+        own = {
+            name: stamp for name, stamp in stamps.items() if name.endswith((f"/{COMMANDS}", f"/{SLOTS}", f"/{AWAITED}"))
+        }
         if own == self._sweep_stamps:
             return
         names = sorted({name.partition("/")[0] for name in own})
@@ -110,6 +115,11 @@ class FolderWatch:
         said = [f"sweeps/{file}: {counted(count, 'damaged line')}" for file, count in damaged if count]
         self._damaged = [f"left out: {each}" for each in said]
         self._holds = read_slots(self._storage, names)
+        self._awaits = []
+        with suppress(OSError):  # gone meanwhile, or no file: its sweep writes it anew
+            for name in [name for name in own if name.endswith(AWAITED)]:
+                text = (self._storage.folder.child("sweeps").read(name) or b"").decode(errors="replace")
+                self._awaits += [(text, own[name].modified_at)] if text else []
         self._sweep_stamps = own
 
     def _standing(self, now: float, silence: dict[str, float]) -> Standing:
@@ -136,6 +146,7 @@ class FolderWatch:
             now=now,
             on_gpus=any(seen.on_gpus for seen in self._seen.values()),
             events=tuple(sorted(events, key=lambda event: event.time)[-MAX_EVENTS:]),
+            awaits="; ".join(line for line, at in self._awaits if now - at < SILENT_SECONDS),
             complaints=tuple(complaints),
             also=tuple(each for _, *others in candidates for each in others),
         )

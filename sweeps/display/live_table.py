@@ -157,7 +157,7 @@ class Screen:
 
 
 def summary_lines(standing: Standing) -> list[str]:
-    """Two lines: trials and the time left; GPUs and hours."""
+    """Trials and the time left; GPUs and hours; and what is waited for, if anything."""
     num_begun = len(standing.trials)
     of = f"{num_begun} begun" if standing.num_expected is None else f"{standing.num_expected}"
     ended = [f"{standing.count(status)} {status}" for status in ("stopped", "failed") if standing.count(status)]
@@ -173,6 +173,7 @@ def summary_lines(standing: Standing) -> list[str]:
     return [
         f"{line}; {time_left(standing)}",
         f"{kind} in use: {slots}; {unit}: {plain(standing.spent_hours)} spent, {hours}",
+        *([standing.awaits] if standing.awaits else []),
     ]
 
 

@@ -178,6 +178,8 @@ class Standing:
     """The last ones, oldest first."""
     phase: str = ""
     """What the sweep itself is at instead of running trials."""
+    awaits: str = ""
+    """Which nodes don't come that were asked for, in a line; empty: none."""
     complaints: tuple[str, ...] = ()
     """A line for each thing in the storage that can't be shown."""
     also: tuple[TrialProgress, ...] = ()

@@ -45,7 +45,7 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
         self._earlier: list[TrialProgress] = []
         self._events: tuple[Event, ...] = ()
         self._live: LiveTable | None = None
-        self._phase, self._ends_at = "", math.inf
+        self._phase, self._ends_at, self._awaits = "", math.inf, ""
         self._on_gpus, self._num_slots = False, 0
         self._summary_at = self.clock() + SECONDS_TO_SUMMARY
         self._until_summary = SECONDS_TO_SUMMARY
@@ -142,9 +142,10 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
 
     def resized(self, trial_id: str, num_slots: int) -> None:
         """A trial begins or goes on with another number of GPUs, or CPU cores."""
-        if num_slots != self._progress[trial_id].num_slots:
+        if num_slots != (before := self._progress[trial_id].num_slots):
+            why = "so as not to end last" if num_slots > before else "for want of larger nodes"
             self._progress[trial_id] = self._progress[trial_id].resized(num_slots)
-            self.noted(trial_id, f"on {num_slots} {'GPUs' if self._on_gpus else 'slots'}, so as not to end last")
+            self.noted(trial_id, f"on {num_slots} {'GPUs' if self._on_gpus else 'slots'}, {why}")
 
     def seconds(self, trial_id: str) -> float:
         """How long a trial has run, as far as its journal says."""
@@ -154,6 +155,10 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
         """Something that a watcher should know, such as a retry."""
         self._remember(trial_id, note)
         self._say(f"{trial_id}: {note}")
+
+    def awaits(self, line: str) -> None:
+        """Which nodes don't come, in a line that stays; empty: none is waited for."""
+        self._awaits = line
 
     def told(self, line: str) -> None:
         """Something to keep, such as a link: it stays above the live table, and is broken nowhere."""
@@ -201,6 +206,7 @@ class SweepDisplay(AbstractContextManager["SweepDisplay"]):
             num_slots=self._num_slots or None,
             events=self._events,
             phase=self._phase,
+            awaits=self._awaits,
             also=tuple(each for each in self._earlier if each.trial_id not in self._progress),
         )
 

@@ -21,6 +21,8 @@ class Resources:
     """GPUs of each node."""
     cpus_of_nodes: tuple[int, ...]
     """CPU cores of each node, in the same order."""
+    num_there: int | None = None
+    """How many of the nodes, the first ones, are there; the others are those that may still come. None: all are."""
 
     def __post_init__(self) -> None:
         assert len(self.gpus_of_nodes) == len(self.cpus_of_nodes)
@@ -39,7 +41,17 @@ class Resources:
     @property
     def slots_of_nodes(self) -> tuple[int, ...]:
         """GPUs, or CPU cores, of each node that has some for trials."""
-        return tuple(count for count in (self.gpus_of_nodes if self.has_gpus else self.cpus_of_nodes) if count)
+        return tuple(filter(None, self.gpus_of_nodes if self.has_gpus else self.cpus_of_nodes))
+
+    @property
+    def slots_there(self) -> tuple[int, ...]:
+        """The same of the nodes that are there."""
+        return tuple(filter(None, (self.gpus_of_nodes if self.has_gpus else self.cpus_of_nodes)[: self.num_there]))
+
+    @property
+    def certain_slots(self) -> tuple[int, ...]:
+        """The same where others don't come for long: of those that are there, else of the smallest that may come."""
+        return self.slots_there or tuple(sorted(self.slots_of_nodes)[:1])
 
     @property
     def num_slots(self) -> int:
@@ -67,20 +79,27 @@ class Resources:
         Raises:
             InputError: no such nodes.
         """
-        per_node = sorted(self.slots_of_nodes, reverse=True)
-        if not per_node:
+        if not (per_node := sorted(self.slots_of_nodes, reverse=True)):
             raise InputError("no node of the Ray cluster has a GPU or CPU core for trials: add one")
-        if num_processes <= per_node[0]:
-            return (num_processes,)
-        for share in sorted(set(per_node), reverse=True):
-            count = num_processes // share
-            if num_processes % share == 0 and sum(size >= share for size in per_node) >= count:
-                return (share,) * count
+        if parts := spread(num_processes, per_node):
+            return parts
         kind = "GPUs" if self.has_gpus else "CPU cores"
         raise InputError(
             f"a trial of {num_processes} {kind} does not fit on nodes with {', '.join(map(str, per_node))}: "
             "give a number of GPUs per trial that fits on one node or fills several"
         )
+
+
+def spread(num_processes: int, slots_of_nodes: Iterable[int]) -> tuple[int, ...]:
+    """A gang's processes on each of its nodes, see `Resources.processes_of_nodes`; empty: they don't hold it."""
+    per_node = sorted(slots_of_nodes, reverse=True)
+    if per_node and num_processes <= per_node[0]:
+        return (num_processes,)
+    for share in sorted(set(per_node), reverse=True):
+        count = num_processes // share
+        if num_processes % share == 0 and sum(size >= share for size in per_node) >= count:
+            return (share,) * count
+    return ()
 
 
 def cpus_per_gpu(num_gpus: float, num_cpus: float) -> float:

@@ -64,6 +64,8 @@ class WallTime:
     num_slots: int
     is_example: bool
     """Whether these slots are only assumed."""
+    num_to_come: int = 0
+    """How many of the slots are on nodes that an autoscaler has yet to start."""
 
 
 @dataclass(frozen=True)
@@ -194,4 +196,5 @@ def _wall_time(
     slots = resources.slots_of_nodes
     work = sum(hours * sum(parts) for hours, parts in jobs)
     least = max(work / sum(slots), *(hours for hours, _ in jobs))
-    return WallTime(wall_hours(jobs, slots), least, sum(slots), is_example)
+    to_come = sum(slots) - sum(resources.slots_there)
+    return WallTime(wall_hours(jobs, slots), least, sum(slots), is_example, to_come)

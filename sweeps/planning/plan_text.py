@@ -48,6 +48,7 @@ def _answer(plan: Plan) -> list[str]:
     if plan.wall is not None:
         wall, kind = plan.wall, "GPU" if plan.on_gpus else "CPU core"
         where = f"on {counted(wall.num_slots, kind)}" + (", for example: there is none here" if wall.is_example else "")
+        where += f", {wall.num_to_come} of them on nodes that are still to come" if wall.num_to_come else ""
         where += f", at best {_hours(wall.least_hours)}" if _hours(wall.least_hours) != _hours(wall.hours) else ""
         where += "; if early stopping stops nothing" if plan.stopped_early is not None else ""
         lines.append(f"wall time: {_hours(wall.hours)} {where}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sweeps.display.sweep_display import SweepDisplay
 from sweeps.options import SweepOptions
 from sweeps.planning.candidates import candidates
+from sweeps.planning.capacity import Resources, spread
 from sweeps.planning.order import cheapest_first, longest_first
 from sweeps.records.budget import Budget
 from sweeps.records.decisions import Decision, read_decisions, record_decision
@@ -155,41 +156,46 @@ class Session:
         run = self.options.run_of(self.trials[trial_id])
         return [] if run is None else run.journal
 
-    def ask(self, num_slots: int, fits: Callable[[int], bool] = lambda size: True) -> Leg | None:
+    def ask(self, resources: Resources, *, counts_on_more: bool = True) -> Leg | None:
         """What is to run next, if there is anything; its trial is under way from now on.
 
         One more than fits may wait for a slot, so that an autoscaler sees it, and no more, so that what is wanted later
-        needn't wait behind them. A gang that waits has the next slots to itself, or single ones would take them one by
-        one for ever; but not more than twice as many as it takes, should they be on nodes that can't be freed for it.
+        needn't wait behind them; what nodes hold that are there doesn't wait for those to come. A gang that waits has
+        the next slots to itself, or single ones would take them one by one for ever; but not more than twice as many
+        as it takes, should they be on nodes that can't be freed for it.
 
         Args:
-            num_slots: GPUs (or CPU cores) of the cluster.
-            fits: whether nodes that are there could hold a gang of so many.
+            resources: of the cluster now.
+            counts_on_more: whether gangs may be sized for nodes that are still to come.
         """
-        if num_slots < 1:
+        there = resources.slots_there
+        slots = resources.slots_of_nodes if counts_on_more else resources.certain_slots
+        if not slots:
             return None
-        free = num_slots - sum(map(self.slots_of, self.holding))
-        waiting = [size for each, size in self._under_way.items() if size > 1 and each not in self.holding]
-        gang_waits = any(fits(size) and free < 2 * size for size in waiting)
-        leg = None if gang_waits or sum(self._under_way.values()) > num_slots else self._next_leg()
+        free = sum(slots) - sum(map(self.slots_of, self.holding))
+        waiting = [size for size in self.unplaced.values() if size > 1]
+        gang_waits = any(spread(size, there) and free < 2 * size for size in waiting)
+        placeable = sum(size for size in self._under_way.values() if spread(size, there))
+        is_full = self.num_asked > resources.num_slots and (placeable > sum(there) or not there)
+        leg = None if gang_waits or is_full else self._next_leg()
         if leg is None:
             return None
         trial_id = leg.trial.trial_id
         if leg.until is None and self.max_gang > 1 and trial_id not in self._sizes:
-            self._sizes[trial_id] = self._size_to_begin(trial_id, num_slots, fits)
+            self._sizes[trial_id] = self._size_to_begin(trial_id, slots)
             self.display.resized(trial_id, self._sizes[trial_id])
         if leg.until is None:
             self._whole.add(trial_id)
         self._under_way[trial_id] = self.slots_of(trial_id)
         return leg
 
-    def _size_to_begin(self, trial_id: str, num_slots: int, fits: Callable[[int], bool]) -> int:
+    def _size_to_begin(self, trial_id: str, slots: Sequence[int]) -> int:
         """With so many slots a trial ends no later than all work together, or than what runs to its end already."""
         trials = self.display.standing().trials
         rests = {each.trial_id: each.work * (1 - each.step / each.total_steps) / each.num_slots for each in trials}
         running = [rests[each.trial_id] for each in trials if each.is_running and each.trial_id in self._whole]
-        end = max([sum(each.work_to_come for each in trials) / num_slots, *running])
-        sizes = [n for n in self.sizes_of(trial_id) if fits(n)] or [self.slots_of(trial_id)]
+        end = max([sum(each.work_to_come for each in trials) / sum(slots), *running])
+        sizes = [n for n in self.sizes_of(trial_id) if n <= max(slots)] or [self.slots_of(trial_id)]
         return next((n for n in sizes if rests[trial_id] * sizes[0] / n <= end), sizes[-1])
 
     def sizes_of(self, trial_id: str) -> list[int]:
@@ -218,7 +224,19 @@ class Session:
     @property
     def has_waiting(self) -> bool:
         """Whether anything would run if there were slots for it."""
-        return self.studies is not None or next(self._waiting(), None) is not None
+        if self.studies is not None:
+            return bool(self._lost) or not self._is_searched
+        return next(self._waiting(), None) is not None
+
+    @property
+    def unplaced(self) -> dict[str, int]:
+        """Slots of the trials that were asked for and have none yet, by their ids."""
+        return {each: size for each, size in self._under_way.items() if each not in self.holding}
+
+    @property
+    def num_asked(self) -> int:
+        """Slots of all trials that were asked for and have neither paused nor ended."""
+        return sum(self._under_way.values())
 
     @property
     def num_claimed(self) -> int:
@@ -228,13 +246,24 @@ class Session:
 
     def slots_of(self, trial_id: str) -> int:
         """GPUs, or CPU cores, that a trial takes."""
-        return self._sizes.get(trial_id, self.options.gpus_of(self.trials[trial_id].cell.model))
+        return self._sizes.get(trial_id) or self.fewest_slots_of(trial_id)
+
+    def fewest_slots_of(self, trial_id: str) -> int:
+        """Those that its sweep gives it at least."""
+        return self.options.gpus_of(self.trials[trial_id].cell.model)
 
     def grows(self, trial_id: str, num_slots: int) -> None:
         """A trial is about to end where it runs, and goes on with more slots."""
         self._sizes[trial_id] = num_slots
         self._growing.add(trial_id)
         self.display.resized(trial_id, num_slots)
+
+    def ask_anew(self, trial_id: str) -> None:
+        """A trial is to be asked for again, with as many slots as there are nodes for then."""
+        self._under_way.pop(trial_id, None)
+        self._sizes.pop(trial_id, None)
+        if self.studies is not None:
+            self._lost.append(self.trials[trial_id])
 
     def is_growing(self, trial_id: str) -> bool:
         return trial_id in self._growing
@@ -317,18 +346,12 @@ class Session:
             self.run_dir(trial_id).folder.remove(STOP)
             self.end([trial_id])
 
-    def moves(self, trial_id: str) -> None:
-        """A trial's actor is gone, and it goes on in another."""
-        self.display.noted(trial_id, "its node or actor was lost; goes on from its last checkpoint")
+    def lost(self, trial_id: str, *, is_told: bool = False) -> None:
+        """A trial's actor is gone; it goes on as soon as it is asked for again. is_told: whether it was said why."""
+        self.ask_anew(trial_id)  # the node that held so many may be gone
+        if not is_told:
+            self.display.noted(trial_id, "its node or actor was lost; goes on from its last checkpoint")
         self.released(trial_id)
-
-    def lost(self, trial_id: str) -> None:
-        """A trial's actor is gone; it goes on as soon as it is asked for again."""
-        self._under_way.pop(trial_id, None)
-        self._sizes.pop(trial_id, None)  # the node that held so many may be gone
-        self.moves(trial_id)
-        if self.studies is not None:
-            self._lost.append(self.trials[trial_id])
 
     def ended(self, trial_id: str, result: Result) -> None:
         """Show a trial's end to everyone who follows the sweep."""

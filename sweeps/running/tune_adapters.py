@@ -17,7 +17,7 @@ from sweeps.checks.parity_on_nodes import refusal
 from sweeps.records.decisions import METRIC
 from sweeps.records.parity import NodeParity
 from sweeps.running.assignment import Assignment
-from sweeps.running.idle import Idle
+from sweeps.running.idle import Awaited, Idle
 from sweeps.running.requests import Requests
 from sweeps.running.session import Session
 from sweeps.selection.asha_scheduler import PerCellASHA, trial_id_of
@@ -37,15 +37,17 @@ MAX_LOST_ACTORS = 100
 class Follower(Callback):
     """Passes Tune's events on. An error here would end the whole experiment, so it is logged instead."""
 
-    def __init__(self, session: Session, asha: PerCellASHA | None, ends_early: Callable[[], bool]) -> None:
+    def __init__(
+        self, session: Session, asha: PerCellASHA | None, awaited: Awaited, ends_early: Callable[[], bool]
+    ) -> None:
         """asha: None where nothing is stopped at its rung."""
-        self._session, self._asha, self._ends_early = session, asha, ends_early
+        self._session, self._asha, self._awaited, self._ends_early = session, asha, awaited, ends_early
         self._display = session.display
         self._last_words: dict[str, dict[str, Any]] = {}
         self._idle = Idle(session.display.warned)
         self._requests = Requests(session.options.opened_storage.sweep(session.name))
         self.num_lost: Counter[str] = Counter()
-        """How often actors of trials were lost for which Tune asks for others."""
+        """How often actors of trials were lost."""
         self.running: set[str] = set()
         """Trials that may have a process somewhere."""
         self.refused = ""
@@ -60,7 +62,7 @@ class Follower(Callback):
                 self._display.warned(f"asked to end {' '.join(what)}")
                 self._session.end(what)
             waiting = next((trial for trial in trials if trial.status == TuneTrial.PENDING), None)
-            if waiting is not None:
+            if not self._awaited.look() and waiting is not None:
                 self._idle.look(not self._session.holding, waiting.config["assignment"].bundles)
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -89,14 +91,6 @@ class Follower(Callback):
                 self._session.reported(trial_id, result)
             self._last_words[trial_id] = result
 
-    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        with _logged():
-            trial_id = trial_id_of(trial)
-            if "moves" in self._last_words.pop(trial_id, {}):
-                self._session.released(trial_id)  # it was said why
-            else:
-                self._session.moves(trial_id)
-
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         with _logged():
             trial_id = trial_id_of(trial)
@@ -116,13 +110,13 @@ class Follower(Callback):
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         with _logged():
             trial_id = trial_id_of(trial)
-            self.num_lost[trial_id] += trial.num_failures
+            self.num_lost[trial_id] += 1
             if (result := self._result(trial_id)) is not None:
                 self._ended(trial_id, result)
             elif self.num_lost[trial_id] <= MAX_LOST_ACTORS:
-                # Tune gives a trial up whose actor is lost before it is there; another trial of Tune's goes on with it.
+                # Another trial of Tune's goes on with it, on what nodes there are then.
                 self.running.discard(trial_id)
-                self._session.lost(trial_id)
+                self._session.lost(trial_id, is_told="moves" in self._last_words.pop(trial_id, {}))
             else:
                 log_file = trial.pickled_error_file or trial.error_file
                 cause = f"its actor was lost {self.num_lost[trial_id]} times; see {log_file}"

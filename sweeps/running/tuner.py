@@ -18,14 +18,14 @@ from sweeps.cluster.join import cluster_resources, join_or_start
 from sweeps.cluster.loss import LossWatch
 from sweeps.cluster.versions import package_versions, require_same_versions
 from sweeps.options import SweepOptions
-from sweeps.planning.candidates import planned_trials
-from sweeps.planning.capacity import Resources, require_fit
+from sweeps.planning.capacity import Resources, spread
 from sweeps.running.assignment import Assignment
 from sweeps.running.early_end import EarlyEnd, Reason
-from sweeps.running.growth import GrowingGangs
+from sweeps.running.growth import GrowingGangs, letting_go
+from sweeps.running.idle import Awaited
 from sweeps.running.session import Session
 from sweeps.running.trial_actor import TrialActor
-from sweeps.running.tune_adapters import MAX_LOST_ACTORS, EndEarly, Follower, Proposals
+from sweeps.running.tune_adapters import EndEarly, Follower, Proposals
 from sweeps.selection.asha_scheduler import PerCellASHA
 from vit_trainer.command_line import INTERRUPTED
 from vit_trainer.errors import InputError
@@ -75,7 +75,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
     """
     start_ray()
     require_same_versions()
-    options, resources = session.options, cluster_resources()
+    options, resources, awaited = session.options, cluster_resources(), Awaited(session)
     session.display.connected(resources.num_slots, on_gpus=resources.has_gpus)
     asha = None
     if session.studies is not None and options.early_stopping == "asha":
@@ -86,7 +86,6 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
             record=session.record_decision,
         )
         session.replay(asha)
-    require_fit(planned_trials(options, session.cells), options.gpus_of, resources)
     session.settle()
     parity = ParityCheck.of(on_gpus=resources.has_gpus)
     if session.is_over:
@@ -103,15 +102,16 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
         ends_early = EarlyEnd(
             lambda: interrupted() or session.is_asked_to_end, session.budget, lambda: bool(watch.loss)
         )
-        follower = Follower(session, asha, lambda: ends_early() is not None)
+        follower = Follower(session, asha, awaited, lambda: ends_early() is not None)
         filesystem, path = _ray_storage(options)
-        proposals = _proposals(session, resources, asha, parity)
+        proposals = _proposals(session, resources, asha, parity, awaited)
+        scheduler = asha or GrowingGangs(session, resources, awaited)
         tuner = tune.Tuner(
             tune.with_resources(
                 trainable, lambda config: tune.PlacementGroupFactory(config["assignment"].bundles, strategy="PACK")
             ),
             tune_config=tune.TuneConfig(
-                scheduler=GrowingGangs(session, resources) if grows else asha,
+                scheduler=letting_go(scheduler, session),
                 reuse_actors=True,
                 search_alg=proposals,
                 num_samples=-1,
@@ -121,7 +121,6 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
                 storage_filesystem=filesystem,
                 stop=EndEarly(lambda: follower.refused or ends_early()),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=MAX_LOST_ACTORS),
                 callbacks=[follower],
                 verbose=0,
             ),
@@ -132,6 +131,7 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
             if not watch.loss:
                 _wait_for_states([session.run_dir(trial_id) for trial_id in follower.running])
         finally:
+            awaited.end()
             session.loss = watch.loss or proposals.given_up
             for trial_id in list(session.holding):
                 session.released(trial_id)
@@ -142,32 +142,30 @@ def run_trials(session: Session, trainable: type[tune.Trainable] = TrialActor) -
 
 
 def _proposals(
-    session: Session, resources: Resources, asha: PerCellASHA | None, parity: ParityCheck | None
+    session: Session,
+    resources: Resources,
+    asha: PerCellASHA | None,
+    parity: ParityCheck | None,
+    awaited: Awaited,
 ) -> Proposals:
     """Where Tune has its trials from."""
     present, counted_at = resources, time.monotonic()
-
-    def fits(size: int) -> bool:
-        try:
-            return bool(present.processes_of_nodes(size))
-        except InputError:
-            return False
 
     def ask() -> Assignment | None:
         nonlocal present, counted_at
         if time.monotonic() > counted_at + SECONDS_BETWEEN_COUNTS:
             present, counted_at = cluster_resources(), time.monotonic()  # nodes come and go
-        options, leg = session.options, session.ask(present.num_slots, fits)
+        options, leg = session.options, session.ask(present, counts_on_more=not awaited.is_late)
         if leg is None:
             return None
-        trial = leg.trial
+        trial, num_slots = leg.trial, session.slots_of(leg.trial.trial_id)
         if asha is not None and trial.seed == options.seeds[0]:
             asha.add(trial)
         return Assignment(
             trial.config,
             options.run_dir(trial).location,
             session.execution,
-            processes_of_nodes=resources.processes_of_nodes(session.slots_of(trial.trial_id)),
+            processes_of_nodes=spread(num_slots, present.slots_there) or resources.processes_of_nodes(num_slots),
             cpus_per_process=resources.cpus_per_process,
             has_gpus=resources.has_gpus,
             pause_at=leg.until,

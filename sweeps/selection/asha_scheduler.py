@@ -141,7 +141,7 @@ class PerCellASHA(FIFOScheduler):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune saves its scheduler for Tuner.restore, which this project has no use for
 
-    # Tune's interface, beyond what FIFOScheduler does. Its on_trial_error is no end: Tune calls it before a retry too.
+    # Tune's interface, beyond what FIFOScheduler does. Its on_trial_error is no end: the trial is asked for again.
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         trial_id = trial_id_of(trial)

@@ -20,6 +20,7 @@ from sweeps.checks.explanations import explain_cell
 from sweeps.display.from_folders import FolderWatch
 from sweeps.display.live_table import Screen
 from sweeps.options import SweepOptions
+from sweeps.planning.capacity import Resources
 from sweeps.records.commands import record_command
 from sweeps.records.decisions import Decision, record_decision
 from sweeps.records.left_states import left_states
@@ -250,7 +251,7 @@ def test_a_search_goes_on_whatever_has_become_of_its_log(original: Path, tmp_pat
 
     def searched() -> Session:
         session = Session("search", CELLS[:1], options, Execution(), lambda _: None)
-        leg = session.ask(2)
+        leg = session.ask(Resources((0,), (2,)))
         assert leg is not None
         assert leg.trial.config.total_steps == CELLS[0].schedule.total_steps
         return session

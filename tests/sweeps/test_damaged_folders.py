@@ -13,6 +13,7 @@ import pytest
 
 from sweeps.display.from_folders import FolderWatch
 from sweeps.options import SweepOptions
+from sweeps.planning.capacity import Resources
 from sweeps.records.left_states import left_states
 from sweeps.report import report
 from sweeps.running.session import Session
@@ -317,7 +318,7 @@ def test_a_damaged_log_of_optuna_is_set_aside_and_made_anew(tmp_path: Path, dama
     (line,) = said(lambda: sessions.append(Session("sweep", [CELL], asked, Execution(), lambda _: None)))
     kept = "it is kept as optuna.log.damaged-1, and made anew from the run folders"
     assert line == f"optuna.log is damaged or no journal of Optuna's: {kept}"
-    assert (sessions[0].num_done, sessions[0].ask(1)) == (2, None)
+    assert (sessions[0].num_done, sessions[0].ask(Resources((0,), (1,)))) == (2, None)
     aside = tmp_path / "optuna.log.damaged-1"
     assert aside.is_dir() if damage == "a folder" else aside.read_bytes().startswith(damaged[damage])
 
@@ -330,11 +331,11 @@ def test_a_search_asks_for_a_damaged_trial_again(tmp_path: Path) -> None:
 
     trials = [Trial(CELL, rate, 0) for rate in (0.01, 0.003)]
     first, second = (write_run(tmp_path, each.config, *finished(each.config, 0.9, 0.9)) for each in trials)
-    assert (begun().num_done, begun().ask(1)) == (2, None)
+    assert (begun().num_done, begun().ask(Resources((0,), (1,)))) == (2, None)
     first.folder.write(RESULT, b"[]")
     session = begun()
     assert [each.trial_id for each in session.pending] == [first.trial_id]
-    leg = session.ask(1)
+    leg = session.ask(Resources((0,), (1,)))
     assert leg is not None
     assert leg.trial.trial_id == first.trial_id
     assert session.run_dir(second.trial_id).result() is not None

@@ -1,7 +1,8 @@
 """Storage: the only owner of where things lie in what --storage names. Standard library only until a URI is opened.
 
 runs/<trial id>/          a trial, see `RunDir`: the truth that all else is a view of
-sweeps/<sweep>/           commands.jsonl, decisions.jsonl, slots.jsonl, tracking.json, and the sweep's own report/
+sweeps/<sweep>/           commands.jsonl, decisions.jsonl, slots.jsonl, tracking.json, the sweep's own report/, and
+                          awaited.txt about nodes that don't come, empty when they have
 report/                   about all that the storage holds
 datasets/<id>.json.gz     what was in folders of classes that trials were trained on
 probes.json               measured rates, for plans
@@ -26,7 +27,7 @@ from vit_trainer.files.schema import json_of
 T = TypeVar("T")
 
 COMMANDS, DECISIONS, PARITY, SLOTS = "commands.jsonl", "decisions.jsonl", "parity.jsonl", "slots.jsonl"
-TRACKING = "tracking.json"
+TRACKING, AWAITED = "tracking.json", "awaited.txt"
 """Files of a sweep's folder."""
 TABLE = "table.json"
 """A report's table, a row per cell."""
@@ -131,7 +132,7 @@ class Storage:
         return self.folder.child("sweeps").names()
 
     def sweep(self, name: str) -> Folder:
-        """A sweep's folder, with its COMMANDS, DECISIONS, PARITY, SLOTS and TRACKING; it need not exist."""
+        """A sweep's folder, with its COMMANDS, DECISIONS, PARITY, SLOTS, TRACKING and AWAITED; it need not exist."""
         return self.folder.child("sweeps").child(name)
 
     def sweep_lines(self, sweep: str, name: str, parse: Callable[[Any], T]) -> tuple[list[T], int]:

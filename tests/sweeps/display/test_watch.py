@@ -29,7 +29,7 @@ from vit_trainer.config import FinetuneConfig
 from vit_trainer.errors import InputError
 from vit_trainer.files.folder import RemoteFolder
 from vit_trainer.files.run_dir import RunDir
-from vit_trainer.files.storage import NO_RUN, SLOTS, Storage
+from vit_trainer.files.storage import AWAITED, NO_RUN, SLOTS, Storage
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "sweeps" / "watch.py"
@@ -151,6 +151,21 @@ def test_foreign_folders_are_named_unless_they_have_just_begun(tmp_path: Path) -
     assert FolderWatch(str(tmp_path)).read().complaints == ()
     complaints = FolderWatch(str(tmp_path), later(2 * SILENT_SECONDS)).read().complaints
     assert complaints == tuple(f"left out: runs/{name}: {NO_RUN}" for name in ("README", "notes"))
+
+
+def test_nodes_that_do_not_come_are_told_while_their_sweep_says_so(tmp_path: Path) -> None:
+    write(tmp_path, FIRST, attempt(), row(1000, 0.5))
+    file = tmp_path / "sweeps" / "s" / AWAITED
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    assert FolderWatch(str(tmp_path)).read().awaits == ""
+    file.write_text("8 GPUs asked for 12 min ago")
+    watch = FolderWatch(str(tmp_path))
+    assert watch.read().awaits == "8 GPUs asked for 12 min ago"
+    assert "8 GPUs asked for 12 min ago" in shown(watch.read())
+    assert FolderWatch(str(tmp_path), later(SILENT_SECONDS + 60)).read().awaits == ""  # its sweep was killed
+    file.unlink()
+    assert watch.read().awaits == ""
 
 
 def test_a_copied_folder_is_not_counted_twice(tmp_path: Path) -> None:

@@ -68,11 +68,12 @@ def joined(cluster: Any) -> Iterator[Any]:
     ray.shutdown()
 
 
-def formulas(storage: Path, num_trials: int) -> Session:
-    options = SweepOptions(
-        storage=str(storage), base_lrs=("0.01",), seeds=tuple(range(num_trials)), early_stopping=None, quiet=True
+def formulas(storage: Path, num_trials: int, **options: Any) -> Session:
+    seeds = tuple(range(num_trials))
+    given = SweepOptions(
+        storage=str(storage), base_lrs=("0.01",), seeds=seeds, early_stopping=None, quiet=True, **options
     )
-    return Session("formulas", formula_cells(1, 2), options, Execution(), lambda trial: None)
+    return Session("formulas", formula_cells(1, 2), given, Execution(), lambda trial: None)
 
 
 @ray.remote(num_cpus=0)
@@ -109,6 +110,40 @@ def test_uneven_nodes_have_all_their_gpus_busy(joined: Any, tmp_path: Path, monk
     session = formulas(tmp_path, 4)
     assert run_trials(session, AllAtOnce) is None
     assert session.counts() == {"finished": 4}
+    ray.kill(barrier)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_gang_whose_node_is_lost_goes_on_with_the_slots_that_are_left(joined: Any, tmp_path: Path) -> None:
+    class Held(FormulaActor):  # in here, as above
+        """A trial that ends only in its second attempt."""
+
+        def step(self) -> dict[str, Any]:
+            ray.get(ray.get_actor("barrier").come.remote())
+            return super().step() | {"node": ""}
+
+    barrier = Barrier.options(name="barrier").remote(2)
+    ray.get(barrier.__ray_ready__.remote())  # on the head, which stays
+    large, _ = (joined.add_node(num_cpus=num_cpus) for num_cpus in (2, 1))
+    session = formulas(tmp_path, 1, grow_gangs=True)
+    has_started, started, sizes = threading.Event(), session.started, []
+
+    def starts(trial_id: str) -> None:
+        started(trial_id)
+        sizes.append(session.slots_of(trial_id))
+        has_started.set()
+
+    def lose() -> None:
+        has_started.wait()
+        joined.remove_node(large, allow_graceful=False)
+
+    session.started = starts  # type: ignore[method-assign]
+    threading.Thread(target=lose, daemon=True).start()
+    assert run_trials(session, Held) is None
+    assert session.counts() == {"finished": 1}
+    assert sizes == [2, 1]
+    assert sum("was lost" in event.text for event in session.display.standing().events) == 1
     ray.kill(barrier)
 
 

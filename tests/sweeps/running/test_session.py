@@ -6,6 +6,7 @@ from typing import Any
 
 from sweeps.machines.cards import CARDS
 from sweeps.options import SweepOptions
+from sweeps.planning.capacity import Resources
 from sweeps.planning.rates import Rates
 from sweeps.running.session import Session
 from sweeps.sweep import _cost_lines
@@ -19,6 +20,10 @@ B32, B16 = cells_of(replace(PAPER, models=("ViT-B_32", "ViT-B_16"), datasets=("c
 def session(storage: Path, *cells: Cell, **options: Any) -> Session:
     given = SweepOptions(storage=str(storage), quiet=True, base_lrs=("0.003", "0.01"), **options)
     return Session("sweep", list(cells), given, Execution(), lambda trial: None)
+
+
+def gpus(*of_nodes: int, num_there: int | None = None) -> Resources:
+    return Resources(of_nodes, tuple(8 * count for count in of_nodes), num_there)
 
 
 def test_under_a_budget_a_cell_costs_what_is_left_of_it(tmp_path: Path) -> None:
@@ -50,7 +55,7 @@ def test_who_would_end_last_begins_with_more_slots(tmp_path: Path) -> None:
     session.settle()
     session.max_gang = 8
     sizes: dict[str, int] = {}
-    while (leg := session.ask(32)) is not None:
+    while (leg := session.ask(gpus(8, 8, 8, 8))) is not None:
         sizes[leg.trial.trial_id] = session.slots_of(leg.trial.trial_id)
         session.started(leg.trial.trial_id)
     larger = {trial_id for trial_id, size in sizes.items() if size > 1}
@@ -63,7 +68,7 @@ def test_who_would_end_last_begins_with_more_slots(tmp_path: Path) -> None:
     alone = Session("sweep", cells_of(PAPER)[:1], options, Execution(), lambda trial: None)
     alone.settle()
     alone.max_gang = 8
-    found = {leg.until: alone.slots_of(leg.trial.trial_id) for _ in range(4) if (leg := alone.ask(8)) is not None}
+    found = {leg.until: alone.slots_of(leg.trial.trial_id) for _ in range(4) if (leg := alone.ask(gpus(8))) is not None}
     assert found == {None: 4, 2500: 1}  # the published rate, which goes on whatever the rung says, and the others
 
 
@@ -71,13 +76,39 @@ def test_a_gang_that_waits_has_the_next_slots_within_bounds(tmp_path: Path) -> N
     options = SweepOptions(storage=str(tmp_path), quiet=True, gpus_per_trial=("1", "ViT-B_16=4"))
     waits = Session("sweep", [B16, B32], options, Execution(), lambda trial: None)
     waits.settle()
-    first = waits.ask(8)
+    first = waits.ask(gpus(4, 4))
     assert first is not None
     assert waits.slots_of(first.trial.trial_id) == 4
-    assert waits.ask(7) is None  # three more slots may be kept from others for it
-    assert waits.ask(7, lambda size: size < 4) is not None  # no node can hold it any more
-    assert waits.ask(16) is not None  # they are on nodes where it doesn't fit
-    assert waits.ask(0) is None
+    assert waits.ask(gpus(4, 3)) is None  # three more slots may be kept from others for it
+    assert waits.ask(gpus(3, 3, 1)) is not None  # no node can hold it any more
+    assert waits.ask(gpus(4, 4, 4, 4)) is not None  # they are on nodes where it doesn't fit
+    assert waits.ask(gpus()) is None
     waits.started(first.trial.trial_id)
     waits.lost(first.trial.trial_id)
     assert waits.slots_of(first.trial.trial_id) == 4
+
+
+def test_nodes_that_are_there_do_not_wait_for_those_that_are_to_come(tmp_path: Path) -> None:
+    """A gang over two nodes waits for the second; on the first one its GPUs are taken all the same, and one waits."""
+    options = SweepOptions(storage=str(tmp_path), quiet=True, gpus_per_trial=("1", "ViT-B_16=16"), seeds=(0, 1, 2))
+    waits = Session("sweep", [B16, B32], replace(options, early_stopping=None), Execution(), lambda trial: None)
+    waits.settle()
+    nodes = gpus(8, 8, num_there=1)
+    asked = [waits.slots_of(leg.trial.trial_id) for _ in range(40) if (leg := waits.ask(nodes)) is not None]
+    assert asked[0] == 16
+    assert asked[1:] == [16] * (len(asked) - 10) + [1] * 9
+
+
+def test_a_gang_is_sized_for_nodes_to_come_until_they_are_late(tmp_path: Path) -> None:
+    for late, size in ((False, 4), (True, 2)):
+        options = SweepOptions(storage=str(tmp_path), quiet=True, base_lrs=("0.01",), early_stopping=None)
+        session = Session("sweep", [B32], options, Execution(), lambda trial: None)
+        session.settle()
+        session.max_gang = 4
+        leg = session.ask(gpus(2, 4, num_there=1), counts_on_more=not late)
+        assert leg is not None
+        assert session.slots_of(leg.trial.trial_id) == size
+        assert session.unplaced == {leg.trial.trial_id: size}
+    session.ask_anew(leg.trial.trial_id)
+    assert session.ask(gpus(4, 1, num_there=0), counts_on_more=False) == leg
+    assert session.unplaced == {leg.trial.trial_id: 1}
