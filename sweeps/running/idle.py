@@ -128,6 +128,8 @@ def launches_since(since: float) -> tuple[int, int]:
 
     By Ray's autoscaler; none where there is none, or one of before its second version.
     """
+    if not ray.is_initialized():  # asking for the context would start a Ray
+        return 0, 0
     try:
         status = get_cluster_status(ray.get_runtime_context().gcs_address, timeout=5)
     except Exception:  # of Ray's several kinds: there is no more to say, then

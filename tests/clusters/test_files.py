@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -177,6 +178,7 @@ def test_the_pages_hours_and_dollars_are_the_plans(
     of_all = capsys.readouterr().out
     assert paper_grid.app([*plan, "--base-lrs", "official"]) == 0
     of_official = capsys.readouterr().out
+    assert not ray.is_initialized()  # a laptop's plan of a cluster starts nothing
     expected, whole = re.findall(r"(\S+) GPU-hours \((\S+)\)|\((\S+ to \S+)\) expected", of_all)
     (official,) = re.findall(r"cost: (\S+) GPU-hours \((\S+)\)", of_official)
     (hours,) = re.findall(r"wall time: (\S+ h) ", of_official)
