@@ -276,7 +276,7 @@ class Session:
     def is_over(self) -> bool:
         """Whether nothing more is to be run, now or later."""
         return (
-            self._is_searched and not self._lost and not (self.options.seeds[1:] and self._under_way)
+            self._is_searched and not self._lost and not self._under_way  # who is lost is asked for again
             if self.studies is not None
             else all(race.is_done for race in self._races.values())
         )

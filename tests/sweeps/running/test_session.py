@@ -112,3 +112,20 @@ def test_a_gang_is_sized_for_nodes_to_come_until_they_are_late(tmp_path: Path) -
     session.ask_anew(leg.trial.trial_id)
     assert session.ask(gpus(4, 1, num_there=0), counts_on_more=False) == leg
     assert session.unplaced == {leg.trial.trial_id: 1}
+
+
+def test_a_search_is_not_over_while_a_trial_may_still_be_lost(tmp_path: Path) -> None:
+    """Tune asks no more once it has heard that all is over, and a trial that is lost is asked for again."""
+    options = SweepOptions(storage=str(tmp_path), quiet=True, search="optuna", num_trials=1, early_stopping="asha")
+    search = Session("sweep", [B32], options, Execution(), lambda trial: None)
+    leg = search.ask(gpus(2))
+    assert leg is not None
+    trial_id = leg.trial.trial_id
+    search.started(trial_id)
+    assert search.ask(gpus(2)) is None
+    assert not search.is_over
+    search.lost(trial_id)
+    assert search.ask(gpus(2)) == leg
+    search.ended(trial_id, search.record(trial_id, {"status": "failed", "cause": "for good"}))
+    assert search.ask(gpus(2)) is None
+    assert search.is_over
