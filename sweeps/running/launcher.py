@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -248,12 +249,19 @@ def _run_process(
     return exited.status
 
 
-def _wait_for_request(run_dir: RunDir, asked: threading.Event) -> None:
-    """Have the trial end, its state kept, once its run folder asks for that; whoever started it sees why."""
+def _wait_for_request(run_dir: RunDir, asked: threading.Event, has_met: Callable[[], bool]) -> None:
+    """Have the trial end, its state kept, once its run folder asks for that; whoever started it sees why.
+
+    Or once its launcher is gone: who still waits in PyTorch for the rest of its gang takes no note of the signal, has
+    no state yet and may wait for ever, so it ends at once.
+    """
+    launcher = os.getppid()
     while not asked.wait(SECONDS_BETWEEN_REQUESTS):
         with suppress(OSError):  # an outage: later, then
-            if run_dir.folder.read(STOP) is not None:
+            if os.getppid() != launcher or run_dir.folder.read(STOP) is not None:
                 asked.set()
+    if not has_met():
+        os._exit(INTERRUPTED)
 
 
 def _end_with(first_lives: int) -> None:
@@ -270,9 +278,12 @@ def _train(start: Start, connection: Connection, rank: int) -> Exited:
     run_dir = RunDir(start.location)
     has_stepped: list[bool] = []
     asked = threading.Event()
-    if rank == 0:
-        threading.Thread(target=_wait_for_request, args=(run_dir, asked), daemon=True).start()
 
+    def has_met() -> bool:
+        return start.world_size == 1 or torch.distributed.is_initialized()
+
+    if rank == 0:
+        threading.Thread(target=_wait_for_request, args=(run_dir, asked, has_met), daemon=True).start()
     try:
         with signals_as_request((signal.SIGTERM,) if rank == 0 else ()) as interrupted:
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO
@@ -36,11 +36,12 @@ from sweeps.running.launcher import (
     Start,
     Started,
     Stepped,
+    free_port,
 )
 from sweeps.running.launcher_client import LauncherClient
 from tests.sweeps.sweep_process import rows_of
 from vit_trainer.config import Execution, FinetuneConfig
-from vit_trainer.files.run_dir import Row, RunDir
+from vit_trainer.files.run_dir import STOP, Row, RunDir
 
 CONFIG = FinetuneConfig.official(
     "ViT-B_32-mini", "digits-even", dropout=0.1, total_steps=20, warmup_steps=4, global_batch_size=16
@@ -390,6 +391,32 @@ def test_trials_do_not_outlive_their_launcher(client: LauncherClient, tmp_path: 
     end = os.pidfd_open(holder(tmp_path))
     os.kill(psutil.Process(holder(tmp_path)).ppid(), signal.SIGKILL)
     assert select.select([end], [], [], 10)[0]  # readable: the process has ended
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["its launcher is killed", "its folder asks"])
+def test_the_first_of_a_gang_does_not_wait_for_the_others_once_it_is_to_end(
+    client: LauncherClient, tmp_path: Path, how: str
+) -> None:
+    place = f"127.0.0.1:{free_port()}"
+    start = Start(CONFIG, str(tmp_path), EXECUTION, 1, num_threads=1, world_size=2, rendezvous=place)
+    client.start(start)
+    (process,) = (psutil.Process(pid) for pid in client._pids)
+    end = os.pidfd_open(process.pid)
+    while not any(each.status == psutil.CONN_LISTEN for each in process.net_connections()):
+        assert not select.select([end], [], [], 0.1)[0]
+    if how == "its folder asks":
+        RunDir(tmp_path).folder.write(STOP, b"{}")
+    else:
+        process.parent().kill()
+    try:
+        assert select.select([end], [], [], 15)[0]
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    exited = client.receive()
+    assert isinstance(exited, Exited)
+    assert exited.status == (INTERRUPTED if how == "its folder asks" else -signal.SIGKILL)
 
 
 LATE = """
