@@ -160,6 +160,7 @@ class _Way:
         taken, number = {job["submission_id"] for job in jobs}, 1
         while (name := f"{self.name}-{number}") in taken:
             number += 1
+        self.standing = f"{name} may have been sent; {self._costs}; the same command says so, or sends it"
         submit = ["ray", "job", "submit", "--address", tunnel.address, "--working-dir", ".", "--no-wait"]
         done = quietly(*submit, "--submission-id", name, "--", *shlex.split(self.entry))
         if done.returncode:
@@ -178,8 +179,11 @@ class _Way:
             lines = [line for line in tunnel.said(name).splitlines() if line.strip()]
             if begun := [line for line in lines if " of them done, in " in line]:
                 return f" ({begun[0]})"
-            if any(job["submission_id"] == name and job["status"] in ("FAILED", "STOPPED") for job in jobs):
+            status = next((job["status"] for job in jobs if job["submission_id"] == name), "")
+            if status in ("FAILED", "STOPPED"):
                 raise VitTrainerError(f"{name} couldn't begin: {(lines or ['it says nothing'])[-1]}")
+            if status == "SUCCEEDED" or tunnel.process.poll() is not None:
+                break
             time.sleep(1)
         return ", and has said nothing yet"
 

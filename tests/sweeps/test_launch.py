@@ -2,12 +2,15 @@
 
 import os
 import stat
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from sweeps import paper_grid
-from sweeps.launch import app
+from sweeps.cluster.launched import Launched, Tunnel
+from sweeps.launch import _Way, app
 from vit_trainer.command_line import run
 
 ROOT = Path(__file__).parents[2]
@@ -75,3 +78,12 @@ def test_a_plan_for_a_file_takes_its_gpus_for_those_of_the_sweep(
     plan = ["--plan", "--cluster", FILE, "--storage", str(tmp_path), "--models", "ViT-B_16", "--datasets", "cifar10"]
     assert paper_grid.app(plan) == 0
     assert "32 GPUs in the Ray cluster: running the paper's grid." in capsys.readouterr().out
+
+
+def test_a_line_that_breaks_once_the_sweep_is_sent_is_not_waited_for() -> None:
+    way = _Way(Launched.of(Path(FILE)), "paper_grid.py", ("--storage", "/shared"), yes=True)
+    with subprocess.Popen(["true"]) as process:
+        pass
+    start = time.monotonic()
+    assert way._wait_for(Tunnel("http://127.0.0.1:9", process), "paper_grid-1") == ", and has said nothing yet"
+    assert time.monotonic() - start < 10
