@@ -40,8 +40,11 @@ HAVE_NVLINK = re.compile(r"SXM|HBM3|H200$|B200")
 """Names of cards that are only sold with it."""
 LEAST_DISK = 30e6
 """Bytes per second; the slowest disks of clouds are set to about a hundred million."""
-BROKEN_XIDS = {46, 48, 62, 64, 74, 79, 95, 109, 110, 119, 120, 140, 143}
-"""After these a GPU is to be reset, or the node given back (NVIDIA's Xid catalogue); others come of programs too."""
+BROKEN_XIDS = {46, 48, 62, 64, 74, 79, 95, 109, 110, 119, 120, 136, 140, 143, 158}
+"""After these a GPU is to be reset or its machine started anew; others come of programs, or can be lived with.
+
+As https://docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html had it in November 2026, for A100 and H100.
+"""
 SIGNS = {
     "gpu_reset_status/reset_required": "waits for a reset",
     "remapped_rows/remapped_row_failure": "has no spare rows of memory left",
