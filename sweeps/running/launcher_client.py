@@ -6,10 +6,20 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from ray.util import get_node_ip_address
+
+from sweeps.checks.inputs import lacking
+from sweeps.checks.parity_on_nodes import ParityCheck
+from sweeps.cluster.leaving import wait_until_taken_back
+from sweeps.cluster.nodes import threads_per_process
+from sweeps.cluster.versions import package_versions
+from sweeps.records.parity import NodeParity
 from sweeps.running.launcher import Continue, End, Exited, Reported, Start, Started, Stepped
+from vit_trainer.config import FinetuneConfig
 from vit_trainer.loop.accelerator import for_trials
 
 
@@ -115,3 +125,49 @@ class LauncherClient:
         self._launcher = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, start_new_session=True)
         theirs.close()
         self._connection = Connection(mine.detach())
+
+
+def lacking_here(config: FinetuneConfig) -> str:
+    """What a trial needs and this node, which is named, hasn't; empty if it has all."""
+    text = lacking(config)
+    return f"node {get_node_ip_address()}: {text}" if text else ""
+
+
+class Helper:
+    """A Ray actor on another node of a gang: runs that node's processes."""
+
+    def __init__(self, has_gpus: bool) -> None:
+        self._num_threads = threads_per_process(has_gpus)
+        self._launcher = LauncherClient(self._num_threads)
+        self._attempt = self._ended_attempt = 0
+
+    def run(self, start: Start, attempt: int) -> Exited:
+        self._attempt = attempt
+        self._launcher.start(replace(start, num_threads=self._num_threads))
+        if self._ended_attempt == attempt:
+            self._launcher.kill()
+        exited = self._launcher.receive()
+        assert isinstance(exited, Exited)
+        return exited
+
+    def versions(self) -> dict[str, dict[str, str]]:
+        """What is installed on its node, by the node's address."""
+        return {get_node_ip_address(): package_versions()}
+
+    def lacking(self, config: FinetuneConfig) -> str:
+        """As `lacking_here`, of its node."""
+        return lacking_here(config)
+
+    def parity(self, check: ParityCheck) -> tuple[list[NodeParity], bool]:
+        """As `ParityCheck.here`, of its node."""
+        return check.here()
+
+    def wait_until_taken_back(self) -> str:
+        """As the function, of its node."""
+        return wait_until_taken_back()
+
+    def kill(self, attempt: int) -> None:
+        """End an attempt, also one that is just about to start."""
+        self._ended_attempt = attempt
+        if self._attempt == attempt:
+            self._launcher.kill()

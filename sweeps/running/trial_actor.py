@@ -18,9 +18,7 @@ from ray import tune
 from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from sweeps.checks.inputs import lacking
-from sweeps.checks.parity_on_nodes import ParityCheck
-from sweeps.cluster.leaving import call_when_taken_back, wait_until_taken_back
+from sweeps.cluster.leaving import call_when_taken_back
 from sweeps.cluster.nodes import threads_per_process
 from sweeps.cluster.versions import differences, package_versions, refusal
 from sweeps.records.parity import NodeParity
@@ -38,59 +36,12 @@ from sweeps.running.launcher import (
     Stepped,
     free_port,
 )
-from sweeps.running.launcher_client import LauncherClient
+from sweeps.running.launcher_client import Helper, LauncherClient, lacking_here
 from sweeps.running.requests import ASKED_TO_END
-from vit_trainer.config import FinetuneConfig
 from vit_trainer.files.run_dir import STOP, RunDir
 
 SECONDS_TO_BE_FOUND = 20.0
 """How much later than one node another finds that its part of a gang hangs too; it then says where."""
-
-
-def _lacking(config: FinetuneConfig) -> str:
-    """What a trial needs and this node, which is named, hasn't; empty if it has all."""
-    text = lacking(config)
-    return f"node {get_node_ip_address()}: {text}" if text else ""
-
-
-class Helper:
-    """A Ray actor on another node of a gang: runs that node's processes."""
-
-    def __init__(self, has_gpus: bool) -> None:
-        self._num_threads = threads_per_process(has_gpus)
-        self._launcher = LauncherClient(self._num_threads)
-        self._attempt = self._ended_attempt = 0
-
-    def run(self, start: Start, attempt: int) -> Exited:
-        self._attempt = attempt
-        self._launcher.start(replace(start, num_threads=self._num_threads))
-        if self._ended_attempt == attempt:
-            self._launcher.kill()
-        exited = self._launcher.receive()
-        assert isinstance(exited, Exited)
-        return exited
-
-    def versions(self) -> dict[str, dict[str, str]]:
-        """What is installed on its node, by the node's address."""
-        return {get_node_ip_address(): package_versions()}
-
-    def lacking(self, config: FinetuneConfig) -> str:
-        """As `_lacking`, of its node."""
-        return _lacking(config)
-
-    def parity(self, check: ParityCheck) -> tuple[list[NodeParity], bool]:
-        """As `ParityCheck.here`, of its node."""
-        return check.here()
-
-    def wait_until_taken_back(self) -> str:
-        """As the function, of its node."""
-        return wait_until_taken_back()
-
-    def kill(self, attempt: int) -> None:
-        """End an attempt, also one that is just about to start."""
-        self._ended_attempt = attempt
-        if self._attempt == attempt:
-            self._launcher.kill()
 
 
 class TrialActor(tune.Trainable):
@@ -153,8 +104,6 @@ class TrialActor(tune.Trainable):
                 self._begun = False
                 return {"done": any(each.failures for each in found), "parity": [asdict(each) for each in found]}
             self._begin()
-            if self._leaves:
-                self._launcher.ask_to_end()
         message = self._launcher.receive()
         if isinstance(message, Reported):
             return dict(message.row) | {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname()}
@@ -206,7 +155,7 @@ class TrialActor(tune.Trainable):
         if different := differences(self._assignment.versions, found):
             return refusal(different)
         config = self._assignment.config
-        texts = [_lacking(config), *ray.get([helper.lacking.remote(config) for helper in self._helpers])]
+        texts = [lacking_here(config), *ray.get([helper.lacking.remote(config) for helper in self._helpers])]
         return next(filter(None, texts), "")
 
     def _parity(self) -> list[NodeParity]:
@@ -244,6 +193,8 @@ class TrialActor(tune.Trainable):
         )
         if self._parts:
             threading.Thread(target=self._watch, args=(self._parts, self._launcher), daemon=True).start()
+        if self._leaves:  # it was said while nothing could be asked to end
+            self._launcher.ask_to_end()
 
     def _watch(self, parts: tuple[Any, ...], launcher: LauncherClient) -> None:
         """The first of the other nodes' parts to fail ends this one; if it hung, this one may first say where it is."""
