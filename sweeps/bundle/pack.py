@@ -110,7 +110,7 @@ def sign(bundle: Path, key: Path) -> None:
             except (OSError, subprocess.SubprocessError) as error:
                 said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
                 raise InputError(
-                    f"cannot sign with {key} ({said[-1] if said else error}): give --sign a key"
+                    f"cannot sign with {key} ({said[-1] if said else error}): give --sign-with a key"
                 ) from error
             archive.writestr(zipfile.ZipInfo(f"{MANIFEST}.sig", TIME), manifest.with_suffix(".json.sig").read_bytes())
 
