@@ -3,6 +3,7 @@
 finding                the outcome of a check, as a line
 cluster_file_promises  what cluster files keep beyond Ray's schema
 cluster_inputs         what their machines fetch: whether one's bucket has it, and their disks hold it
+aws_account            whether one's own on AWS lets a cluster be launched
 before_launch          a cluster file, and whether it can be launched from here
 parity_on_nodes        whether nodes compute what the official code does
 explanations           why a result may differ from the published one
