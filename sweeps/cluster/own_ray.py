@@ -30,7 +30,8 @@ def init(**options: Any) -> None:
     """`ray.init`, for a sweep."""
     # Ray ends a driver that has lost its cluster for that long; whoever watches the sweep ends it in good order before.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "300")
-    worker.print_to_stdstream = lambda data, **_: log.warning("%s", data["lines"][0].split("\n")[0])  # not its 40 lines
+    # Of what Ray prints by itself the first of some 40 lines, if there is one.
+    worker.print_to_stdstream = lambda data, **_: log.warning("%s", "".join(data["lines"][:1]).partition("\n")[0])
     try:
         ray.init(**RAY_LOGS, **options)
     except SystemExit:  # Ray's for SIGTERM
