@@ -1,5 +1,6 @@
 """Packed folders: the same bits as from files, whatever happens to the bucket, the cache and the processes."""
 
+import gc
 import json
 import os
 import shutil
@@ -11,8 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -139,8 +142,9 @@ def test_what_was_killed_goes_on_and_comes_to_the_same_bytes(
         patch.setattr(LocalFolder, "write", written_until_killed)
         with pytest.raises(InputError, match="the same command goes on"):
             packed_into(output, pets)
-    assert written[:2] == ["train-00000.tar", "packing/train-00000.tar.json"]
+    assert written[:3] == ["packing/begun", "train-00000.tar", "packing/train-00000.tar.json"]
     assert open_packed(output) is None
+    Path(output, ".train-00002.tar.0123abcd.tmp").write_bytes(b"what a killed process leaves")
     os.utime(Path(output, "train-00000.tar"), (1, 1))
     packed_into(output, pets)
     assert Path(output, "train-00000.tar").stat().st_mtime == 1
@@ -156,6 +160,12 @@ def test_what_may_not_be_packed_there_is_refused_in_one_line(
     packed = str(tmp_path / "packed")
     assert "51 images in" in output_of(["pack", str(pets), "--output", packed], capsys)  # it is there already
     other = image_folder("others", classes=("a", "b"))
+    foreign, hidden = tmp_path / "foreign", tmp_path / "hidden"
+    for file in (foreign / "train-00000.tar", hidden / ".git" / "HEAD"):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"another's")
+    output_of(["pack", str(other), "--output", str(hidden)], capsys)
+    assert (hidden / ".git" / "HEAD").read_bytes() == b"another's"
     wrong = {
         ("./nowhere", str(tmp_path / "new")): "no folder of classes",
         ("cifar10", str(tmp_path / "new")): "cifar10 cannot be packed",
@@ -163,6 +173,7 @@ def test_what_may_not_be_packed_there_is_refused_in_one_line(
         (str(pets), str(pets / "packed")): "lies in",
         (str(pets), str(tmp_path)): "holds something else, such as",
         (str(other), packed): "holds pets-v2-",
+        (str(other), str(foreign)): "holds something else, such as train-00000.tar",
     }
     for (dataset, output), reason in wrong.items():
         code, _, err = outcome_of(["pack", dataset, "--output", output], capsys)
@@ -198,6 +209,18 @@ def test_an_adopted_folder_reads_from_where_it_came(
         require_dataset(str(copy))
         require_same(str(copy), pets)
     assert adopt(str(pets), tmp_path / "copy-2") is None
+    write = LocalFolder.write
+
+    def killed_after_the_header(self: LocalFolder, name: str, *parts: bytes) -> None:
+        write(self, name, *parts)
+        if name == HEADER:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFolder, "write", killed_after_the_header)
+        with pytest.raises(KeyboardInterrupt):
+            adopt(str(tmp_path / "packed"), tmp_path / "copy-3")
+    require_same(str(tmp_path / "copy-3"), pets)
     with pytest.raises(InputError, match="holds images in files"):
         adopt(in_bucket[0], pets)
 
@@ -347,6 +370,19 @@ def test_what_is_damaged_missing_or_foreign_is_said_in_one_line_before_anything_
         assert not storage.exists()
 
 
+def test_images_that_nobody_reads_any_more_keep_no_files_open(pets: Path, tmp_path: Path) -> None:
+    def opened() -> list[str]:
+        links = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+        return [link.name for link in links if link.suffix == ".tar"]
+
+    train, _ = splits(str(tmp_path / "packed"))
+    trained_on(train, STEP_SIZE)
+    assert opened()
+    del train
+    gc.collect()
+    assert opened() == []
+
+
 def test_a_damaged_image_is_known_by_its_crc(
     pets: Path, tmp_path: Path, in_bucket: tuple[str, FaultyBucket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,3 +502,11 @@ def test_the_disks_of_a_machine_are_told_from_those_of_its_network(tmp_path: Pat
     for device in ("/dev/nvme1n1", "/dev/nvme1n1p1", "/dev/md0"):
         assert cache.is_local_disk(device, blocks) == is_local
     assert not cache.is_local_disk("/dev/vda", blocks)
+
+
+def test_a_home_on_the_network_is_no_place_for_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(cache.VARIABLE)
+    assert cache.cache_folder() == tmp_path / "user-cache" / "vit_trainer" / "shards"
+    mounts = [SimpleNamespace(device="head:/home", mountpoint=str(tmp_path), fstype="nfs4")]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all=False: mounts if all else [])
+    assert cache.cache_folder() == Path(f"/var/tmp/vit_trainer-shards-{os.getuid()}")

@@ -34,13 +34,15 @@ CHUNK_BYTES = 8 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LOCAL_DISK = re.compile(r"Instance Storage|nvme_card(?!-pd)|NVMe Direct Disk|EphemeralDisk")
 """Models of disks that are in a rented machine; others, such as Amazon Elastic Block Store, are the network's."""
+_NETWORK = re.compile(r"nfs|cifs|smb|lustre|gpfs|beegfs|ceph|afs|panfs|wekafs|9p|fuse\.")
+"""Kinds of file systems that other machines hold; shards would go over the network twice, into a home's quota."""
 _filled = set[str]()
 
 
 def cache_folder() -> Path:
     """$VIT_SHARD_CACHE, else on the largest disk of a rented machine's own that can be written, else the user's cache.
 
-    It need not exist.
+    Where that is on the network, in /var/tmp. It need not exist.
     """
     if given := os.environ.get(VARIABLE):
         return Path(given)
@@ -51,7 +53,11 @@ def cache_folder() -> Path:
         folder = mount / "vit_trainer-shards"
         if os.access(folder if folder.exists() else mount, os.W_OK):
             return folder
-    return user_cache("shards")
+    folder = user_cache("shards")
+    kinds = {Path(each.mountpoint): each.fstype for each in psutil.disk_partitions(all=True)}
+    place = folder.resolve()
+    kind = next((kinds[each] for each in (place, *place.parents) if each in kinds), "")
+    return Path(f"/var/tmp/vit_trainer-shards-{os.getuid()}") if _NETWORK.match(kind) else folder
 
 
 def is_local_disk(device: str, blocks: Path = Path("/sys/class/block")) -> bool:

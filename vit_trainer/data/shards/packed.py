@@ -234,8 +234,8 @@ def adopt(source: str, folder: Path) -> Packed | None:
     if (folder / "train").is_dir():
         raise InputError(f"{folder} holds images in files, and {source} the same packed: take one away")
     copy = LocalFolder(folder)
+    copy.write(ORIGIN, json.dumps({"location": origin.location}).encode())  # first: a header alone has its shards here
     _copy_metadata(origin.location, copy)
-    copy.write(ORIGIN, json.dumps({"location": origin.location}).encode())
     return open_packed(str(folder))
 
 

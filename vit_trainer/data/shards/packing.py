@@ -25,6 +25,7 @@ NUM_READERS = 16
 """Images read at a time: a disk of the network answers each late, but many at once."""
 UNFINISHED = "packing"
 """Folder beside the shards with what is known of each, until the header is there."""
+_OURS = re.compile(rf"(?:train|val|test)-\d{{5}}\.tar|{re.escape(INDEX)}|{UNFINISHED}/.*|\.[^/]+\.[0-9a-f]{{8}}\.tmp")
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(2 * _BLOCK)
 
@@ -106,8 +107,10 @@ def _kept(target: Folder, plans: list[_Plan], folders: ClassFolders, dataset_id:
             raise InputError(f"output {target.location} holds {packed.header.id}, packed: give another --output")
         packed.require_shards()
         return packed.header
-    ours = re.compile(rf"(train|val|test)-\d{{5}}\.tar|{re.escape(INDEX)}|{UNFINISHED}|\..*")
-    if others := [name for name in names if not ours.fullmatch(name)]:
+    others = [name for name in names if not name.startswith(".")]
+    if UNFINISHED in names:
+        others = [name for name in others if name != UNFINISHED and not _OURS.fullmatch(name)]
+    if others:
         raise InputError(f"output {target.location} holds something else, such as {others[0]}: give an empty folder")
     stamps, kept = target.stamps(), {}
     for plan in plans:
@@ -124,6 +127,7 @@ def _packed(
     target: Folder, root: Path, plans: list[_Plan], kept: dict[str, Any], watcher: Watcher
 ) -> dict[str, dict[str, Any]]:
     """Write the shards that aren't there; returns what is known of each, by name."""
+    target.write(f"{UNFINISHED}/begun", b"")  # from now on tar files here are ours
     total = sum(plan.num_bytes for plan in plans)
     arrived = sum(plan.num_bytes for plan in plans if plan.name in kept)
     writing: Future[None] | None = None
@@ -200,7 +204,7 @@ def _finish(
     target.write(INDEX, content)
     target.write(HEADER, header.to_json())
     needed = {HEADER, INDEX, *(shard.name for shard in shards)}
-    for each in target.stamps():
+    for each in filter(_OURS.fullmatch, target.stamps()):
         if each not in needed:
             target.remove(each)
     if isinstance(target, LocalFolder):

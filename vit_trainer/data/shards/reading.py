@@ -78,11 +78,11 @@ class Shards:
 
     def __init__(self, packed: Packed, index: Index) -> None:
         """index: of these images."""
+        self._begin()
         self._packed, self._index = replace(packed), index  # without the index of all, for other processes
         self.is_remote = is_uri(packed.place)
         """Whether the shards are in a bucket; threads read from it, so processes must not be forked from this one."""
         self._folder = cache_folder() if self.is_remote else Path(packed.place)
-        self._begin()
 
     def _begin(self) -> None:
         self._descriptors = dict[int, int]()
@@ -91,12 +91,16 @@ class Shards:
         self._pool: ThreadPoolExecutor | None = None
         self._coming = dict[int, Future[bytes]]()
 
+    def __del__(self) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+
     def __getstate__(self) -> tuple[Packed, Index, bool, Path]:
         return self._packed, self._index, self.is_remote, self._folder
 
     def __setstate__(self, state: tuple[Packed, Index, bool, Path]) -> None:
-        self._packed, self._index, self.is_remote, self._folder = state
         self._begin()
+        self._packed, self._index, self.is_remote, self._folder = state
 
     def name(self, place: int) -> str:
         """What to call an image in errors."""
