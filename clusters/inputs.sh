@@ -9,4 +9,5 @@ if ! bucket=$(cat bucket 2> /dev/null); then
     echo "clusters/bucket isn't there: echo s3://my-bucket > clusters/bucket, in the project's folder; then ray up again" >&2
     exit 2
 fi
-~/vit-venv/bin/python -m vit_trainer fetch "$@" --source "${bucket%/}/inputs"
+place=${bucket%%\?*}  # options may follow, as in s3://my-bucket?region=eu-west-1
+~/vit-venv/bin/python -m vit_trainer fetch "$@" --source "${place%/}/inputs${bucket#"$place"}"
