@@ -5,6 +5,7 @@ Command: python sweeps/launch.py clusters/a100.yaml -- paper_grid.py --preset pa
 """
 
 import io
+import os
 import re
 import shlex
 import sys
@@ -23,6 +24,7 @@ if not __package__:  # started as a script, from any folder
 from sweeps.cluster.launched import DASHBOARD, ROOT, TOKEN, Launched, Tunnel, quietly
 from sweeps.doctor import doctor
 from sweeps.options import SweepOptions
+from sweeps.running.idle import PATIENCE
 from vit_trainer.architectures import MODELS
 from vit_trainer.command_line import INTERRUPTED, command_of, new_app, run
 from vit_trainer.data.datasets import dataset_info
@@ -82,7 +84,8 @@ class _Way:
         self.name, self.flags = name.removesuffix(".py"), [*flags]
         if "mlflow.sh" in str(launched.config) and not any(flag.startswith("--tracking-uri") for flag in flags):
             self.flags += ["--tracking-uri", MLFLOW]
-        self.entry = shlex.join(["python", f"sweeps/{name}", *self.flags])
+        passed_on = ["env", f"{PATIENCE}={os.environ[PATIENCE]}"] if PATIENCE in os.environ else []
+        self.entry = shlex.join([*passed_on, "python", f"sweeps/{name}", *self.flags])
         _, bound, _ = self._app.parse_args(self.flags, exit_on_error=False, print_error=False)
         found = [value for value in bound.arguments.values() if isinstance(value, SweepOptions)]
         self.options = found[0] if found else SweepOptions()

@@ -80,6 +80,15 @@ def test_a_plan_for_a_file_takes_its_gpus_for_those_of_the_sweep(
     assert "32 GPUs in the Ray cluster: running the paper's grid." in capsys.readouterr().out
 
 
+def test_how_long_nodes_are_waited_for_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIT_SWEEPS_MINUTES_FOR_NODES", "30")
+    way = _Way(
+        Launched.of(Path(FILE)), "seeds.py", ("--storage", "/shared", "--tracking-uri", "/shared/m.db"), yes=True
+    )
+    command = "python sweeps/seeds.py --storage /shared --tracking-uri /shared/m.db"
+    assert way.entry == f"env VIT_SWEEPS_MINUTES_FOR_NODES=30 {command}"
+
+
 def test_a_line_that_breaks_once_the_sweep_is_sent_is_not_waited_for() -> None:
     way = _Way(Launched.of(Path(FILE)), "paper_grid.py", ("--storage", "/shared"), yes=True)
     with subprocess.Popen(["true"]) as process:
