@@ -48,6 +48,8 @@ def decoding_seconds(dataset: str) -> float:
     from vit_trainer.data.shards.reading import contents_of
 
     folders = folder_of(dataset)
+    if folders.packed:
+        folders.packed.require_shards()  # a bucket that is away is said at once; trials would be patient
     paths = folders.paths("train")
     chosen = paths[:: max(1, len(paths) // NUM_DECODED)][:NUM_DECODED]
     contents = contents_of(folders, np.array([os.fsencode(path) for path in chosen]))

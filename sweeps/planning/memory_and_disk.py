@@ -2,13 +2,12 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sweeps.table.cells import Cell, Trial
 from vit_trainer.architectures import MODELS
 from vit_trainer.cards import Card
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.data.datasets import IMAGENET, dataset_info, folder_of, is_folder
+from vit_trainer.data.datasets import IMAGENET, dataset_info, folder_of, is_folder, short_name
 from vit_trainer.errors import InputError, counted
 from vit_trainer.model.memory import USABLE_SHARE, memory_bytes, micro_batch_sizes, num_parameters
 from vit_trainer.weights.npz_files import checkpoint_path
@@ -98,7 +97,7 @@ def disk_items(
         items.append(DiskItem(counted(len(best), "registered model"), 4.0 * sum(best.values())))
     for dataset in dict.fromkeys(config.dataset for config in configs):
         if (num_bytes := dataset_info(dataset).num_bytes) != 0:
-            items.append(DiskItem(Path(dataset).name if is_folder(dataset) else dataset, num_bytes))
+            items.append(DiskItem(short_name(dataset), num_bytes))
     starts = dict.fromkeys((config.model, config.upstream) for config in configs if config.upstream != "scratch")
     sizes = [upstream_bytes(model, upstream) for model, upstream in starts]
     known = [size for size in sizes if size is not None]

@@ -1,7 +1,6 @@
 """Plan as text: the lines that --plan prints."""
 
 from collections import Counter
-from pathlib import Path
 
 from sweeps.planning.memory_and_disk import BUCKET_BYTES_PER_SECOND, COPIED_FILES_PER_SECOND, Fit
 from sweeps.planning.plan import Plan
@@ -9,7 +8,7 @@ from sweeps.planning.probed_rates import Workload
 from sweeps.planning.rates import ASSUMED_SHARE_OF_PEAK, REACHED_BY_OTHERS
 from sweeps.table.cells import Cell
 from sweeps.table.labels import Labels
-from vit_trainer.data.datasets import dataset_info, id_and_path, is_folder
+from vit_trainer.data.datasets import dataset_info, id_and_path, is_folder, short_name
 from vit_trainer.errors import counted, plain
 
 CORES_ESTIMATED = "an estimate, by matrix products and a few of the images"
@@ -112,7 +111,7 @@ def _cell_lines(plan: Plan) -> list[str]:
 
 def _name(cell: Cell, labels: Labels) -> str:
     (model, *rest), (dataset, dropout) = labels.row(cell), labels.column(cell)
-    dataset = Path(dataset).name if is_folder(dataset) else dataset
+    dataset = short_name(dataset)
     return " ".join([model, dataset, dropout.replace("dropout 0", "d0"), ", ".join(rest)])
 
 
@@ -129,7 +128,7 @@ def _inputs_lines(plan: Plan) -> list[str]:
     size = _size(inputs.num_bytes)
     lines = [f"inputs: {size} to each node before its first trial, {waiting(inputs.seconds)} {rate}"]
     if inputs.packed:
-        names = ", ".join(Path(name).name if is_folder(name) else name for name in inputs.packed)
+        names = ", ".join(map(short_name, inputs.packed))
         lines += [
             f"  {names}: {_size(inputs.packed_bytes)} in shards, read from the first step on; copied as files "
             f"to a node {waiting(inputs.seconds_as_files)} if it gets {COPIED_FILES_PER_SECOND} files/s"

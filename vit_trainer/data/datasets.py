@@ -144,6 +144,15 @@ def is_folder(name: str) -> bool:
     return os.sep in name
 
 
+def short_name(name: str) -> str:
+    """What to call a data set on screen: a folder by its own name.
+
+    >>> short_name("s3://bucket/pets?region=eu-west-1"), short_name("/data/pets"), short_name("cifar10")
+    ('pets', 'pets', 'cifar10')
+    """
+    return Path(name.partition("?")[0] if is_uri(name) else name).name
+
+
 def dataset_info(name: str) -> DatasetInfo:
     """What is known of a data set: a row of DATASETS, or what a folder of classes holds.
 

@@ -1,5 +1,6 @@
 """Checkpoints and data sets are looked at where trials run, which a head without slots isn't."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ import ray
 from PIL import Image
 
 from sweeps.checks.inputs import Inputs, lacking
+from sweeps.planning.cores import decoding_seconds
 from sweeps.planning.memory_and_disk import node_inputs
 from sweeps.table.cells import Trial, official_cell
+from tests.stores import free_port
 from vit_trainer.commands.pack import pack
 from vit_trainer.config import FinetuneConfig
-from vit_trainer.errors import InputError
+from vit_trainer.data.shards.remote import PATIENCE_VARIABLE
+from vit_trainer.errors import DataError, InputError
 from vit_trainer.weights.npz_files import checkpoint_path
 
 MODEL, MINIATURE = "ViT-B_16", "ViT-B_16-mini"
@@ -89,3 +93,16 @@ def test_a_head_that_trains_nothing_needs_nothing(
             needed.require()
     finally:
         ray.shutdown()
+
+
+def test_a_plan_says_at_once_that_a_bucket_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    monkeypatch.setenv(PATIENCE_VARIABLE, "3")
+    for place in (f"pets/{part}/{name}" for part in ("train", "val") for name in ("cat", "dog")):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / place / "0.png")
+    pack(str(tmp_path / "pets"), output=str(tmp_path / "packed"))
+    away = f"s3://bucket/pets?endpoint_override=127.0.0.1%3A{free_port()}&scheme=http&region=us-east-1"
+    (tmp_path / "packed" / "origin.json").write_text(json.dumps({"location": away}))
+    with pytest.raises(DataError, match="cannot list s3://"):
+        decoding_seconds(str(tmp_path / "packed"))
