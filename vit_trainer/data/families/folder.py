@@ -1,6 +1,7 @@
 """Any folder of classes, as splits of image files."""
 
 import os
+from functools import lru_cache
 from typing import Unpack
 
 import numpy as np
@@ -44,8 +45,12 @@ def load(name: str, **decoding: Unpack[Decoding]) -> Splits:
 def splits_of(folders: ClassFolders, percent: int | None, **decoding: Unpack[Decoding]) -> Splits:
     """The parts of a folder of classes; of train `held_out_per_class` are held out where no part is for validation."""
 
+    @lru_cache
+    def encoded(part: str) -> NDArray[np.bytes_]:
+        return np.array(list(map(os.fsencode, folders.paths(part))))
+
     def split(part: str, chosen: NDArray[np.int64] | slice = slice(None)) -> ImageFileSplit:
-        paths = np.array([os.fsencode(path) for path in folders.paths(part)])[chosen]
+        paths = encoded(part)[chosen]
         labels, as_stored = _labels(folders, part)[chosen], folders.version == 1
         contents = contents_of(folders, paths)
         return ImageFileSplit(folders.root, paths, labels, contents=contents, as_stored=as_stored, **decoding)

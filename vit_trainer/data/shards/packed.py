@@ -154,7 +154,7 @@ class Packed:
     def listed(self, parts: Iterable[str], counts: Callable[[str], bool]) -> dict[str, dict[str, tuple[str, ...]]]:
         """By part and class the names of images, sorted; counts: whether one is to be among them."""
         found: dict[str, dict[str, list[str]]] = {part: {} for part in parts}
-        for path in map(os.fsdecode, self.index.paths.tolist()):
+        for path in map(os.fsdecode, self.index.paths):  # one by one: a list of a million takes 100 MB
             part, name, file = path.split("/", 2)
             if part in found and counts(file):
                 found[part].setdefault(name, []).append(file)

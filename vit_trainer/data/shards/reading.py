@@ -79,7 +79,8 @@ class Shards:
     def __init__(self, packed: Packed, index: Index) -> None:
         """index: of these images."""
         self._begin()
-        self._packed, self._index = replace(packed), index  # without the index of all, for other processes
+        self._packed = replace(packed)  # without the index of all, for other processes
+        self._index = replace(index, samples=index.samples[:0].copy())
         self.is_remote = is_uri(packed.place)
         """Whether the shards are in a bucket; threads read from it, so processes must not be forked from this one."""
         self._folder = cache_folder() if self.is_remote else Path(packed.place)
