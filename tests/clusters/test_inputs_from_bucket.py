@@ -33,3 +33,5 @@ def test_the_bucket_is_asked_and_without_one_it_says_what_to_do(tmp_path: Path) 
     empty = inputs(tmp_path)
     assert empty.returncode == 2
     assert f"{bucket}/inputs" in empty.stderr
+    (tmp_path / "bucket").write_text("s3://my-bucket?region=us-east-1&scheme=http&endpoint_override=127.0.0.1%3A1\n")
+    assert "s3://my-bucket/inputs" in inputs(tmp_path).stderr
