@@ -22,9 +22,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def blocks() -> list[str]:
-    """The page's commands and programs as lines for bash, but for those of a reader's own folder."""
+    """The page's commands and programs as lines for bash, but for those of a reader's own folder or bucket."""
     found = re.findall(r"^```(sh|python)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-    return [text if kind == "sh" else f"python - <<'END'\n{text}END\n" for kind, text in found if "./mine" not in text]
+    own = [(kind, text) for kind, text in found if "./mine" not in text and "s3://" not in text]
+    return [text if kind == "sh" else f"python - <<'END'\n{text}END\n" for kind, text in own]
 
 
 def make_odd(folder: Path) -> None:
