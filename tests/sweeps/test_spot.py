@@ -10,7 +10,7 @@ from sweeps.machines.spot_notices import AWS, GOOGLE
 from tests.sweeps.metadata_server import MetadataServer
 from tests.sweeps.sweep_process import QUIET_LRS, Start, numbers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(280)]
 
 
 @pytest.fixture
