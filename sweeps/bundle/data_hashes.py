@@ -33,8 +33,10 @@ def hash_data(storage: Storage, datasets: Iterable[str]) -> None:
         root = data_folder() / name
         try:
             if (root / HEADER).is_file():  # which has the hashes of its index and shards
-                header = Header.from_json((root / HEADER).read_bytes(), str(root))
-                known = {"of": HEADER, "sha256": _of_file(str(root / HEADER)), "num_bytes": header.num_bytes}
+                content = (root / HEADER).read_bytes()
+                header = Header.from_json(content, str(root))
+                digest = hashlib.sha256(content).hexdigest()
+                known = {"of": HEADER, "sha256": digest, "num_bytes": header.num_bytes}
                 known["num_files"] = sum(header.num_images.values())
             elif root.is_dir():
                 stamp, num_files, num_bytes = _stamp(root)

@@ -1,7 +1,6 @@
 """python -m vit_trainer pack: a folder of classes as shards, to be read from a bucket or a folder."""
 
-from vit_trainer.data.class_folders import find_class_folders
-from vit_trainer.data.datasets import dataset_id, is_folder
+from vit_trainer.data.datasets import dataset_id, folder_of, is_folder
 from vit_trainer.errors import InputError, counted
 
 
@@ -30,7 +29,7 @@ def pack(dataset: str, *, output: str, shard_megabytes: int = 1000) -> None:
     if shard_megabytes < 1:
         raise InputError(f"shard_megabytes {shard_megabytes} is below 1: give such as 1000")
     if is_folder(dataset):
-        folders = find_class_folders(dataset)
+        folders = folder_of(dataset)
     elif dataset == "imagenet2012":
         from vit_trainer.data.families.imagenet import whole_folder
 

@@ -82,8 +82,17 @@ def sample_files(root: Path, paths: Iterable[str]) -> Samples:
 
 def sample_of(content: bytes) -> str:
     """What a file of this content is known by."""
-    end = max(SAMPLE_BYTES, len(content) - SAMPLE_BYTES)
-    return hashlib.sha256(b"%d " % len(content) + content[:SAMPLE_BYTES] + content[end:]).hexdigest()[:16]
+    size = len(content)
+    return _known_by(size, content[:SAMPLE_BYTES], content[_start_of_end(size) :])
+
+
+def _start_of_end(size: int) -> int:
+    """Where the last bytes begin that count, of which none is among the first."""
+    return max(SAMPLE_BYTES, size - SAMPLE_BYTES)
+
+
+def _known_by(size: int, start: bytes, end: bytes) -> str:
+    return hashlib.sha256(b"%d " % size + start + end).hexdigest()[:16]
 
 
 def _read(root: Path, paths: list[str]) -> Samples:
@@ -92,14 +101,14 @@ def _read(root: Path, paths: list[str]) -> Samples:
         try:
             with open(f"{root}/{path}", "rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
-                digest = hashlib.sha256(b"%d " % size + file.read(SAMPLE_BYTES))
+                start, end = file.read(SAMPLE_BYTES), b""
                 if size > SAMPLE_BYTES:
-                    file.seek(max(SAMPLE_BYTES, size - SAMPLE_BYTES))
-                    digest.update(file.read(SAMPLE_BYTES))
+                    file.seek(_start_of_end(size))
+                    end = file.read(SAMPLE_BYTES)
         except OSError as error:
             samples.unreadable[path] = reason_of(error)
         else:
-            samples.hashes[path] = digest.hexdigest()[:16]
+            samples.hashes[path] = _known_by(size, start, end)
     return samples
 
 
