@@ -71,7 +71,8 @@ def jpeg(
         for resolution in resolutions:
             seconds = in_turn(readers(paths, resolution), repeats)
             figures[resolution] = seconds
-            console.print(_table(resolution, len(paths), seconds))
+            title, target = f"A batch at {resolution} px", ("ours", f"at least {LEAST_OVER_PIL}")
+            console.print(speeds(title, "PIL + torchvision", seconds, len(paths), target))
     if json is not None:
         write_json(json, {"kilobytes": kilobytes, "load": os.getloadavg()[0], "seconds": figures})
     return 0
@@ -136,14 +137,24 @@ def readers(paths: list[Path], resolution: int) -> dict[str, Callable[[int], obj
     }
 
 
-def _table(resolution: int, num_images: int, seconds: dict[str, list[float]]) -> Table:
-    table = Table(title=f"A batch at {resolution} px", title_justify="left")
-    for name in ("", "images/s", "speed / PIL + torchvision", "target"):
+def speeds(
+    title: str, baseline: str, seconds: dict[str, list[float]], num_images: int, target: tuple[str, str]
+) -> Table:
+    """A table of images per second.
+
+    Args:
+        baseline: a key of `seconds`, whose speed the others' are divided by.
+        seconds: of each, as `in_turn` gives them.
+        num_images: that each call is about.
+        target: for those whose names begin with the first, the second.
+    """
+    table = Table(title=title, title_justify="left")
+    for name in ("", "images/s", f"speed / {baseline}", "target"):
         table.add_column(name, justify="left" if name in ("", "target") else "right")
     for name, values in seconds.items():
-        ratio = median(other / own for own, other in zip(values, seconds["PIL + torchvision"], strict=True))
-        target = f"at least {LEAST_OVER_PIL}" if name.startswith("ours") else ""
-        table.add_row(name, f"{num_images / median(values):.0f}", f"{ratio:.2f}", target)
+        ratio = median(other / own for own, other in zip(values, seconds[baseline], strict=True))
+        text = target[1] if name.startswith(target[0]) else ""
+        table.add_row(name, f"{num_images / median(values):.0f}", f"{ratio:.2f}", text)
     return table
 
 

@@ -18,17 +18,15 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 if not __package__:  # started as a script, from any folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.jpeg import write_images
+from benchmarks.jpeg import speeds, write_images
 from benchmarks.provenance import machine, write_json
 from vit_trainer.command_line import new_app, run
 from vit_trainer.errors import InputError
@@ -87,7 +85,9 @@ def shards(
         finally:
             server.kill()
             server.wait()
-    console.print(_table(figures["seconds"], batch_size))
+    title = f"Batches of {batch_size}, ready for a GPU that resizes, per core"
+    target = ("shards", f"at least {LEAST_OF_FILES}")
+    console.print(speeds(title, "files", figures["seconds"], batch_size, target))
     cold = figures["cold"]
     console.print(
         f"with an empty cache: a first batch of {batch_size} after {cold['seconds']:.1f} s, which needs "
@@ -217,17 +217,6 @@ def _wait(look: Any) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
-
-
-def _table(seconds: dict[str, list[float]], batch_size: int) -> Table:
-    table = Table(title=f"Batches of {batch_size}, ready for a GPU that resizes, per core", title_justify="left")
-    for name in ("", "images/s", "speed / files", "target"):
-        table.add_column(name, justify="left" if name in ("", "target") else "right")
-    for name, values in seconds.items():
-        ratio = median(other / own for own, other in zip(values, seconds["files"], strict=True))
-        target = f"at least {LEAST_OF_FILES}" if name.startswith("shards") else ""
-        table.add_row(name, f"{batch_size / median(values):.0f}", f"{ratio:.2f}", target)
-    return table
 
 
 if __name__ == "__main__":
